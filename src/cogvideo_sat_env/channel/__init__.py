@@ -1,0 +1,1 @@
+"""Channels: frozen metadata, and the solver over them."""

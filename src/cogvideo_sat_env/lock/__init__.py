@@ -1,0 +1,1 @@
+"""From environment.yml to verified locks: made by conda-lock, rendered, checked."""

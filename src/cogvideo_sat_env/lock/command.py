@@ -1,0 +1,100 @@
+"""`satenv lock`: every lock and every rendered file, written together or not at all."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from cogvideo_sat_env.errors import InputError, MissingToolError
+from cogvideo_sat_env.lock import condalock, render
+from cogvideo_sat_env.lock.make import lock_variant
+from cogvideo_sat_env.lock.model import read_lock
+from cogvideo_sat_env.progress import Progress
+from cogvideo_sat_env.spec import read_environment
+from cogvideo_sat_env.variants import Variant, derive, read_variants
+
+
+def lock_project(
+    root: Path,
+    *,
+    wanted: Sequence[str] = (),
+    frozen: Path | None = None,
+    conda: Path | None = None,
+    update: Sequence[str] = (),
+    progress: Progress,
+) -> list[str]:
+    """Lock the variants `wanted` (ids; none: all) of the project at `root`; return the files that changed.
+
+    The others keep their present locks. Raises InputError, SolveError, SourceError, MissingToolError; then no file
+    has changed.
+    """
+    environment = read_environment(root / "environment.yml")
+    variants = read_variants()
+    for name in wanted:
+        if name not in {variant.id for variant in variants}:
+            raise InputError(f"no variant {name!r}", f"there is: {', '.join(variant.id for variant in variants)}")
+    texts = render.environment_files(environment, variants)
+    sizes = render.read_sizes(root)
+    contents: dict[str, list[dict]] = {}
+    for variant in variants:
+        previous = _previous(root, variant)
+        if wanted and variant.id not in wanted:
+            if previous is not None:
+                contents.setdefault(variant.lock, []).append(previous)
+            continue
+        content, found = lock_variant(
+            derive(environment, variant, root / variant.environment), variant,
+            frozen=frozen, conda=conda, update=update, previous=previous, progress=progress,
+        )  # fmt: skip
+        sizes |= found
+        contents.setdefault(variant.lock, []).append(content)
+    texts |= {path: condalock.dump(condalock.merge(parts), path) for path, parts in contents.items()}
+    texts |= _rendered(texts, variants, sizes)
+    return render.write_files(root, texts)
+
+
+def _rendered(texts: dict[str, str], variants: Sequence[Variant], sizes: dict[str, int]) -> dict[str, str]:
+    """Render from the new locks exactly as `check` will: by reading their texts back."""
+    rendered: dict[str, str] = {}
+    used: set[str] = set()
+    with tempfile.TemporaryDirectory(prefix="satenv-render-") as folder:
+        for variant in variants:
+            if variant.lock not in texts:
+                continue
+            path = Path(folder) / variant.lock
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(texts[variant.lock], encoding="utf-8")
+            lock = read_lock(path, variant.platform)
+            used |= {item.sha256 for item in (*lock.conda, *lock.pip)}
+            rendered |= render.lock_files(variant, lock)
+    rendered[render.SIZES] = render.sizes_file(sizes, used)
+    return rendered
+
+
+def _previous(root: Path, variant: Variant) -> dict | None:
+    path = root / variant.lock
+    if not path.is_file():
+        return None
+    try:
+        with open(path, encoding="utf-8") as stream:
+            content = yaml.load(stream, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        return condalock.only(content, variant.platform)
+    except (yaml.YAMLError, KeyError, TypeError, ValueError):
+        return None  # a lock that can't be read can't be kept; it is made anew
+
+
+def find_conda(named: str | None) -> Path | None:
+    """Return the path of the user's conda, mamba or micromamba; None when none was named.
+
+    Raises MissingToolError when it isn't there.
+    """
+    if named is None:
+        return None
+    found = shutil.which(named)
+    if found is None:
+        raise MissingToolError(f"{named}: no such program", "give its path, or leave --conda out: rattler solves as well")
+    return Path(found).absolute()

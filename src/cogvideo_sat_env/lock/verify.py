@@ -1,0 +1,186 @@
+"""Verifying a lock itself, offline: every entry whole, allowed, unique, and its dependencies satisfied inside the lock."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
+
+from cogvideo_sat_env import yamlfile
+from cogvideo_sat_env.lock.make import channel_url
+from cogvideo_sat_env.lock.model import WHAT, WHEELHOUSE, CondaArtefact, Lock, split_archive, split_url
+from cogvideo_sat_env.pypinames import conda_to_pypi
+from cogvideo_sat_env.spec import Environment
+from cogvideo_sat_env.variants import Variant
+
+RELOCK = "scripts/satenv lock"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One disagreement: where, what, and the command that mends it."""
+
+    file: str
+    message: str
+    mend: str
+
+
+def verify_entries(path: Path, name: str, channels: Sequence[str]) -> list[Finding]:
+    """Check every entry of the conda-lock file at `path` alone; `channels` are those of the spec.
+
+    Raises InputError when the file can't be read as YAML.
+    """
+    data, lines = yamlfile.load(path, WHAT)
+    allowed = [channel_url(channel) for channel in channels]
+    findings: list[Finding] = []
+    seen: dict[tuple[str, str, str], int] = {}
+    entries = data.get("package") if isinstance(data, dict) else None
+    if not isinstance(entries, list):
+        return [Finding(f"{name}:1", f"expected {WHAT}", RELOCK)]
+    platforms = set((data.get("metadata") or {}).get("platforms") or [])
+    for index, entry in enumerate(entries):
+        problems = list(_entry_problems(entry, allowed, platforms))
+        key = tuple(str(entry.get(k)) for k in ("manager", "name", "platform")) if isinstance(entry, dict) else None
+        if key is not None:
+            if key in seen:
+                problems.append(f"{key[1]} stands twice for {key[2]} (first on line {lines.of('package', seen[key])})")
+            seen.setdefault(key, index)
+        findings += [Finding(f"{name}:{lines.of('package', index)}", problem, RELOCK) for problem in problems]
+    return findings
+
+
+def _entry_problems(entry: object, allowed: list[str], platforms: set[str]) -> Iterable[str]:
+    if not isinstance(entry, dict):
+        yield "a package must be a mapping"
+        return
+    name, url = str(entry.get("name")), str(entry.get("url"))
+    sha256 = str((entry.get("hash") or {}).get("sha256") or "")
+    if not re.fullmatch(r"[0-9a-f]{64}", sha256):
+        yield f"{name}: expected a SHA-256 of 64 hex digits, found {sha256!r}"
+    if entry.get("platform") not in platforms:
+        yield f"{name}: is for {entry.get('platform')!r}, which the lock's metadata doesn't name"
+    if entry.get("manager") == "pip":
+        if not re.fullmatch(re.escape(WHEELHOUSE) + r"/[A-Za-z0-9_.+!-]+\.(whl|tar\.gz|zip)", url):
+            yield f"{name}: expected {WHEELHOUSE}/FILE (an index's host may stand in no lock), found {url!r}"
+        return
+    if entry.get("manager") != "conda":
+        yield f"{name}: manager must be conda or pip, found {entry.get('manager')!r}"
+        return
+    channel, subdir, file_name = split_url(url)
+    if channel not in allowed:
+        yield f"{name}: {channel!r} is not a channel of the spec ({', '.join(allowed)})"
+    if subdir not in (entry.get("platform"), "noarch"):
+        yield f"{name}: subdir {subdir!r} is neither {entry.get('platform')!r} nor noarch"
+    try:
+        parts = split_archive(file_name)
+    except ValueError as error:
+        yield f"{name}: {error}"
+        return
+    if parts[:2] != (name, str(entry.get("version"))):
+        yield f"{name} {entry.get('version')}: the URL is of {parts[0]} {parts[1]}"
+
+
+def verify_solution(environment: Environment, variant: Variant, lock: Lock) -> list[Finding]:
+    """Check that the lock satisfies the spec, and every dependency of every package within itself."""
+    from rattler import MatchSpec  # conda's version logic is not ours
+
+    name = variant.lock
+    conda = {artefact.name: artefact for artefact in lock.conda}
+    findings: list[Finding] = []
+
+    def satisfied(text: str, artefact: CondaArtefact) -> bool:
+        return MatchSpec(text).matches(_record(artefact))
+
+    for spec in environment.conda:
+        artefact = conda.get(spec.name)
+        if artefact is None or not satisfied(str(spec), artefact):
+            found = f"{artefact.version} {artefact.build}" if artefact else "nothing"
+            findings.append(Finding(name, f"{variant.platform}: the spec asks for '{spec}', the lock has {found}", RELOCK))
+    for artefact in lock.conda:
+        for dependency in artefact.depends:
+            needed = dependency.split()[0]
+            if needed.startswith("__"):
+                ok = needed in variant.virtual_packages and _virtual_ok(dependency, variant)
+                found = variant.virtual_packages.get(needed, "nothing")
+            else:
+                provider = conda.get(needed)
+                ok = provider is not None and satisfied(dependency, provider)
+                found = provider.version if provider else "nothing"
+            if not ok:
+                findings.append(
+                    Finding(name, f"{variant.platform}: {artefact.name} needs '{dependency}', the lock has {found}", RELOCK)
+                )
+    return findings + _verify_pip(environment, variant, lock, name)
+
+
+def _verify_pip(environment: Environment, variant: Variant, lock: Lock, name: str) -> list[Finding]:
+    # Python packages last: conda's xxhash is a C library, PyPI's xxhash is conda's python-xxhash
+    artefacts = sorted(lock.conda, key=_is_python)
+    versions = {conda_to_pypi(artefact.name): artefact.version for artefact in artefacts}
+    findings = []
+    for pin in lock.pip:
+        key = canonicalize_name(pin.name)
+        if any(conda_to_pypi(a.name) == key and _is_python(a) for a in lock.conda):
+            findings.append(
+                Finding(name, f"{variant.platform}: {pin.name} comes from conda and from pip; one overwrites the other", RELOCK)
+            )
+        versions[key] = pin.version
+    wanted = [(f"the spec asks for '{spec}'", spec.name, spec.specifier) for spec in environment.pip]
+    for manager, dependencies in _pip_dependencies(lock):
+        wanted += [(f"{manager} needs '{dep}'", dep.split()[0], dep.partition(" ")[2]) for dep in dependencies]
+    for what, needed, specifier in wanted:
+        version = versions.get(canonicalize_name(needed))
+        if version is None or not _pip_satisfied(version, specifier):
+            findings.append(
+                Finding(name, f"{variant.platform}: {what}, the lock has {version or 'nothing'}", RELOCK)
+            )
+    return findings
+
+
+def _pip_dependencies(lock: Lock) -> list[tuple[str, tuple[str, ...]]]:
+    return [(pin.name, pin.depends) for pin in lock.pip]
+
+
+def _is_python(artefact: CondaArtefact) -> bool:
+    return any(dependency.split()[0] == "python" for dependency in artefact.depends)
+
+
+def _pip_satisfied(version: str, specifier: str) -> bool:
+    """Whether a version satisfies poetry's constraint: PEP 440 clauses, `||` between alternatives, bare = exact."""
+    try:
+        parsed = Version(version)
+        for alternative in specifier.split("||"):
+            text = alternative.strip().replace(" ", "")
+            if text in ("", "*"):
+                return True
+            text = f"=={text}" if text[0].isdigit() else text
+            if SpecifierSet(text, prereleases=True).contains(parsed):
+                return True
+    except (InvalidVersion, InvalidSpecifier):
+        return False
+    return False
+
+
+def _record(artefact: CondaArtefact) -> object:
+    from rattler import PackageName, PackageRecord, VersionWithSource
+    from rattler.package import BuildString
+
+    number = re.search(r"(\d+)$", artefact.build)
+    return PackageRecord(
+        PackageName(artefact.name), VersionWithSource(artefact.version), BuildString(artefact.build),
+        int(number.group(1)) if number else 0, artefact.subdir,
+    )  # fmt: skip
+
+
+def _virtual_ok(dependency: str, variant: Variant) -> bool:
+    from rattler import MatchSpec
+
+    needed = dependency.split()[0]
+    version, _, build = variant.virtual_packages[needed].partition(" ")
+    artefact = CondaArtefact(needed, version, build or "0", "noarch", "", "", "", "")
+    return MatchSpec(dependency).matches(_record(artefact))
