@@ -16,7 +16,7 @@ from pathlib import Path
 def main() -> int:
     """Make the venv named first from the requirement files named after it."""
     venv, requirements = Path(sys.argv[1]), sys.argv[2:]
-    if sys.version_info < (3, 10):
+    if sys.version_info < (3, 10):  # noqa: UP036 - it runs before any version is known
         return _fail(f"{sys.executable} is Python {sys.version.split()[0]}; 3.10 or newer is needed", "SATENV_PYTHON")
     try:
         venv.parent.mkdir(parents=True, exist_ok=True)
@@ -38,7 +38,7 @@ def main() -> int:
         return _fail(
             f"{sys.executable} can't make a venv: {said[-1] if said else 'no reason given'}",
             None,
-            "install its venv module (on Debian and Ubuntu: apt install python3-venv), or name another Python in SATENV_PYTHON",
+            "install its venv module (Debian, Ubuntu: apt install python3-venv), or name another one in SATENV_PYTHON",
         )
     pip = [str(venv / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
     options = ["--require-hashes", "--no-deps", "--only-binary", ":all:"]

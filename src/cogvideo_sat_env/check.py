@@ -1,4 +1,4 @@
-"""`satenv check`: do spec, floors, ledger, generated files and locks agree? Offline; every disagreement with its mend."""
+"""`satenv check`: whether spec, floors, ledger, generated files and locks agree. Offline."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from cogvideo_sat_env.spec import CondaSpec, Environment, PipSpec, read_environm
 from cogvideo_sat_env.variants import Variant, derive, read_variants
 
 LEDGER = "src/cogvideo_sat_env/data/breakage.yml"
+RENDER = "scripts/satenv lock --render"
 VARIANTS = "src/cogvideo_sat_env/data/variants.yml"
 
 
@@ -54,7 +55,9 @@ def check_floors(
         if spec is None:
             about = f" for {variant.id}" if variant else ""
             findings.append(
-                Finding(file, f"requirement {requirement.name} ({requirement.role}) is missing{about}", f"add it to {file}")
+                Finding(
+                    file, f"requirement {requirement.name} ({requirement.role}) is missing{about}", f"add it to {file}"
+                )
             )
             continue
         lower = [Specifier(clause) for clause in spec.clauses if clause.startswith((">=", "=="))]
@@ -190,9 +193,11 @@ def _check_locks(root: Path, environment: Environment, variants: Sequence[Varian
         used |= {item.sha256 for item in items}
         unknown = [item.name for item in items if item.size is None]
         if unknown:
-            findings.append(Finding(render.SIZES, f"no size for {', '.join(unknown[:5])} ({len(unknown)} in all)", mend))
+            findings.append(
+                Finding(render.SIZES, f"no size for {', '.join(unknown[:5])} ({len(unknown)} in all)", mend)
+            )
     if not broken and set(sizes) - used:
-        findings.append(Finding(render.SIZES, f"{len(set(sizes) - used)} sizes of artefacts in no lock", RELOCK))
+        findings.append(Finding(render.SIZES, f"{len(set(sizes) - used)} sizes of artefacts in no lock", RENDER))
     return findings
 
 
@@ -200,11 +205,11 @@ def _compare(root: Path, path: str, text: str) -> list[Finding]:
     try:
         found = (root / path).read_text(encoding="utf-8")
     except FileNotFoundError:
-        return [Finding(path, "is missing", RELOCK)]
+        return [Finding(path, "is missing", RENDER)]
     except (OSError, UnicodeDecodeError) as error:
-        return [Finding(path, f"can't be read: {error}", RELOCK)]
+        return [Finding(path, f"can't be read: {error}", RENDER)]
     if found == text:
         return []
     pairs = enumerate(zip(found.splitlines(), text.splitlines(), strict=False), start=1)
     line = next((number for number, (left, right) in pairs if left != right), min(len(found.splitlines()), 1))
-    return [Finding(f"{path}:{line}", "differs from what it is generated from", RELOCK)]
+    return [Finding(f"{path}:{line}", "differs from what it is generated from", RENDER)]

@@ -47,17 +47,25 @@ def cli() -> None:
 @click.option("-p", "--prefix", type=click.Path(path_type=Path), help="Folder of the environment.")
 @click.option("-n", "--name", help="Name of the environment [default: that of environment.yml].")
 @click.option(
-    "--source", default="auto", show_default=True, metavar="auto|channel|mirror=WHERE|wheels",
+    "--source",
+    default="auto",
+    show_default=True,
+    metavar="auto|channel|mirror=WHERE|wheels",
     help="Where the bytes come from. auto: the lock's channels when they answer, else wheels.",
-)  # fmt: skip
-@click.option("--variant", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True,
-              help="auto: cuda where there is an NVIDIA driver or Slurm, else cpu.")  # fmt: skip
+)
+@click.option(
+    "--variant",
+    type=click.Choice(["auto", "cuda", "cpu"]),
+    default="auto",
+    show_default=True,
+    help="auto: cuda where there is an NVIDIA driver or Slurm, else cpu.",
+)
 @click.option("--platform", metavar="SUBDIR", help="conda subdir [default: this machine's].")
 @click.option("--replace", is_flag=True, help="Replace an environment of ours that was made from another lock.")
 @click.option("--no-doctor", is_flag=True, help="Don't run the doctor at the end.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
-def create(prefix, name, source, variant, platform, replace, no_doctor, as_json, quiet) -> None:  # noqa: ANN001
+def create(prefix, name, source, variant, platform, replace, no_doctor, as_json, quiet) -> None:
     """Create the environment: fetch, verify everything, link, prove.
 
     Every artefact's size and SHA-256 is checked before the first file is linked; the prefix is complete or absent.
@@ -67,9 +75,15 @@ def create(prefix, name, source, variant, platform, replace, no_doctor, as_json,
 
     progress = choose(json=as_json, quiet=quiet)
     outcome = creation.create(
-        prefix=prefix, name=name, source=source, variant=variant, platform=platform, replace=replace,
-        doctor=not no_doctor, progress=progress,
-    )  # fmt: skip
+        prefix=prefix,
+        name=name,
+        source=source,
+        variant=variant,
+        platform=platform,
+        replace=replace,
+        doctor=not no_doctor,
+        progress=progress,
+    )
     if as_json:
         click.echo(json.dumps(outcome.to_json(), indent=2))
     else:
@@ -92,7 +106,7 @@ def create(prefix, name, source, variant, platform, replace, no_doctor, as_json,
 @click.option("--skip", multiple=True, metavar="ID", help="Not this check (repeat for several).")
 @click.option("--list", "listing", is_flag=True, help="List the checks and the failure that each catches.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-def doctor(prefix, name, level, only, skip, listing, as_json) -> None:  # noqa: ANN001
+def doctor(prefix, name, level, only, skip, listing, as_json) -> None:
     """Prove that an environment trains; say what is wrong and what to type when it doesn't."""
     from cogvideo_sat_env import doctoring
 
@@ -110,7 +124,7 @@ def doctor(prefix, name, level, only, skip, listing, as_json) -> None:  # noqa: 
     """)
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-def check(as_json) -> None:  # noqa: ANN001
+def check(as_json) -> None:
     """Check offline that spec, floors, ledger, locks and rendered files agree, and that the locks are sound."""
     from dataclasses import asdict
 
@@ -124,9 +138,10 @@ def check(as_json) -> None:  # noqa: ANN001
         for finding in findings:
             click.echo(f"{finding.file}: {finding.message}\n    mend: {finding.mend}")
         click.echo(
-            f"{len(findings)} disagreement{'s' if len(findings) != 1 else ''}" if findings
+            f"{len(findings)} disagreement{'s' if len(findings) != 1 else ''}"
+            if findings
             else "spec, floors, ledger, locks and rendered files agree"
-        )  # fmt: skip
+        )
     sys.exit(1 if findings else 0)
 
 
@@ -140,15 +155,19 @@ def check(as_json) -> None:  # noqa: ANN001
     """)
 )
 @click.option("--only", multiple=True, metavar="VARIANT", help="Only this variant, e.g. linux-64-cpu.")
-@click.option("--frozen", type=click.Path(path_type=Path, exists=True, file_okay=False),
-              help="Solve against the channel metadata in this folder; the lock's URLs are the channels' own.")  # fmt: skip
+@click.option("--render", is_flag=True, help="Only write the generated files anew from the present locks.")
+@click.option(
+    "--frozen",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Solve against the channel metadata in this folder; the lock's URLs are the channels' own.",
+)
 @click.option("--conda", metavar="PATH", help="Your conda, mamba or micromamba in place of rattler.")
 @click.option("--update", multiple=True, metavar="NAME", help="Update this package, keep the others.")
 @click.option("--wheels", is_flag=True, help="Make the wheel locks instead (asks the package index).")
 @click.option("--python", "pythons", multiple=True, metavar="PATH", help="With --wheels: lock for this interpreter.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
-def lock(only, frozen, conda, update, wheels, pythons, as_json, quiet) -> None:  # noqa: ANN001
+def lock(only, render, frozen, conda, update, wheels, pythons, as_json, quiet) -> None:
     """Make conda-lock.yml with conda-lock, and everything that is rendered from it."""
     from cogvideo_sat_env.lock import command
     from cogvideo_sat_env.paths import project_root
@@ -156,7 +175,9 @@ def lock(only, frozen, conda, update, wheels, pythons, as_json, quiet) -> None: 
 
     progress = choose(json=as_json, quiet=quiet)
     root = project_root()
-    if wheels:
+    if render:
+        changed = command.render_project(root)
+    elif wheels:
         if only or frozen or conda or update:
             raise click.UsageError("--wheels asks the package index alone: it takes none of the other options")
         changed = command.lock_wheels(root, pythons=[Path(python) for python in pythons], progress=progress)

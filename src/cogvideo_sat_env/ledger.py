@@ -82,8 +82,15 @@ def _entry(path: Path, line: int, item: object, keys: tuple[str, str]) -> Entry:
         raise InputError(f"{where}: entry {item['id']!r} has no proof; expected 'tests' or 'checks'", None)
     pypi = item.get("pypi") or {}
     return Entry(
-        item["id"], item[keys[0]], item[keys[1]], item["breaks"].strip(), item["error"],
+        item["id"],
+        item[keys[0]],
+        item[keys[1]],
+        item["breaks"].strip(),
+        item["error"],
         {key: str(value).strip() for key, value in evidence.items()},
         Proof(tuple(proof.get("tests") or ()), tuple(proof.get("checks") or ())),
-        item["remedy"], pypi.get("name"), pypi.get("bound"), line,
-    )  # fmt: skip
+        item["remedy"],
+        pypi.get("name"),
+        pypi.get("bound"),
+        line,
+    )

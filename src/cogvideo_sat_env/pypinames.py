@@ -22,7 +22,9 @@ def _entries(path: Path = FILE) -> tuple[dict[str, str], ...]:
         raise InputError(f"{path}:1: expected a list under 'names'", "restore the file")
     for index, entry in enumerate(entries):
         if not isinstance(entry, dict) or not {"pypi", "conda", "module"} <= set(entry):
-            raise InputError(f"{path}:{lines.of('names', index)}: expected the keys pypi, conda, module", "mend that line")
+            raise InputError(
+                f"{path}:{lines.of('names', index)}: expected the keys pypi, conda, module", "mend that line"
+            )
     return tuple(entries)
 
 

@@ -46,8 +46,14 @@ def read_requirements(path: Path = DATA / "requirements.yml") -> tuple[Requireme
             raise InputError(f"{where}: floor of {item['name']}: {error}", "write a version") from error
         found.append(
             Requirement(
-                item["name"], item["module"], item["role"], item["source"], item.get("conda"), floor,
-                bool(item.get("training", False)), lines.of("requirements", index),
+                item["name"],
+                item["module"],
+                item["role"],
+                item["source"],
+                item.get("conda"),
+                floor,
+                bool(item.get("training", False)),
+                lines.of("requirements", index),
             )
-        )  # fmt: skip
+        )
     return tuple(found)

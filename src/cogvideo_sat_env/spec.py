@@ -14,7 +14,9 @@ from cogvideo_sat_env.errors import InputError
 
 WHAT = "a conda environment file"
 # name, version, build: the positional form that conda, mamba and conda-lock all read in an environment file
-_CONDA_SPEC = re.compile(r"^(?P<name>[A-Za-z0-9_][A-Za-z0-9_.-]*)(?:\s+(?P<version>\S+)(?:\s+(?P<build>\S+))?)?$")
+_CONDA_SPEC = re.compile(
+    r"^(?P<name>[A-Za-z0-9_][A-Za-z0-9_.-]*)(?:\s+(?P<version>\S+)(?:\s+(?P<build>[A-Za-z0-9_.*][^\s,]*))?)?$"
+)
 _VERSION_CLAUSE = re.compile(r"^(?:[<>=!~]=?|==)?\s*[0-9*][0-9A-Za-z.*+!_-]*$")
 _TOP_LEVEL = {"name", "channels", "dependencies", "variables", "prefix", "platforms"}
 
@@ -104,10 +106,12 @@ def read_environment(path: Path) -> Environment:
     if not isinstance(dependencies, list) or not dependencies:
         raise InputError(f"{path}:{lines.of('dependencies')}: 'dependencies' must be a list of match specs", None)
     variables = data.get("variables") or {}
-    if not isinstance(variables, dict) or not all(isinstance(value, str) for value in variables.values()):
-        raise InputError(
-            f"{path}:{lines.of('variables')}: 'variables' must map names to strings", "put the values in quotes"
-        )
+    unquoted = (
+        [key for key, value in variables.items() if not isinstance(value, str)] if isinstance(variables, dict) else []
+    )
+    if not isinstance(variables, dict) or unquoted:
+        line = lines.of("variables", *unquoted[:1])
+        raise InputError(f"{path}:{line}: 'variables' must map names to strings", "put the value in quotes")
     comments = _comments(path)
     conda: list[CondaSpec] = []
     pip: list[PipSpec] = []

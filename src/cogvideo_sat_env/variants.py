@@ -68,12 +68,20 @@ def read_variants(path: Path = DATA / "variants.yml") -> tuple[Variant, ...]:
         drop = {conda: group["reason"] for group in item.get("drop") or [] for conda in group["names"]}
         found.append(
             Variant(
-                name, item["platform"], item["device"], item["environment"], item["lock"], item["suffix"],
+                name,
+                item["platform"],
+                item["device"],
+                item["environment"],
+                item["lock"],
+                item["suffix"],
                 {key: str(value) for key, value in item["virtual_packages"].items()},
-                item.get("data_only"), drop, item.get("set") or {}, item.get("pip") or {},
+                item.get("data_only"),
+                drop,
+                item.get("set") or {},
+                item.get("pip") or {},
                 tuple((item.get("variables") or {}).get("drop") or ()),
             )
-        )  # fmt: skip
+        )
     return tuple(found)
 
 
@@ -99,7 +107,8 @@ def derive(environment: Environment, variant: Variant, path: Path) -> Environmen
     for name in [*variant.drop, *variant.set]:
         if name not in names:
             raise InputError(
-                f"variant {variant.id}: '{name}' is not in {environment.path}", "mend src/cogvideo_sat_env/data/variants.yml"
+                f"variant {variant.id}: '{name}' is not in {environment.path}",
+                "mend src/cogvideo_sat_env/data/variants.yml",
             )
     conda = []
     for spec in environment.conda:
@@ -108,9 +117,11 @@ def derive(environment: Environment, variant: Variant, path: Path) -> Environmen
         change = variant.set.get(spec.name)
         if change:
             spec = CondaSpec(
-                change.get("name", spec.name), change.get("version", spec.version), change.get("build", spec.build),
+                change.get("name", spec.name),
+                change.get("version", spec.version),
+                change.get("build", spec.build),
                 comment=change["reason"],
-            )  # fmt: skip
+            )
         conda.append(spec)
     pip = []
     for spec in environment.pip:
@@ -126,9 +137,7 @@ def derive(environment: Environment, variant: Variant, path: Path) -> Environmen
     ]
     variables = {key: value for key, value in environment.variables.items() if key not in variant.drop_variables}
     name = environment.name + ("" if variant.is_primary else "-data" if variant.data_only else "")
-    return replace(
-        environment, path=path, name=name, conda=tuple(conda), pip=tuple(pip), variables=variables
-    )
+    return replace(environment, path=path, name=name, conda=tuple(conda), pip=tuple(pip), variables=variables)
 
 
 def _pip_spec(change: dict[str, str]) -> PipSpec:

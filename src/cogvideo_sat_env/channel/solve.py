@@ -21,17 +21,24 @@ def solve(
     *,
     constraints: Sequence[str] = (),
     keep: Sequence[tuple[str, str, str]] = (),
+    pin: bool = False,
 ) -> list[dict]:
     """Solve `specs` for `subdir` over `channels` (URLs, strict priority in this order).
 
     `virtual_packages` maps names to "version" or "version build". `constraints` hold without asking for the package.
-    `keep` are (name, version, build) that stay unless a spec forces them to move. Returns repodata records as
+    `keep` are (name, version, build) that stay unless a spec forces them to move; with `pin` they stay
+    whatever the specs want. Returns repodata records as
     dictionaries with `url` and `channel`. Raises SolveError with the solver's reason, also when the solver crashes.
     """
     request = {
-        "channels": list(channels), "specs": list(specs), "subdir": subdir,
-        "virtual_packages": dict(virtual_packages), "constraints": list(constraints), "keep": [list(k) for k in keep],
-    }  # fmt: skip
+        "channels": list(channels),
+        "specs": list(specs),
+        "subdir": subdir,
+        "virtual_packages": dict(virtual_packages),
+        "constraints": list(constraints),
+        "keep": [list(k) for k in keep],
+        "pin": pin,
+    }
     answer = _ask(request)
     if "error" in answer:
         raise SolveError(
@@ -57,8 +64,12 @@ def lookup(channels: Sequence[str], packages: Sequence[tuple[str, str, str]], su
 def _ask(request: dict) -> dict:
     child = subprocess.run(
         [sys.executable, "-m", "cogvideo_sat_env.channel.solve"],
-        input=json.dumps(request), capture_output=True, text=True, check=False, env=child_environment(),
-    )  # fmt: skip
+        input=json.dumps(request),
+        capture_output=True,
+        text=True,
+        check=False,
+        env=child_environment(),
+    )
     try:
         return json.loads(child.stdout)
     except json.JSONDecodeError:
@@ -86,12 +97,18 @@ async def _solve(request: dict) -> list[dict]:
     for name, value in request["virtual_packages"].items():
         version, _, build = value.partition(" ")
         virtual.append(GenericVirtualPackage(PackageName(name), Version(version), BuildString(build or "0")))
-    keep = [tuple(item) for item in request["keep"]]
+    kept = await _exact(gateway, channels, platforms, [tuple(item) for item in request["keep"]])
+    held = {"pinned_packages" if request["pin"] else "locked_packages": kept}
     records = await rattler_solve(
-        channels, request["specs"], gateway=gateway, platforms=platforms, virtual_packages=virtual,
-        locked_packages=await _exact(gateway, channels, platforms, keep),
-        constraints=request["constraints"], channel_priority=ChannelPriority.Strict,
-    )  # fmt: skip
+        channels,
+        request["specs"],
+        gateway=gateway,
+        platforms=platforms,
+        virtual_packages=virtual,
+        **held,
+        constraints=request["constraints"],
+        channel_priority=ChannelPriority.Strict,
+    )
     return [_as_dict(record) for record in sorted(records, key=lambda record: record.name.normalized)]
 
 

@@ -47,13 +47,34 @@ def lock_project(
                 contents.setdefault(variant.lock, []).append(previous)
             continue
         content, found = lock_variant(
-            derive(environment, variant, root / variant.environment), variant,
-            frozen=frozen, conda=conda, update=update, previous=previous, progress=progress,
-        )  # fmt: skip
+            derive(environment, variant, root / variant.environment),
+            variant,
+            frozen=frozen,
+            conda=conda,
+            update=update,
+            previous=previous,
+            progress=progress,
+        )
         sizes |= found
         contents.setdefault(variant.lock, []).append(content)
     texts |= {path: condalock.dump(condalock.merge(parts), path) for path, parts in contents.items()}
     texts |= _rendered(texts, variants, sizes)
+    return render.write_files(root, texts)
+
+
+def render_project(root: Path) -> list[str]:
+    """Write what is generated anew from environment.yml and the present locks; return the files that changed.
+
+    Raises InputError when one of them can't be read.
+    """
+    environment, variants = read_environment(root / "environment.yml"), read_variants()
+    texts = render.environment_files(environment, variants)
+    used: set[str] = set()
+    for variant in variants:
+        lock = read_lock(root / variant.lock, variant.platform)
+        texts |= render.lock_files(variant, lock)
+        used |= {item.sha256 for item in (*lock.conda, *lock.pip)}
+    texts[render.SIZES] = render.sizes_file(render.read_sizes(root), used)
     return render.write_files(root, texts)
 
 
@@ -96,5 +117,7 @@ def find_conda(named: str | None) -> Path | None:
         return None
     found = shutil.which(named)
     if found is None:
-        raise MissingToolError(f"{named}: no such program", "give its path, or leave --conda out: rattler solves as well")
+        raise MissingToolError(
+            f"{named}: no such program", "give its path, or leave --conda out: rattler solves as well"
+        )
     return Path(found).absolute()

@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.request import url2pathname
 
 from cogvideo_sat_env.channel import solve
-from cogvideo_sat_env.errors import SatenvError
+from cogvideo_sat_env.errors import SatenvError, SolveError
 from cogvideo_sat_env.lock.model import split_archive, split_url
 
 CONSTRAINTS = "SATENV_FRONTEND_CONSTRAINTS"  # JSON list: an update must not leave the bounds that it isn't told of
@@ -61,19 +61,38 @@ def _install(args: argparse.Namespace) -> dict:
     stay = [record for record in installed if record["name"] not in asked]
     # every installed name is asked for as well: an update that would remove a requirement is no update
     specs = [*args.specs, *(record["name"] for record in stay)]
-    plan = _plan(args.channel, specs, [(r["name"], r["version"], r["build"]) for r in stay])
+    keep = [(r["name"], r["version"], r["build"]) for r in stay]
     before = {(r["name"], r["version"], r["build"]) for r in installed}
-    for actions in plan["actions"].values():
-        actions[:] = [a for a in actions if (a["name"], a["version"], a.get("build_string") or a["build"]) not in before]
+    try:
+        plan = _moved(_plan(args.channel, specs, keep, pin=True), before)
+    except SolveError:
+        plan = None
+    if plan is None or not plan["actions"]["LINK"]:
+        # nothing newer fits as long as all the rest stays: let move what must
+        plan = _moved(_plan(args.channel, specs, keep), before)
     return plan
 
 
-def _plan(channels: list[str], specs: list[str], keep: list[tuple[str, str, str]]) -> dict:
+def _moved(plan: dict, before: set[tuple[str, str, str]]) -> dict:
+    """Return the plan without what is installed already."""
+    for actions in plan["actions"].values():
+        actions[:] = [
+            a for a in actions if (a["name"], a["version"], a.get("build_string") or a["build"]) not in before
+        ]
+    return plan
+
+
+def _plan(channels: list[str], specs: list[str], keep: list[tuple[str, str, str]], pin: bool = False) -> dict:
     real, virtual = _split_virtual(channels)
     records = solve.solve(
-        real, specs, os.environ["CONDA_SUBDIR"], virtual,
-        constraints=json.loads(os.environ.get(CONSTRAINTS, "[]")), keep=keep,
-    )  # fmt: skip
+        real,
+        specs,
+        os.environ["CONDA_SUBDIR"],
+        virtual,
+        constraints=json.loads(os.environ.get(CONSTRAINTS, "[]")),
+        keep=keep,
+        pin=pin,
+    )
     return {"success": True, "dry_run": True, "actions": {"FETCH": records, "LINK": [_link(r) for r in records]}}
 
 
@@ -128,7 +147,10 @@ def _list(args: argparse.Namespace) -> list[dict]:
 
 
 def _info(args: argparse.Namespace) -> dict:
-    return {"pkgs_dirs": os.environ.get("CONDA_PKGS_DIRS", "").split(os.pathsep), "platform": os.environ.get("CONDA_SUBDIR")}
+    return {
+        "pkgs_dirs": os.environ.get("CONDA_PKGS_DIRS", "").split(os.pathsep),
+        "platform": os.environ.get("CONDA_SUBDIR"),
+    }
 
 
 if __name__ == "__main__":

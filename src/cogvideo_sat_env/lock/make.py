@@ -116,12 +116,24 @@ def _conda_lock(
     source: dict = {"channels": list(channels), "dependencies": [str(spec) for spec in environment.conda]}
     lockfile = work / "conda-lock.yml"
     command = [
-        sys.executable, "-m", "conda_lock", "lock", "--conda", str(engine),
-        "--file", str(work / "environment.yml"), "--lockfile", str(lockfile), "--platform", variant.platform,
-        "--virtual-package-spec", str(work / "virtual-packages.yml"),
-        "--pypi_to_conda_lookup_file", (work / "names.json").as_uri(),
+        sys.executable,
+        "-m",
+        "conda_lock",
+        "lock",
+        "--conda",
+        str(engine),
+        "--file",
+        str(work / "environment.yml"),
+        "--lockfile",
+        str(lockfile),
+        "--platform",
+        variant.platform,
+        "--virtual-package-spec",
+        str(work / "virtual-packages.yml"),
+        "--pypi_to_conda_lookup_file",
+        (work / "names.json").as_uri(),
         *[part for name in update for part in ("--update", name)],
-    ]  # fmt: skip
+    ]
     with ExitStack() as stack:
         refusals: list[str] = []
         if provided:
@@ -133,7 +145,9 @@ def _conda_lock(
         try:
             child = subprocess.run(command, capture_output=True, text=True, check=False, env=variables)
         except OSError as error:
-            raise MissingToolError(f"conda-lock can't be run: {error}", "run scripts/satenv, which brings it") from error
+            raise MissingToolError(
+                f"conda-lock can't be run: {error}", "run scripts/satenv, which brings it"
+            ) from error
     if child.returncode != 0 and refusals:
         raise SourceError(
             f"the package index refused what {variant.id} needs: {', '.join(sorted(set(refusals)))}",
@@ -196,9 +210,7 @@ def _sizes(content: dict, channels: list[str], platform: str) -> dict[str, int]:
 
 def _mend(content: dict, environment: Environment, variant: Variant, channels: Mapping[str, str]) -> None:
     """Do to conda-lock's result what conda-lock can't: real channels, no index host, hashes of the real source."""
-    content["metadata"]["channels"] = [
-        {"url": channel, "used_env_vars": []} for channel in environment.channels
-    ]
+    content["metadata"]["channels"] = [{"url": channel, "used_env_vars": []} for channel in environment.channels]
     content["metadata"]["sources"] = [variant.environment]
     content["metadata"]["content_hash"] = {variant.platform: condalock.content_hash(environment, variant)}
     for entry in content["package"]:

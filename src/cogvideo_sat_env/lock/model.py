@@ -132,9 +132,7 @@ def read_lock(path: Path, platform: str, sizes: dict[str, int] | None = None) ->
     return Lock(path, platform, channels, content_hash, tuple(conda), tuple(pip))
 
 
-def _parse_entry(
-    where: str, entry: dict, sizes: dict[str, int], conda: list[CondaArtefact], pip: list[PipPin]
-) -> None:
+def _parse_entry(where: str, entry: dict, sizes: dict[str, int], conda: list[CondaArtefact], pip: list[PipPin]) -> None:
     remedy = "make the lock again: scripts/satenv lock"
     for key in ("name", "version", "manager", "url"):
         if not isinstance(entry.get(key), str) or not entry[key]:
@@ -162,7 +160,16 @@ def _parse_entry(
         raise InputError(f"{where}: {entry['name']} {entry['version']} has the URL of {name} {version}", remedy)
     conda.append(
         CondaArtefact(
-            name, version, build, subdir, channel, file_name, entry["url"], sha256,
-            str(hashes.get("md5") or ""), sizes.get(sha256), depends,
+            name,
+            version,
+            build,
+            subdir,
+            channel,
+            file_name,
+            f"{channel}/{subdir}/{file_name}",
+            sha256,
+            str(hashes.get("md5") or ""),
+            sizes.get(sha256),
+            depends,
         )
-    )  # fmt: skip
+    )

@@ -146,7 +146,9 @@ def file_sizes(urls: Mapping[str, str]) -> dict[str, int]:
             answer = requests.head(url, timeout=TIMEOUT, allow_redirects=True, verify=verify)
         except requests.RequestException as error:
             name = url.rpartition("/")[2]
-            raise SourceError(f"the index's file server didn't answer for {name}: {type(error).__name__}", None) from error
+            raise SourceError(
+                f"the index's file server didn't answer for {name}: {type(error).__name__}", None
+            ) from error
         length = answer.headers.get("Content-Length", "")
         if answer.ok and length.isdigit():
             sizes[sha256] = int(length)

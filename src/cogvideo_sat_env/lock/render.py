@@ -1,4 +1,4 @@
-"""Everything that is generated from environment.yml and the locks, as texts by path: written by `lock`, compared by `check`."""
+"""What is generated from environment.yml and the locks, as texts by path: `lock` writes them, `check` compares."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ def environment_files(environment: Environment, variants: Sequence[Variant]) -> 
     texts = {}
     for variant in variants:
         if not variant.is_primary:
-            texts[variant.environment] = render_environment(derive(environment, variant, Path(variant.environment)), variant)
+            texts[variant.environment] = render_environment(
+                derive(environment, variant, Path(variant.environment)), variant
+            )
         texts[variant.virtual_packages_file] = render_virtual_packages(variant)
     return texts
 
@@ -69,7 +71,8 @@ def _explicit(variant: Variant, lock: Lock) -> str:
     lines = [
         f"# Explicit lockfile of {variant.id}, generated from {variant.lock} by `scripts/satenv lock`; don't edit.",
         f"#   mamba create -n cogvideo-sat --file {variant.explicit_lock}",
-        f"#   mamba run -n cogvideo-sat pip install --no-deps --no-build-isolation --require-hashes -r {variant.pip_lock}",
+        "#   mamba run -n cogvideo-sat \\",
+        f"#       pip install --no-deps --no-build-isolation --require-hashes -r {variant.pip_lock}",
         f"# platform: {lock.platform}",
         f"# input_hash: {lock.content_hash}",
         "@EXPLICIT",

@@ -1,4 +1,4 @@
-"""Verifying a lock itself, offline: every entry whole, allowed, unique, and its dependencies satisfied inside the lock."""
+"""Verifying a lock itself, offline: entries whole, allowed and unique, dependencies satisfied inside the lock."""
 
 from __future__ import annotations
 
@@ -100,7 +100,9 @@ def verify_solution(environment: Environment, variant: Variant, lock: Lock) -> l
         artefact = conda.get(spec.name)
         if artefact is None or not satisfied(str(spec), artefact):
             found = f"{artefact.version} {artefact.build}" if artefact else "nothing"
-            findings.append(Finding(name, f"{variant.platform}: the spec asks for '{spec}', the lock has {found}", RELOCK))
+            findings.append(
+                Finding(name, f"{variant.platform}: the spec asks for '{spec}', the lock has {found}", RELOCK)
+            )
     for artefact in lock.conda:
         for dependency in artefact.depends:
             needed = dependency.split()[0]
@@ -113,7 +115,9 @@ def verify_solution(environment: Environment, variant: Variant, lock: Lock) -> l
                 found = provider.version if provider else "nothing"
             if not ok:
                 findings.append(
-                    Finding(name, f"{variant.platform}: {artefact.name} needs '{dependency}', the lock has {found}", RELOCK)
+                    Finding(
+                        name, f"{variant.platform}: {artefact.name} needs '{dependency}', the lock has {found}", RELOCK
+                    )
                 )
     return findings + _verify_pip(environment, variant, lock, name)
 
@@ -127,7 +131,11 @@ def _verify_pip(environment: Environment, variant: Variant, lock: Lock, name: st
         key = canonicalize_name(pin.name)
         if any(conda_to_pypi(a.name) == key and _is_python(a) for a in lock.conda):
             findings.append(
-                Finding(name, f"{variant.platform}: {pin.name} comes from conda and from pip; one overwrites the other", RELOCK)
+                Finding(
+                    name,
+                    f"{variant.platform}: {pin.name} comes from conda and from pip; one overwrites the other",
+                    RELOCK,
+                )
             )
         versions[key] = pin.version
     wanted = [(f"the spec asks for '{spec}'", spec.name, spec.specifier) for spec in environment.pip]
@@ -136,9 +144,7 @@ def _verify_pip(environment: Environment, variant: Variant, lock: Lock, name: st
     for what, needed, specifier in wanted:
         version = versions.get(canonicalize_name(needed))
         if version is None or not _pip_satisfied(version, specifier):
-            findings.append(
-                Finding(name, f"{variant.platform}: {what}, the lock has {version or 'nothing'}", RELOCK)
-            )
+            findings.append(Finding(name, f"{variant.platform}: {what}, the lock has {version or 'nothing'}", RELOCK))
     return findings
 
 
@@ -172,9 +178,12 @@ def _record(artefact: CondaArtefact) -> object:
 
     number = re.search(r"(\d+)$", artefact.build)
     return PackageRecord(
-        PackageName(artefact.name), VersionWithSource(artefact.version), BuildString(artefact.build),
-        int(number.group(1)) if number else 0, artefact.subdir,
-    )  # fmt: skip
+        PackageName(artefact.name),
+        VersionWithSource(artefact.version),
+        BuildString(artefact.build),
+        int(number.group(1)) if number else 0,
+        artefact.subdir,
+    )
 
 
 def _virtual_ok(dependency: str, variant: Variant) -> bool:

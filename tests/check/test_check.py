@@ -1,0 +1,210 @@
+"""`satenv check` names every disagreement, and the command that mends it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cogvideo_sat_env import check
+from cogvideo_sat_env.ledger import read_ledger
+from cogvideo_sat_env.requirements import read_requirements
+from cogvideo_sat_env.spec import read_environment
+
+PROJECT = Path(__file__).parents[2]
+
+
+def edit(path: Path, old: str, new: str, count: int = 1) -> None:
+    text = path.read_text()
+    assert old in text, f"the test's own assumption about {path}"
+    path.write_text(text.replace(old, new, count))
+
+
+def findings(root: Path) -> list[str]:
+    return [f"{finding.file}: {finding.message} | {finding.mend}" for finding in check.check_project(root)]
+
+
+def only_finding(root: Path, pattern: str) -> None:
+    found = findings(root)
+    assert any(re.search(pattern, finding) for finding in found), found
+
+
+def test_the_project_agrees_with_itself():
+    assert findings(PROJECT) == []
+
+
+def test_a_bound_without_an_entry_is_named(project):
+    edit(project / "environment.yml", "omegaconf >=2.3.0 ", "omegaconf >=2.3.0,<2.4 ")
+    only_finding(project, r"environment\.yml:\d+: bound '<2\.4' of omegaconf has no entry in the breakage ledger")
+
+
+def test_an_entry_without_a_bound_is_named(project):
+    edit(project / "environment.yml", "torchvision >=0.20.1,<0.26 ", "torchvision >=0.20.1 ")
+    only_finding(project, r"breakage\.yml:\d+: entry 'torchvision-0\.26': environment\.yml has no bound '<0\.26'")
+
+
+def test_a_floor_below_the_requirement_is_named(project):
+    edit(project / "environment.yml", "wandb >=0.18.5 ", "wandb >=0.18.4 ")
+    only_finding(project, r"environment\.yml:\d+: 'wandb >=0\.18\.4' goes below the floor of wandb, 0\.18\.5")
+
+
+def test_a_missing_floor_is_named(project):
+    edit(project / "environment.yml", "wandb >=0.18.5 ", "wandb ")
+    only_finding(project, r"'wandb' goes below the floor of wandb")
+
+
+def test_a_missing_requirement_is_named(project):
+    edit(project / "environment.yml", "  - einops  # tensor rearrangement\n", "")
+    only_finding(project, r"environment\.yml: requirement einops \(tensor rearrangement\) is missing")
+
+
+def test_a_missing_variable_is_named(project):
+    edit(
+        project / "environment.yml",
+        '  TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD: "1"',
+        '  TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD: "0"',
+    )
+    only_finding(project, r"entry 'torch-weights-only': environment\.yml must set TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
+
+
+def test_a_spec_newer_than_its_lock_is_named(project):
+    edit(project / "environment.yml", "  - tqdm  # progress\n", "  - tqdm  # progress\n  - flask\n")
+    only_finding(
+        project, r"conda-lock\.yml: linux-64: was made from another environment\.yml.*lock --only linux-64-cuda"
+    )
+    only_finding(project, r"conda-lock\.yml: linux-64: the spec asks for 'flask'")
+    only_finding(project, r"environments/linux-64-cpu\.yml:\d+: differs from what it is generated from.*--render")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "environments/linux-aarch64.yml",
+        "locks/conda-linux-64.lock",
+        "locks/pip-linux-64-cpu.txt",
+        "locks/virtual-packages-osx-arm64.yml",
+    ],
+)
+def test_a_generated_file_edited_by_hand_is_named(project, path):
+    text = (project / path).read_text()
+    (project / path).write_text(text + "# by hand\n")
+    only_finding(project, rf"{re.escape(path)}:\d+: differs from what it is generated from")
+
+
+def test_a_missing_generated_file_is_named(project):
+    (project / "locks/conda-osx-arm64.lock").unlink()
+    only_finding(project, r"locks/conda-osx-arm64\.lock: is missing")
+
+
+def test_a_missing_lock_is_named(project):
+    (project / "conda-lock.yml").unlink()
+    only_finding(project, r"conda-lock\.yml: .*no such file")
+
+
+LOCK_FAULTS = {
+    "no sha256": (r"    sha256: c0cddb66\w+\n", "", r"_openmp_mutex: expected a SHA-256 of 64 hex digits, found ''"),
+    "short sha256": (r"sha256: c0cddb66", "sha256: c0cd", r"_openmp_mutex: expected a SHA-256"),
+    "foreign channel": (
+        r"url: https://conda\.anaconda\.org/conda-forge/linux-64/_openmp_mutex",
+        "url: https://conda.example.org/mine/linux-64/_openmp_mutex",
+        r"_openmp_mutex: 'https://conda\.example\.org/mine' is not a channel of the spec",
+    ),
+    "no https": (
+        r"url: https://conda\.anaconda\.org/conda-forge/linux-64/_openmp_mutex",
+        "url: http://conda.anaconda.org/conda-forge/linux-64/_openmp_mutex",
+        r"_openmp_mutex: 'http://conda\.anaconda\.org/conda-forge' is not a channel",
+    ),
+    "wrong subdir": (
+        r"linux-64/_openmp_mutex",
+        "win-64/_openmp_mutex",
+        r"subdir 'win-64' is neither 'linux-64' nor noarch",
+    ),
+    "unnamed platform": (r"  platform: linux-64", "  platform: linux-ppc64le", r"is for 'linux-ppc64le', which"),
+    "other package": (
+        r"linux-64/_openmp_mutex-4\.5",
+        "linux-64/_openmp_mutex-4.6",
+        r"_openmp_mutex 4\.5: the URL is of",
+    ),
+    "index host": (
+        r"url: \$\{SATENV_WHEELHOUSE\}/",
+        "url: https://index.example.org/",
+        r"an index's host may stand in no lock",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", LOCK_FAULTS)
+def test_a_faulty_lock_entry_is_named(project, fault):
+    pattern, replacement, expected = LOCK_FAULTS[fault]
+    path = project / "conda-lock.yml"
+    text, count = re.subn(pattern, replacement, path.read_text(), count=1)
+    assert count == 1
+    path.write_text(text)
+    only_finding(project, rf"conda-lock\.yml:\d+: .*{expected}")
+
+
+def test_an_entry_that_stands_twice_is_named(project):
+    path = project / "conda-lock.yml"
+    text = path.read_text()
+    start = text.index("- name: _openmp_mutex")
+    entry = text[start : text.index("- name: ", start + 5)]
+    path.write_text(text.rstrip() + "\n" + entry)
+    only_finding(project, r"conda-lock\.yml:\d+: _openmp_mutex stands twice for linux-64 \(first on line \d+\)")
+
+
+def test_a_dependency_outside_the_lock_is_named(project):
+    path = project / "conda-lock.yml"
+    text = path.read_text()
+    start = text.index("- name: llvm-openmp\n")
+    path.write_text(text[:start] + text[text.index("- name: ", start + 5) :])
+    only_finding(project, r"linux-64: _openmp_mutex needs 'llvm-openmp >=9\.0\.1', the lock has nothing")
+
+
+def test_a_dependency_of_the_wrong_version_is_named(project):
+    edit(project / "conda-lock.yml", "    llvm-openmp: '>=9.0.1'", "    llvm-openmp: '>=99'")
+    only_finding(project, r"linux-64: _openmp_mutex needs 'llvm-openmp >=99', the lock has 2\d")
+
+
+def test_a_missing_size_is_named(project):
+    (project / "locks/sizes.json").write_text("{}\n")
+    only_finding(project, r"locks/sizes\.json: no size for")
+
+
+def test_a_proof_that_does_not_exist_is_named():
+    ledger = read_ledger()
+    entry = ledger.entries[0]
+    gone = replace(
+        entry, proof=replace(entry.proof, tests=("tests/lock/test_bounds.py::test_gone",), checks=("no.such",))
+    )
+    found = check.check_proofs(PROJECT, replace(ledger, entries=(gone,)))
+    assert [finding.message for finding in found][:2] == [
+        f"entry '{entry.id}': its proof 'tests/lock/test_bounds.py::test_gone' does not exist",
+        f"entry '{entry.id}': its proof 'no.such' does not exist",
+    ]
+
+
+def test_unequal_bounds_of_one_entry_are_named():
+    ledger = read_ledger()
+    entry = next(entry for entry in ledger.entries if entry.pypi_bound)
+    environment = read_environment(PROJECT / "environment.yml")
+    changed = replace(ledger, entries=tuple(replace(e, pypi_bound="<9") if e is entry else e for e in ledger.entries))
+    found = check.check_ledger(environment, read_requirements(), changed)
+    assert f"bound '{entry.bound}' and pypi bound '<9' differ" in found[0].message
+
+
+def test_the_command_says_so_and_exits_with_1(project):
+    edit(project / "environment.yml", "wandb >=0.18.5 ", "wandb >=0.18.4 ")
+    run = subprocess.run(
+        [sys.executable, "-m", "cogvideo_sat_env", "check"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(PROJECT / "src"), "SATENV_PROJECT": str(project)},
+    )
+    assert run.returncode == 1
+    assert "goes below the floor of wandb, 0.18.5\n    mend: write >=0.18.5 there" in run.stdout
+    assert run.stderr == ""
