@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -40,3 +43,37 @@ def project(tmp_path: Path) -> Path:
     for name in ("environments", "locks"):
         shutil.copytree(PROJECT / name, root / name)
     return root
+
+
+@dataclass(frozen=True)
+class Created:
+    """An environment made by the command line from wheels, and what the command printed as JSON."""
+
+    prefix: Path
+    outcome: dict
+
+
+def satenv(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run scripts/satenv as a user does."""
+    return subprocess.run(
+        [str(PROJECT / "scripts" / "satenv"), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **variables},
+    )
+
+
+@pytest.fixture(scope="session")
+def created(tmp_path_factory: pytest.TempPathFactory) -> Created:
+    """The real thing: some gigabytes of wheels, converted and linked, with the doctor's quick level at the end."""
+    prefix = tmp_path_factory.mktemp("created") / "cogvideo sat"  # a space: paths of users have them
+    run = satenv("create", "--source", "wheels", "-p", str(prefix), "--json")
+    assert run.returncode == 0, run.stdout + run.stderr
+    return Created(prefix, json.loads(run.stdout))
+
+
+@pytest.fixture(scope="session")
+def wheels_prefix(created: Created) -> Path:
+    """The prefix of `created`."""
+    return created.prefix

@@ -61,11 +61,14 @@ def cli() -> None:
     help="auto: cuda where there is an NVIDIA driver or Slurm, else cpu.",
 )
 @click.option("--platform", metavar="SUBDIR", help="conda subdir [default: this machine's].")
+@click.option(
+    "--python", type=click.Path(path_type=Path), help="With wheels: the Python to build on [3.11 if there is one]."
+)
 @click.option("--replace", is_flag=True, help="Replace an environment of ours that was made from another lock.")
 @click.option("--no-doctor", is_flag=True, help="Don't run the doctor at the end.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
-def create(prefix, name, source, variant, platform, replace, no_doctor, as_json, quiet) -> None:
+def create(prefix, name, source, variant, platform, python, replace, no_doctor, as_json, quiet) -> None:
     """Create the environment: fetch, verify everything, link, prove.
 
     Every artefact's size and SHA-256 is checked before the first file is linked; the prefix is complete or absent.
@@ -80,7 +83,8 @@ def create(prefix, name, source, variant, platform, replace, no_doctor, as_json,
         source=source,
         variant=variant,
         platform=platform,
-        replace=replace,
+        python=python,
+        replace_old=replace,
         doctor=not no_doctor,
         progress=progress,
     )

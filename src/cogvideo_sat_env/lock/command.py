@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import yaml
@@ -121,3 +121,34 @@ def find_conda(named: str | None) -> Path | None:
             f"{named}: no such program", "give its path, or leave --conda out: rattler solves as well"
         )
     return Path(found).absolute()
+
+
+def lock_wheels(root: Path, *, pythons: Sequence[Path], progress: Progress) -> list[str]:
+    """Make the wheel locks for these interpreters (none: every Python 3.10 to 3.13 on PATH); return what changed.
+
+    Raises InputError, SourceError, SolveError, MissingToolError.
+    """
+    from cogvideo_sat_env.wheels.interpreter import probe
+    from cogvideo_sat_env.wheels.lock import make_wheel_lock
+
+    environment = read_environment(root / "environment.yml")
+    found = list(pythons) or _pythons_on_path(probe)
+    if not found:
+        raise MissingToolError("no Python 3.10 to 3.13 on PATH", "name one with --python")
+    before = {path.name: path.read_bytes() for path in (root / "locks").glob("wheels-*.txt")}
+    for python in found:
+        make_wheel_lock(environment, python=python, out_dir=root / "locks", progress=progress)
+    after = {path.name: path.read_bytes() for path in sorted((root / "locks").glob("wheels-*.txt"))}
+    return [f"locks/{name}" for name, content in after.items() if before.get(name) != content]
+
+
+def _pythons_on_path(probe: Callable[[Path], object]) -> list[Path]:
+    found = []
+    for minor in range(10, 14):
+        path = shutil.which(f"python3.{minor}")
+        try:
+            if path and probe(Path(path)):
+                found.append(Path(path))
+        except InputError:
+            continue  # e.g. a shim of a version manager with no such version behind it
+    return found
