@@ -139,7 +139,7 @@ def _variant(platform: str, device: str, source: Source, progress: Progress) -> 
     if source.kind == "wheels":
         if device == "cpu":
             raise InputError(
-                "the wheels source has no CPU variant: PyTorch's wheel on a package index is its CUDA build, which runs "
+                "the wheels source has no CPU variant: PyTorch on a package index is its CUDA build, which runs "
                 "on a CPU as well",
                 "leave --variant out",
             )

@@ -1,0 +1,23 @@
+"""The doctor: proves that an environment can do what a CogVideoX-SAT run does, and says what to type when it can't.
+
+Needs only the standard library and PyYAML, so that it runs in the tool's own environment and inside the examined one.
+"""
+
+from __future__ import annotations
+
+from cogvideo_sat_env.doctor.catalogue import CHECKS
+from cogvideo_sat_env.doctor.hardware import Gpu, GpuFacts, Hardware, NvidiaSmi
+from cogvideo_sat_env.doctor.model import LEVELS, CheckResult, CheckSpec
+from cogvideo_sat_env.doctor.report import Report
+from cogvideo_sat_env.doctor.runner import run
+
+__all__ = [
+    "LEVELS", "CheckResult", "CheckSpec", "Gpu", "GpuFacts", "Hardware", "NvidiaSmi", "Report", "list_checks", "run",
+]  # fmt: skip
+
+
+def list_checks() -> list[dict[str, str]]:
+    """Return id, subject, level of every check and the failure that it catches, in the order of the report."""
+    return [
+        {"id": spec.id, "subject": spec.subject, "level": spec.level, "catches": spec.catches} for spec in CHECKS
+    ]

@@ -1,0 +1,147 @@
+"""The environment variables that a process of the prefix gets: as activation would give, without the shell's dirt."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import which
+from typing import Any
+
+# Variables that change which modules Python loads, or what a probe does, without belonging to the environment.
+REMOVED = (
+    "PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "PYTHONUSERBASE", "PYTHONINSPECT", "PYTHONWARNINGS", "PYTHONOPTIMIZE",
+    "PYTHONSAFEPATH", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__",
+    # leftovers of a launcher: a probe is a job of one process
+    "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "CROSS_RANK", "CROSS_SIZE",
+)  # fmt: skip
+_LEAST = ("HOME", "USER", "LOGNAME", "LANG", "PATH", "TMPDIR")  # what every login shell has
+_UNSET = "***unset***"  # conda's mark for a variable that was removed with `conda env config vars unset`
+_LIMIT = 60.0
+
+_DUMP = "import json, os, sys; json.dump(dict(os.environ), open(sys.argv[1], 'w'))"
+
+
+@dataclass(frozen=True)
+class Activation:
+    """The captured environment.
+
+    env       all variables for a process of the prefix
+    sets      those that activation set or changed (PATH and CONDA_* left out)
+    scripts   the activation scripts that were sourced, in order
+    problems  one line for each thing that went wrong; the environment is then what could be had
+    """
+
+    env: dict[str, str]
+    sets: dict[str, str]
+    scripts: tuple[str, ...]
+    problems: tuple[str, ...]
+
+
+def capture(prefix: Path, workdir: Path, base: Mapping[str, str] | None = None) -> Activation:
+    """Work out the environment that `conda activate PREFIX` gives in a shell with the variables `base`.
+
+    Order as in conda: PATH and CONDA_*, the declared variables (etc/conda/env_vars.d/*.json, then conda-meta/state),
+    then etc/conda/activate.d/*.sh sourced in one shell. `workdir` takes a small temporary file.
+    """
+    start = {name: value for name, value in (os.environ if base is None else base).items() if name not in REMOVED}
+    problems: list[str] = []
+    declared = _declared(prefix, problems)
+    folder = prefix / "etc" / "conda" / "activate.d"
+    scripts = sorted(folder.glob("*.sh")) if folder.is_dir() else []
+    env = _activate(prefix, start, declared, scripts, workdir, problems)
+    # a second time from almost nothing: what is set here comes from the environment, not from the user's shell
+    least: dict[str, str] = {name: start[name] for name in _LEAST if name in start}
+    clean = _activate(prefix, least, declared, scripts, workdir, [])
+    plain = {"PATH", "CONDA_PREFIX", "CONDA_DEFAULT_ENV", "CONDA_SHLVL", "SHLVL", "_", "PWD", "OLDPWD"}
+    sets = {name: value for name, value in sorted(clean.items()) if name not in plain and least.get(name) != value}
+    env["PYTHONNOUSERSITE"] = "1"
+    return Activation(env, sets, tuple(path.name for path in scripts), tuple(problems))
+
+
+def _activate(
+    prefix: Path,
+    start: Mapping[str, str],
+    declared: Mapping[str, str],
+    scripts: list[Path],
+    workdir: Path,
+    problems: list[str],
+) -> dict[str, str]:
+    env = dict(start)
+    env["PATH"] = os.pathsep.join([str(prefix / "bin"), env.get("PATH", os.defpath)])
+    env |= {"CONDA_PREFIX": str(prefix), "CONDA_DEFAULT_ENV": str(prefix), "CONDA_SHLVL": "1"}
+    for name, value in declared.items():
+        if value == _UNSET:
+            env.pop(name, None)
+        else:
+            env[name] = value
+    return _source(scripts, env, workdir, problems) if scripts else env
+
+
+def _declared(prefix: Path, problems: list[str]) -> dict[str, str]:
+    """Return the variables that packages and the spec's `variables:` declare, as conda merges them."""
+    values: dict[str, str] = {}
+    folder = prefix / "etc" / "conda" / "env_vars.d"
+    for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
+        values |= _strings(_read_json(path, problems), path, problems)
+    state = prefix / "conda-meta" / "state"
+    if state.is_file():
+        content = _read_json(state, problems)
+        values |= _strings(content.get("env_vars") or {}, state, problems)
+    return values
+
+
+def _read_json(path: Path, problems: list[str]) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        problems.append(f"{path}: {error}; expected a JSON object")
+        return {}
+    if not isinstance(content, dict):
+        problems.append(f"{path}: expected a JSON object")
+        return {}
+    return content
+
+
+def _strings(content: object, path: Path, problems: list[str]) -> dict[str, str]:
+    if not isinstance(content, dict):
+        problems.append(f"{path}: expected an object of variables")
+        return {}
+    odd = [name for name, value in content.items() if not isinstance(value, str)]
+    if odd:
+        problems.append(f"{path}: the value of {odd[0]} is not a text")
+    return {name: value for name, value in content.items() if isinstance(value, str)}
+
+
+def _source(scripts: list[Path], env: dict[str, str], workdir: Path, problems: list[str]) -> dict[str, str]:
+    shell = which("bash", path=env["PATH"]) or "/bin/sh"  # conda-forge's compiler scripts use bash's features
+    target = workdir / "activated.json"
+    target.unlink(missing_ok=True)
+    # the status of a script says nothing (`[ -n "$X" ] && ...` as its last line is common): conda ignores it too
+    lines = 'satenv_out=$1; satenv_python=$2; shift 2; for satenv_script in "$@"; do . "$satenv_script"; done; '
+    lines += f'exec "$satenv_python" -I -S -c "{_DUMP}" "$satenv_out"'
+    command = [shell, "-c", lines, "activate", str(target), sys.executable, *map(str, scripts)]
+    try:
+        done = subprocess.run(
+            command, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+            timeout=_LIMIT, check=False, cwd=workdir,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        names = ", ".join(path.name for path in scripts)
+        problems.append(f"the activation scripts don't end within {_LIMIT:.0f} s: {names}")
+        return env
+    if done.stderr.strip():
+        problems.append(f"the activation scripts say: {done.stderr.strip().splitlines()[-1][:300]}")
+    if not target.is_file():
+        problems.append(f"the activation scripts end the shell (exit code {done.returncode})")
+        return env
+    found: dict[str, str] = json.loads(target.read_text(encoding="utf-8"))
+    for name in ("satenv_out", "satenv_python", "satenv_script"):  # only there if a script uses `set -a`
+        found.pop(name, None)
+    if "LC_CTYPE" not in env and found.get("LC_CTYPE") in ("C.UTF-8", "C.utf8", "UTF-8"):
+        del found["LC_CTYPE"]  # Python itself sets it in the C locale (PEP 538)
+    return found

@@ -1,0 +1,74 @@
+"""Entry of a probe's process: `python _harness.py REQUEST.json`; writes each outcome as JSON to its check's "result".
+
+The outcome goes through a file, because everything that a probe imports may print. An exception in a check is its
+finding; a check that can't be loaded ends with exit code 70 and no outcome, which the runner reports as a failure.
+"""
+
+from __future__ import annotations
+
+import sys
+
+sys.path.pop(0)  # the folder of this file: its `data` or `video` must not be found by anybody's import
+
+import importlib.util
+import json
+import os
+import signal
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+_PACKAGE = "satenv_checks"
+CANNOT_LOAD = 70
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)  # so that `finally` runs, e.g. the release of a compilation lock
+
+
+def _load(folder: Path, subject: str, function: str) -> Callable[[object], Any]:
+    if _PACKAGE in sys.modules:
+        return getattr(importlib.import_module(f"{_PACKAGE}.{subject}"), function)  # type: ignore[no-any-return]
+    spec = importlib.util.spec_from_file_location(
+        _PACKAGE, folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    assert spec is not None and spec.loader is not None
+    package = importlib.util.module_from_spec(spec)
+    sys.modules[_PACKAGE] = package
+    spec.loader.exec_module(package)
+    return getattr(importlib.import_module(f"{_PACKAGE}.{subject}"), function)  # type: ignore[no-any-return]
+
+
+def main() -> int:
+    """Run the request's checks, one after the other. Returns the exit code."""
+    signal.signal(signal.SIGTERM, _stop)
+    request = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    for check in request["checks"]:
+        start = time.monotonic()
+        try:
+            function = _load(Path(request["folder"]), check["subject"], check["function"])
+            probe = sys.modules[f"{_PACKAGE}._probe"]
+        except Exception:
+            traceback.print_exc()
+            return CANNOT_LOAD
+        try:
+            outcome = function(probe.Request(Path(check["workdir"]), Path(request["shared"]), request["inputs"]))
+        except Exception as error:
+            traceback.print_exc()
+            outcome = probe.failed(probe.one_line(error))
+        target = Path(check["result"])
+        answer = asdict(outcome) | {"seconds": time.monotonic() - start}
+        target.with_suffix(".part").write_text(json.dumps(answer), encoding="utf-8")
+        os.replace(target.with_suffix(".part"), target)
+    return 0
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # the outcome is written: what libraries do while Python shuts down is not its business

@@ -1,0 +1,92 @@
+"""What probes work with: the request they get and the outcome they return."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass
+class Outcome:
+    """A probe's answer. `ledger` names entries of the breakage ledger that explain a failure."""
+
+    status: str
+    finding: str
+    remedy: str | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+    ledger: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the runner hands to a probe.
+
+    workdir  an empty folder of this check's own
+    shared   a folder that all checks of one run share
+    inputs   requirements, bounds, what activation sets, the user's own variables, receipt, GPU facts
+    """
+
+    workdir: Path
+    shared: Path
+    inputs: dict[str, Any]
+
+    @property
+    def requirements(self) -> list[dict[str, Any]]:
+        """The requirements that this environment must have."""
+        return [item for item in self.inputs["requirements"] if not (self.data_only and item.get("training"))]
+
+    @property
+    def data_only(self) -> bool:
+        """True in an environment that only prepares data, where SAT is left out."""
+        return bool(self.inputs.get("data_only"))
+
+
+def passed(finding: str, **details: Any) -> Outcome:
+    """All is as it must be."""
+    return Outcome("passed", finding, None, details)
+
+
+def failed(finding: str, remedy: str | None = None, *, ledger: tuple[str, ...] = (), **details: Any) -> Outcome:
+    """Training, sampling or data preparation would not work."""
+    return Outcome("failed", finding, remedy, details, ledger)
+
+
+def warning(finding: str, remedy: str | None = None, *, ledger: tuple[str, ...] = (), **details: Any) -> Outcome:
+    """It works here, and may not elsewhere."""
+    return Outcome("warning", finding, remedy, details, ledger)
+
+
+def not_run(finding: str, **details: Any) -> Outcome:
+    """There is nothing here to check."""
+    return Outcome("not_run", finding, None, details)
+
+
+_LOADER_ERRORS = re.compile(
+    r"undefined symbol|cannot open shared object file|symbol lookup error|wrong ELF class|invalid ELF header"
+    r"|GLIBC(?:XX)?_[\d.]+' not found|CXXABI_[\d.]+' not found|Library not loaded|DLL load failed"
+    r"|compiled using NumPy 1\.x cannot be run|numpy\.dtype size changed|Failed to load image Python extension",
+)
+_NO_DRIVER = re.compile(r"lib(?:cuda|nvidia-ml)\.so")  # belongs to the GPU driver: rightly absent without a GPU
+
+
+def loader_errors(output: str, has_gpu: bool) -> list[str]:
+    """Return the lines of `output` in which a dynamic loader or an ABI check complains."""
+    found = [line.strip() for line in output.splitlines() if _LOADER_ERRORS.search(line)]
+    return found if has_gpu else [line for line in found if not _NO_DRIVER.search(line)]
+
+
+def last_error(output: str) -> str:
+    """Return the line of `output` that names the error: the last that looks like an exception, else the last."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    for line in reversed(lines):
+        if re.match(r"[\w.]*(?:Error|Exception|Warning|Interrupt|Exit|NotFound)\b.*", line):
+            return line[:400]
+    return lines[-1][:400] if lines else "no output"
+
+
+def one_line(error: BaseException) -> str:
+    """Return an exception as one line: its type and the start of its message."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}"[:400] if text else type(error).__name__

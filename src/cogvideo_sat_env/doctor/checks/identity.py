@@ -1,0 +1,255 @@
+"""Identity: the right distributions, at their floors, within the proven bounds, and nothing from outside."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import re
+import site
+import sys
+from collections.abc import Iterable
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from ._probe import Outcome, Request, failed, passed, warning
+
+SAT = "SwissArmyTransformer"
+# Distributions that install the same top-level module `decord`.
+DECORDS = ("decord", "decord2", "eva-decord")
+_REINSTALL_SAT = "pip uninstall -y sat; pip install --force-reinstall --no-deps 'SwissArmyTransformer==0.4.12'"
+# Libraries that torch, decord and the compilers bring themselves; another copy in front of them breaks ABI or CUDA.
+_RIVALS = re.compile(
+    r"lib(cudart|cublas|cublasLt|cudnn\w*|nccl|cusparse|cusolver|cufft|curand|nvrtc|nvJitLink|torch\w*|c10|stdc\+\+"
+    r"|gomp|iomp5|avcodec|avformat|avutil|python3[.\d]*)\.so",
+)
+
+
+def distribution(request: Request) -> Outcome:
+    """SwissArmyTransformer, and nothing else, provides `sat`; one distribution provides `decord`."""
+    names = _installed()
+    problems, remedies = [], []
+    if not request.data_only:
+        problem = _wrong_sat(names)
+        if problem:
+            problems.append(problem)
+            remedies.append(_REINSTALL_SAT)
+    decords = [name for name in DECORDS if name in names]
+    if len(decords) > 1:
+        problems.append(f"{' and '.join(decords)} overwrite each other: both install the module decord")
+        remedies.append(
+            f"pip uninstall -y {' '.join(decords)}; pip install --no-deps '{decords[0]}=={names[decords[0]]}'"
+        )
+    if problems:
+        return failed("; ".join(problems), "; ".join(remedies), decord=decords)
+    parts = [] if request.data_only else [f"{SAT} {names[_key(SAT)]} provides sat"]
+    parts.append(f"{decords[0]} {names[decords[0]]} provides decord" if decords else "no distribution provides decord")
+    return passed(", ".join(parts), decord=decords)
+
+
+def _wrong_sat(names: dict[str, str]) -> str | None:
+    if "sat" in names:
+        return f"PyPI's unrelated package sat {names['sat']} is installed; SAT is the package {SAT}"
+    if _key(SAT) not in names:
+        return f"{SAT} is not installed"
+    found = find_spec("sat")
+    ours = metadata.distribution(SAT)
+    expected = Path(str(ours.locate_file("sat/__init__.py"))).resolve()
+    if found is None or found.origin is None:
+        return f"the module sat of {SAT} is gone: no {expected}"
+    if Path(found.origin).resolve() != expected:
+        return f"`import sat` takes {found.origin}, not {SAT}'s {expected}"
+    changed = _changed_files(ours)
+    if changed:
+        return f"{len(changed)} files of {SAT} are missing or were overwritten, e.g. {changed[0]}"
+    return None
+
+
+def _changed_files(distribution: metadata.Distribution) -> list[str]:
+    changed = []
+    for file in distribution.files or []:
+        if file.hash is None or file.suffix != ".py":
+            continue
+        path = Path(str(file.locate()))
+        try:
+            digest = hashlib.new(file.hash.mode, path.read_bytes()).digest()
+        except OSError:
+            changed.append(str(file))
+            continue
+        if base64.urlsafe_b64encode(digest).rstrip(b"=").decode() != file.hash.value:
+            changed.append(str(file))
+    return changed
+
+
+def floors(request: Request) -> Outcome:
+    """Every requirement is installed, by its metadata, at its floor or above."""
+    from packaging.version import Version
+
+    names = _installed()
+    missing, old, found = [], [], {}
+    for item in request.requirements:
+        options = DECORDS if item["name"] == "decord" else (item["name"],)
+        present = [(option, names[_key(option)]) for option in options if _key(option) in names]
+        if not present:
+            missing.append(item["name"])
+            continue
+        name, version = present[0]
+        found[item["name"]] = version if name == item["name"] else f"{version} ({name})"
+        if item.get("floor") is not None and Version(version) < Version(str(item["floor"])):
+            old.append(f"{name} {version} is below {item['floor']}")
+    if missing or old:
+        parts = [f"not installed: {', '.join(missing)}"] if missing else []
+        parts += old
+        remedy = "create the environment again from the lock: scripts/satenv create"
+        return failed("; ".join(parts), remedy, missing=missing, below=old, versions=found)
+    return passed(f"{len(found)} requirements installed, none below its floor", versions=found)
+
+
+def bounds(request: Request) -> Outcome:
+    """No version is one that the breakage ledger excludes."""
+    from packaging.specifiers import SpecifierSet
+
+    names = _installed() | {"python": ".".join(map(str, sys.version_info[:3]))}
+    broken, unproven, held = [], [], []
+    for bound in request.inputs["bounds"]:
+        version = names.get(_key(bound["name"]))
+        if version is None:
+            continue
+        clause = bound["bound"] if bound["bound"][0] in "<>=!~" else f"=={bound['bound']}"
+        text = f"{bound['name']} {version}, expected {bound['bound']}"
+        if SpecifierSet(clause).contains(version, prereleases=True):
+            held.append(text)
+        elif bound["name"] == "python":  # other versions can work, but no lock was proven with them
+            unproven.append((bound["id"], text))
+        else:
+            broken.append((bound["id"], text))
+    if broken:
+        texts = "; ".join(text for _, text in broken + unproven)
+        return failed(texts, ledger=tuple(name for name, _ in broken), broken=[name for name, _ in broken])
+    if unproven:
+        name, text = unproven[0]
+        return warning(f"not a proven combination: {text}", ledger=(name,))
+    return passed(f"{len(held)} bounds of the breakage ledger hold", held=held)
+
+
+def activation(request: Request) -> Outcome:
+    """Activation scripts and declared variables can be read and run."""
+    facts = request.inputs["activation"]
+    problems = list(facts["problems"])
+    if request.inputs.get("receipt_problem"):
+        problems.append(request.inputs["receipt_problem"])
+    details = {"scripts": facts["scripts"], "sets": sorted(facts["sets"])}
+    if problems:
+        return warning(problems[0] + (f" (and {len(problems) - 1} more)" if problems[1:] else ""),
+                       "create the environment again: scripts/satenv create", problems=problems, **details)
+    if request.data_only:
+        unset = []
+    else:
+        unset = [item for item in request.inputs["variables"] if facts["sets"].get(item["name"]) != item["value"]]
+    if unset:
+        settings = " ".join(f"{item['name']}={item['value']}" for item in unset)
+        wanted = ", ".join(item["name"] for item in unset)
+        return warning(
+            f"activation does not set {wanted}",
+            f"conda env config vars set -p '{request.inputs['prefix']}' {settings}",
+            ledger=(), **details,
+        )
+    if not facts["sets"]:
+        return passed("nothing to activate", **details)
+    return passed(f"{len(facts['scripts'])} scripts ran, {len(facts['sets'])} variables set", **details)
+
+
+def pollution(request: Request) -> Outcome:
+    """Nothing of the user's shell or home comes before the environment's own packages and libraries."""
+    user, prefix = request.inputs["user"], Path(request.inputs["prefix"])
+    found: list[tuple[str, str]] = []
+    for name in ("PYTHONPATH", "PYTHONHOME"):
+        if user.get(name):
+            found.append((f"{name}={user[name]} comes before the environment's packages", f"unset {name}"))
+    shadowed = _user_site_rivals(user)
+    if shadowed:
+        found.append((
+            f"the user site {site.getusersitepackages()} shadows {', '.join(shadowed[:4])}"
+            + (f" and {len(shadowed) - 4} more" if shadowed[4:] else ""),
+            "export PYTHONNOUSERSITE=1",
+        ))  # fmt: skip
+    found += _library_rivals(user.get("LD_LIBRARY_PATH", ""), prefix)
+    found += _host_cuda(user, request.inputs["activation"]["sets"], prefix)
+    if found:
+        return warning("; ".join(text for text, _ in found), "; ".join(dict.fromkeys(remedy for _, remedy in found)))
+    return passed("no PYTHONPATH, user site, foreign libraries or foreign CUDA in front of the environment")
+
+
+def _user_site_rivals(user: dict[str, str]) -> list[str]:
+    if user.get("PYTHONNOUSERSITE") or sys.flags.isolated:
+        return []
+    if sys.prefix != sys.base_prefix and not _sees_system_packages():
+        return []  # Python itself leaves the user site out in such a venv
+    folder = Path(user.get("PYTHONUSERBASE") or site.getuserbase())
+    folder = folder / Path(site.getusersitepackages()).relative_to(site.getuserbase())
+    if not folder.is_dir():
+        return []
+    theirs = {_key(d.metadata["Name"]) for d in metadata.distributions(path=[str(folder)]) if d.metadata["Name"]}
+    return sorted(theirs & set(_installed()))
+
+
+def _sees_system_packages() -> bool:
+    try:
+        text = Path(sys.prefix, "pyvenv.cfg").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return re.search(r"(?im)^include-system-site-packages\s*=\s*true", text) is not None
+
+
+def _library_rivals(value: str, prefix: Path) -> list[tuple[str, str]]:
+    found = []
+    for entry in filter(None, value.split(os.pathsep)):
+        folder = Path(entry)
+        if _inside(folder, prefix) or not folder.is_dir():
+            continue
+        rivals = sorted(path.name for path in _entries(folder) if _RIVALS.match(path.name))
+        if rivals:
+            text = f"LD_LIBRARY_PATH has {entry}, whose {', '.join(rivals[:3])} hide the environment's"
+            found.append((text, "unset LD_LIBRARY_PATH"))
+    return found
+
+
+def _host_cuda(user: dict[str, str], sets: dict[str, str], prefix: Path) -> list[tuple[str, str]]:
+    found = []
+    own = (prefix / "bin" / "nvcc").exists()  # without an nvcc of its own the environment has to use the host's
+    for name in ("CUDA_HOME", "CUDA_PATH"):
+        value = user.get(name)
+        if own and value and name not in sets and not _inside(Path(value), prefix):
+            found.append((f"{name}={value} points to the host's CUDA, the environment has its own", f"unset {name}"))
+    for name in ("CPATH", "C_INCLUDE_PATH", "CPLUS_INCLUDE_PATH"):
+        for entry in filter(None, user.get(name, "").split(os.pathsep)):
+            if not _inside(Path(entry), prefix) and Path(entry, "cuda_runtime.h").exists():
+                found.append((f"{name} has the CUDA headers of {entry}", f"unset {name}"))
+    return found
+
+
+def _inside(path: Path, prefix: Path) -> bool:
+    return path.resolve().is_relative_to(prefix.resolve())
+
+
+def _entries(folder: Path) -> Iterable[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:  # not readable: the loader can't read it either
+        return []
+
+
+def _installed() -> dict[str, str]:
+    """Return all distributions: normalised name to version, the first on sys.path winning, as with imports."""
+    found: dict[str, Any] = {}
+    for distribution in metadata.distributions():
+        name = distribution.metadata["Name"]
+        if name:
+            found.setdefault(_key(name), distribution.version)
+    return found
+
+
+def _key(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()

@@ -1,0 +1,181 @@
+"""Imports: what SAT and CogVideo's sat/ import, alone, together, in both orders, and name by name."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
+
+from ._probe import Outcome, Request, failed, last_error, loader_errors, one_line, passed, warning
+
+_LIMIT = 180.0  # seconds for one module: cold parallel file systems need more than a minute
+_TORCHVISION, _WEBDATASET = "torchvision-0.26", "webdataset-0.2.88"
+
+# What CogVideo's sat/ (train_video.py, sample_video.py, data_video.py, dit_video_concat.py, diffusion_video.py,
+# vae_modules, sgm) imports by name, at the commit of facts/compat.md. Missing torchvision names are the classic.
+DATA_NAMES: dict[str, tuple[str, ...]] = {
+    "torchvision.io.video": ("av", "_check_av_available", "_read_from_stream", "_align_audio_frames"),
+    "torchvision.io._video_opt": ("default_timebase",),
+    "torchvision.transforms": ("InterpolationMode", "functional"),
+    "torchvision.transforms.functional": ("center_crop", "resize", "crop"),
+    "webdataset": ("ResampledShards", "DataPipeline", "tarfile_to_samples", "shuffle"),
+    "webdataset.filters": ("pipelinefilter",),
+    "webdataset.tariterators": ("url_opener", "group_by_keys"),
+    "webdataset.handlers": ("reraise_exception",),
+    "webdataset.gopen": ("gopen_schemes", "gopen", "Pipe"),
+    "decord": ("VideoReader", "bridge"),
+    "torch.utils.data": ("Dataset", "DataLoader"),
+    "imageio": ("get_writer",),
+    "PIL.Image": ("open",),
+}
+MODEL_NAMES: dict[str, tuple[str, ...]] = {
+    "torch": ("get_autocast_gpu_dtype", "is_autocast_enabled", "is_autocast_cache_enabled"),
+    "torch.cuda.amp": ("autocast",),
+    "torch.distributed": ("broadcast_object_list", "init_process_group"),
+    "torch.utils.checkpoint": ("checkpoint",),
+    "omegaconf": ("OmegaConf", "ListConfig", "DictConfig"),
+    "pytorch_lightning": ("LightningModule",),
+    "kornia": ("geometry",),
+    "einops": ("rearrange", "repeat"),
+    "beartype": ("beartype",),
+    "beartype.typing": ("Tuple", "Union", "Optional", "List"),
+    "fsspec": ("open",),
+    "safetensors.torch": ("load_file", "save_file"),
+    "scipy": ("integrate",),
+    "transformers": ("T5EncoderModel", "T5Tokenizer"),
+    "wandb": ("log", "Video", "init"),
+    "sat": ("mpu", "AutoModel", "get_args"),
+    "sat.arguments": ("set_random_seed", "add_training_args", "add_evaluation_args", "add_data_args"),
+    "sat.helpers": ("print_rank0", "get_free_port"),
+    "sat.mpu.layers": ("ColumnParallelLinear",),
+    "sat.training.deepspeed_training": ("training_main",),
+    "sat.training.model_io": ("load_checkpoint", "save_checkpoint"),
+    "sat.model.base_model": ("BaseModel", "non_conflict", "get_model"),
+    "sat.model.mixins": ("BaseMixin",),
+    "sat.model.finetune.lora2": ("LoraMixin",),
+    "sat.transformer_defaults": ("HOOKS_DEFAULT", "attention_fn_default"),
+    "sat.ops.layernorm": ("LayerNorm", "RMSNorm"),
+    "sat.data_utils.webds": ("MetaDistributedWebDataset", "SimpleDistributedWebDataset"),
+    "deepspeed": ("initialize", "add_config_arguments", "init_distributed", "checkpointing"),
+}
+
+
+def alone(request: Request) -> Outcome:
+    """Import each requirement's module in a process of its own; two at a time."""
+    modules = [item["module"] for item in request.requirements]
+    has_gpu = bool(request.inputs["gpu"]["gpus"])
+    with ThreadPoolExecutor(2) as pool:
+        problems = dict(zip(modules, pool.map(lambda name: _problem(f"import {name}", has_gpu), modules), strict=True))
+    bad = {name: problem for name, problem in problems.items() if problem}
+    if bad:
+        first = "; ".join(f"{name} ({problem})" for name, problem in list(bad.items())[:3])
+        more = f"; and {len(bad) - 3} more" if len(bad) > 3 else ""
+        return failed(f"{len(bad)} of {len(modules)} modules fail alone: {first}{more}", problems=bad)
+    return passed(f"{len(modules)} modules import, each in its own process, without a loader error")
+
+
+def together(request: Request) -> Outcome:
+    """Import all modules in this process, in the order of the requirements."""
+    modules = [item["module"] for item in request.requirements]
+    bad = _import_all(modules)
+    if bad:
+        return failed(f"{len(bad)} of {len(modules)} modules fail: {_some(bad)}", problems=bad)
+    return passed(f"{len(modules)} modules import in one process")
+
+
+def order(request: Request) -> Outcome:
+    """Use decord and torch in both orders of import; a crash when Python ends counts too."""
+    has_gpu = bool(request.inputs["gpu"]["gpus"])
+    use = "assert float(torch.ones(64, 64).matmul(torch.ones(64, 64)).sum()) == 262144.0; decord.cpu(0)"
+    scripts = {
+        "decord, torch": f"import decord, torch; {use}",
+        "torch, decord": f"import torch, decord; {use}",
+    }
+    with ThreadPoolExecutor(2) as pool:
+        problems = dict(zip(scripts, pool.map(lambda code: _problem(code, has_gpu), scripts.values()), strict=True))
+    bad = [f"{name}: {problem}" for name, problem in problems.items() if problem]
+    if bad and not problems["torch, decord"] and _is_decord2():
+        finding = f"decord2 crashes when it is imported before torch ({bad[0]})"
+        return warning(finding, "import torch first, as CogVideo does")
+    if bad:
+        return failed("order of import " + "; ".join(bad), problems=bad)
+    return passed("decord before torch and torch before decord both work")
+
+
+def upstream_names(request: Request) -> Outcome:
+    """Look up every name that upstream imports."""
+    wanted = dict(DATA_NAMES) if request.data_only else DATA_NAMES | MODEL_NAMES
+    bad: dict[str, str] = {}
+    count = 0
+    for module, names in wanted.items():
+        try:
+            found = importlib.import_module(module)
+        except Exception as error:  # whatever a foreign module raises is the finding
+            bad[module] = one_line(error)
+            continue
+        for name in names:
+            count += 1
+            if not _has(found, module, name):
+                bad[f"{module}.{name}"] = "no such name"
+    if bad:
+        ledger = tuple(
+            entry for start, entry in (("torchvision.io", _TORCHVISION), ("webdataset", _WEBDATASET))
+            if any(name.startswith(start) for name in bad)
+        )  # fmt: skip
+        return failed(f"upstream's sat/ imports what is not there: {_some(bad)}", ledger=ledger, problems=bad)
+    return passed(f"all {count} names that upstream's sat/ imports are there")
+
+
+def _is_decord2() -> bool:
+    try:
+        metadata.version("decord2")
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _has(module: object, path: str, name: str) -> bool:
+    if hasattr(module, name):
+        return True
+    try:
+        importlib.import_module(f"{path}.{name}")
+    except ModuleNotFoundError:
+        return False
+    return True
+
+
+def _import_all(modules: Iterable[str]) -> dict[str, str]:
+    bad = {}
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # whatever a foreign module raises is the finding
+            bad[name] = one_line(error)
+    return bad
+
+
+def _some(problems: dict[str, str]) -> str:
+    first = [f"{name} ({problem})" for name, problem in list(problems.items())[:2]]
+    return "; ".join(first) + (f"; and {len(problems) - 2} more" if len(problems) > 2 else "")
+
+
+def _problem(code: str, has_gpu: bool) -> str | None:
+    """Run `code` in a new process; return what is wrong in one line, or None."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-s", "-c", code], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True, errors="replace", timeout=_LIMIT, check=False, env=dict(os.environ),
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return f"does not end within {_LIMIT:.0f} s"
+    if done.returncode < 0:
+        return f"crashed with signal {-done.returncode}"
+    if done.returncode:
+        print(f"--- {code}\n{done.stdout[-4000:]}")  # the whole chain of errors, where the ledger's words may stand
+        return last_error(done.stdout)
+    complaints = loader_errors(done.stdout, has_gpu)
+    return f"imports, but the loader says: {complaints[0][:300]}" if complaints else None

@@ -1,0 +1,79 @@
+"""What the doctor's parts hand to each other: a check's description and its result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+PASSED, FAILED, WARNING, NOT_RUN = "passed", "failed", "warning", "not_run"
+STATUSES = (PASSED, FAILED, WARNING, NOT_RUN)
+QUICK, FULL = "quick", "full"
+LEVELS = (QUICK, FULL)
+
+
+@dataclass(frozen=True)
+class CheckSpec:
+    """One check, described without loading its code.
+
+    id        stable name, "<subject>.<topic>"
+    level     the lowest level that includes it: quick is part of full
+    catches   the failure that it exists for, one line
+    function  name of the probe function in checks/<subject>.py
+    limit     seconds before it counts as hanging
+    training  true: meaningless in an environment that only prepares data
+    after     ids that must have ended first, when they run at all (their work is shared)
+    alone     true: it starts several processes itself, so that nothing else runs beside it
+    joins     id of a check in whose process it may run, straight after it (both pay for the same imports)
+    """
+
+    id: str
+    level: str
+    catches: str
+    function: str
+    limit: float = 60.0
+    training: bool = False
+    after: tuple[str, ...] = ()
+    alone: bool = False
+    joins: str | None = None
+
+    @property
+    def subject(self) -> str:
+        """The part of the id before the dot; also the name of the file in checks/."""
+        return self.id.partition(".")[0]
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What one check found.
+
+    seconds   wall-clock time, start of its process included
+    finding   one line: what was seen
+    remedy    what to type or do, None when nothing needs doing
+    details   JSON values for machines: versions, counts, the last lines of output of a failed check
+    """
+
+    id: str
+    level: str
+    status: str
+    seconds: float
+    finding: str
+    remedy: str | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def subject(self) -> str:
+        """The part of the id before the dot."""
+        return self.id.partition(".")[0]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as JSON values (see report.py for the schema)."""
+        return {
+            "id": self.id,
+            "subject": self.subject,
+            "level": self.level,
+            "status": self.status,
+            "seconds": round(self.seconds, 3),
+            "finding": self.finding,
+            "remedy": self.remedy,
+            "details": self.details,
+        }

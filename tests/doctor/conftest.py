@@ -1,0 +1,106 @@
+"""Fixtures of the doctor's tests: fake prefixes for the fast ones, one good environment for the real ones."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import packaging
+import pytest
+
+from cogvideo_sat_env.doctor import CheckResult
+from cogvideo_sat_env.doctor.hardware import GpuFacts
+from cogvideo_sat_env.doctor.model import CheckSpec
+from cogvideo_sat_env.doctor.runner import PROBES, Doctor
+
+
+class Machine:
+    """A machine with the given driver and GPUs; without arguments one that has none."""
+
+    def __init__(self, facts: GpuFacts | None = None) -> None:
+        self._facts = facts or GpuFacts()
+
+    def gpu_facts(self) -> GpuFacts:
+        return self._facts
+
+
+class FakePrefix:
+    """A prefix whose Python is the running one, with packages of its own that a test writes as text."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.site = root / "lib" / "site"
+        self.site.mkdir(parents=True)
+        (root / "bin").mkdir()
+        (self.site / "packaging").symlink_to(Path(packaging.__file__).parent)
+        # -S: nothing of the tests' own environment; -E comes too late for the variable itself
+        self.program(
+            "python", f'exec env PYTHONPATH="{self.site}${{PYTHONPATH:+:$PYTHONPATH}}" "{sys.executable}" -S "$@"\n'
+        )
+
+    def program(self, name: str, body: str, folder: Path | None = None) -> Path:
+        """Write an executable shell script into bin/ (or `folder`)."""
+        path = (folder or self.root / "bin") / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"#!/bin/sh\n{body}", encoding="utf-8")
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+        return path
+
+    def file(self, path: str, text: str) -> Path:
+        """Write a file below the prefix."""
+        target = self.root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(textwrap.dedent(text), encoding="utf-8")
+        return target
+
+    def module(self, name: str, text: str = "") -> Path:
+        """Write a module (a dotted path of a file without .py) into the prefix's packages."""
+        return self.file(f"lib/site/{name}.py", text)
+
+    def distribution(self, name: str, version: str, record: str = "") -> None:
+        """Write a distribution's metadata."""
+        folder = f"lib/site/{name.replace('-', '_')}-{version}.dist-info"
+        self.file(f"{folder}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        self.file(f"{folder}/RECORD", record)
+
+    def check(self, *ids: str, machine: Machine | None = None, **environ: str) -> CheckResult:
+        """Run one real check in this prefix with exactly these variables; return its result."""
+        base = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "HOME": str(self.root / "home")}
+        doctor = Doctor(self.root, hardware=machine or Machine(), environ=base | environ)
+        (result,) = doctor.run("full", only=ids).results
+        return result
+
+
+@pytest.fixture
+def prefix(tmp_path: Path) -> FakePrefix:
+    return FakePrefix(tmp_path / "prefix")
+
+
+@pytest.fixture
+def toy(prefix: FakePrefix, tmp_path: Path) -> Callable[..., Doctor]:
+    """Return a function that makes a doctor whose only checks are those of a text: the file checks/toy.py."""
+
+    def make(text: str, *specs: CheckSpec, **environ: str) -> Doctor:
+        probes = tmp_path / "probes"
+        shutil.copytree(PROBES, probes, ignore=shutil.ignore_patterns("__pycache__"))
+        (probes / "toy.py").write_text(
+            "import os, signal, subprocess, sys, time\nfrom pathlib import Path\n"
+            "from ._probe import failed, not_run, passed, warning\n" + textwrap.dedent(text),
+            encoding="utf-8",
+        )
+        base = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+        return Doctor(prefix.root, hardware=Machine(), checks=specs, probes=probes, environ=base | environ)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def good_prefix(request: pytest.FixtureRequest) -> Path:
+    """A complete environment: SATENV_E2E_PREFIX, else the one that the wheels source creates."""
+    named = os.environ.get("SATENV_E2E_PREFIX")
+    return Path(named).absolute() if named else Path(request.getfixturevalue("wheels_prefix"))

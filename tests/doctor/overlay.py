@@ -1,0 +1,64 @@
+"""A thin copy of a good environment, to be broken: its packages are links, its Python a venv on the same interpreter."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+_FACTS = """
+import json, sys, sysconfig
+print(json.dumps({"site": sysconfig.get_path("purelib"), "version": "%d.%d" % sys.version_info[:2]}))
+"""
+
+
+class Overlay:
+    """The copy in `root` of the environment `good`. Nothing that is done to it reaches the original."""
+
+    def __init__(self, good: Path, root: Path) -> None:
+        self.root = root
+        python = good / "bin" / "python"
+        facts = json.loads(subprocess.check_output([python, "-I", "-c", _FACTS], text=True))
+        self.version: str = facts["version"]
+        subprocess.run([python, "-m", "venv", "--without-pip", "--symlinks", root], check=True)
+        self.site = root / "lib" / f"python{self.version}" / "site-packages"
+        for entry in Path(facts["site"]).iterdir():
+            (self.site / entry.name).symlink_to(entry)
+        for entry in (good / "bin").iterdir():  # ninja, ffmpeg, the compiler
+            if not (root / "bin" / entry.name).exists():
+                (root / "bin" / entry.name).symlink_to(entry)
+        for name in ("etc", "conda-meta"):
+            if (good / name).is_dir() and not (root / name).exists():
+                (root / name).symlink_to(good / name)
+
+    @classmethod
+    def bare(cls, good: Path, root: Path) -> Path:
+        """Return a prefix in `root` with the programs of `good` and its very packages, but without activation."""
+        (root / "bin").mkdir(parents=True)
+        for entry in (good / "bin").iterdir():
+            if not entry.name.startswith("python"):
+                (root / "bin" / entry.name).symlink_to(entry)
+        (root / "bin" / "python").write_text(f'#!/bin/sh\nexec "{good}/bin/python" "$@"\n')
+        (root / "bin" / "python").chmod(0o755)
+        return root
+
+    def remove(self, *names: str) -> None:
+        """Take away entries of site-packages whose name starts so: the package, its libraries, its metadata."""
+        for entry in list(self.site.iterdir()):
+            if any(re.fullmatch(rf"{name}(\.libs|-[\d.]+.*)?", entry.name, re.IGNORECASE) for name in names):
+                entry.unlink()
+
+    def install(self, name: str, version: str, into: Path | None = None) -> None:
+        """Put the real wheel of another version in the package's place, from the configured package index."""
+        if into is None:
+            self.remove(name)
+        subprocess.run(
+            [
+                sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps",
+                "--only-binary=:all:", "--python-version", self.version, "--target", str(into or self.site),
+                f"{name}=={version}",
+            ],
+            check=True,
+        )  # fmt: skip
