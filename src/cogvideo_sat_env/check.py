@@ -6,7 +6,7 @@ import ast
 from collections.abc import Sequence
 from pathlib import Path
 
-from packaging.specifiers import Specifier
+from packaging.specifiers import Specifier, SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
@@ -18,9 +18,12 @@ from cogvideo_sat_env.lock.verify import RELOCK, Finding, verify_entries, verify
 from cogvideo_sat_env.requirements import Requirement, read_requirements
 from cogvideo_sat_env.spec import CondaSpec, Environment, PipSpec, read_environment
 from cogvideo_sat_env.variants import Variant, derive, read_variants
+from cogvideo_sat_env.wheels.lock import lock_name, read_wheel_lock, spec_hash
+from cogvideo_sat_env.wheels.names import divide, load_names
 
 LEDGER = "src/cogvideo_sat_env/data/breakage.yml"
 RENDER = "scripts/satenv lock --render"
+RELOCK_WHEELS = "scripts/satenv lock --wheels"
 VARIANTS = "src/cogvideo_sat_env/data/variants.yml"
 
 
@@ -42,6 +45,7 @@ def check_project(root: Path) -> list[Finding]:
     for path, text in render.environment_files(environment, variants).items():
         findings += _compare(root, path, text)
     findings += _check_locks(root, environment, variants)
+    findings += _check_wheel_locks(root, environment)
     return findings
 
 
@@ -198,6 +202,30 @@ def _check_locks(root: Path, environment: Environment, variants: Sequence[Varian
             )
     if not broken and set(sizes) - used:
         findings.append(Finding(render.SIZES, f"{len(set(sizes) - used)} sizes of artefacts in no lock", RENDER))
+    return findings
+
+
+def _check_wheel_locks(root: Path, environment: Environment) -> list[Finding]:
+    wanted, _ = divide(environment, load_names())
+    paths = [path for path in sorted((root / "locks").glob("wheels-*.txt")) if "wheels-build-" not in path.name]
+    findings = [] if paths else [Finding("locks", "no wheel lock (wheels-PLATFORM-pyXY.txt) there", RELOCK_WHEELS)]
+    for path in paths:
+        name = f"locks/{path.name}"
+        try:
+            lock = read_wheel_lock(path)
+        except InputError as error:
+            findings.append(Finding(name, error.message, RELOCK_WHEELS))
+            continue
+        if lock.spec_hash != spec_hash(environment):
+            findings.append(Finding(name, "was made from another environment.yml", RELOCK_WHEELS))
+        if path.name != lock_name(lock.platform, lock.python):
+            findings.append(Finding(name, f"is for {lock.platform}, Python {lock.python}", RELOCK_WHEELS))
+        versions = {pin.name: pin.version for pin in lock.pins}
+        for item in wanted:
+            version = versions.get(item.pypi)
+            if version is None or version not in SpecifierSet(item.specifier, prereleases=True):
+                message = f"the spec asks for '{item.pypi} {item.specifier}', the lock has {version or 'nothing'}"
+                findings.append(Finding(name, message, RELOCK_WHEELS))
     return findings
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import sys
 import time
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cogvideo_sat_env import __version__
 from cogvideo_sat_env.errors import InputError, SourceError
-from cogvideo_sat_env.install import activation, receipt
+from cogvideo_sat_env.install import activation, receipt, staging
 from cogvideo_sat_env.paths import cache_dir, current_platform, envs_dir, project_root
 from cogvideo_sat_env.progress import Progress, human_bytes
 from cogvideo_sat_env.sources import Source, guess_device, parse_source, why_unreachable
@@ -53,6 +54,7 @@ class Outcome:
     files: int = 0
     not_provided: Sequence[dict[str, str]] = ()
     link_scripts: Sequence[str] = ()
+    collisions: Sequence[str] = ()
     report: Report | None = None
 
     @property
@@ -73,6 +75,7 @@ class Outcome:
             "seconds": {stage: round(seconds, 3) for stage, seconds in self.seconds.items()},
             "not_provided": list(self.not_provided),
             "link_scripts_not_run": list(self.link_scripts),
+            "collisions": list(self.collisions),
             "doctor": self.report.to_json() if self.report else None,
             "activate": activation.activation_command(self.prefix),
             "exit_code": self.exit_code,
@@ -91,6 +94,7 @@ class Outcome:
             lines.append(f"not provided by wheels: {item['spec']} ({item['reason']})")
         if self.link_scripts:
             lines.append(f"link scripts were not run: {', '.join(self.link_scripts)}")
+        lines += [f"two packages ship the same file: {collision}" for collision in self.collisions]
         lines.append(
             f"{self.prefix}: {self.status} from {self.source}, {self.packages} packages, {human_bytes(self.bytes)}, "
             f"{self.files:,} files, {sum(self.seconds.values()):.0f} s"
@@ -119,7 +123,12 @@ def create(
     target = _target(prefix, name, environment)
     chosen = _variant(platform, variant, wanted, progress)
     found = receipt.read(target)
-    if found and found.get("inputs") in _inputs(root, chosen, wanted, found) and not receipt.missing(target, found):
+    if (
+        found
+        and _nothing_left(target)
+        and found.get("inputs") in _inputs(root, chosen, wanted, found)
+        and not receipt.missing(target, found)
+    ):
         packages = len(found["packages"]) + len(found["pip"])
         return Outcome(target, "up-to-date", found["source"], found["variant"], packages=packages)
     plan = _plan(root, environment, chosen, wanted, python, progress)
@@ -132,6 +141,11 @@ def _target(prefix: Path | None, name: str | None, environment: Environment) -> 
     if name is not None and (not name or "/" in name or name.startswith(".")):
         raise InputError(f"-n {name!r}: not a name for an environment", "give a name without '/', or a folder with -p")
     return (prefix if prefix is not None else envs_dir() / (name or environment.name)).absolute()
+
+
+def _nothing_left(target: Path) -> bool:
+    """Whether no killed run has left anything beside the prefix that this run could remove."""
+    return not (staging.any_left(target) and os.access(target.parent, os.W_OK))
 
 
 def _variant(platform: str, device: str, source: Source, progress: Progress) -> Variant:
@@ -294,6 +308,7 @@ def _install(
         result.files,
         plan.facts["not_provided"],
         result.link_scripts,
+        result.collisions,
     )
     if not doctor or result.status == "up-to-date":
         return outcome

@@ -72,11 +72,11 @@ def test_a_missing_variable_is_named(project):
 
 
 def test_a_spec_newer_than_its_lock_is_named(project):
-    edit(project / "environment.yml", "  - tqdm  # progress\n", "  - tqdm  # progress\n  - flask\n")
+    edit(project / "environment.yml", "  - tqdm  # progress\n", "  - tqdm  # progress\n  - pyarrow >=99\n")
     only_finding(
         project, r"conda-lock\.yml: linux-64: was made from another environment\.yml.*lock --only linux-64-cuda"
     )
-    only_finding(project, r"conda-lock\.yml: linux-64: the spec asks for 'flask'")
+    only_finding(project, r"conda-lock\.yml: linux-64: the spec asks for 'pyarrow >=99'")
     only_finding(project, r"environments/linux-64-cpu\.yml:\d+: differs from what it is generated from.*--render")
 
 
@@ -167,6 +167,24 @@ def test_a_dependency_outside_the_lock_is_named(project):
 def test_a_dependency_of_the_wrong_version_is_named(project):
     edit(project / "conda-lock.yml", "    llvm-openmp: '>=9.0.1'", "    llvm-openmp: '>=99'")
     only_finding(project, r"linux-64: _openmp_mutex needs 'llvm-openmp >=99', the lock has 2\d")
+
+
+def test_a_wheel_lock_of_another_spec_is_named(project):
+    edit(project / "environment.yml", "scipy >=1.14.1 ", "scipy >=1.99 ")
+    only_finding(project, r"locks/wheels-linux-64-py311\.txt: was made from another environment\.yml.*--wheels")
+    only_finding(project, r"locks/wheels-linux-64-py311\.txt: the spec asks for 'scipy >=1\.99', the lock has 1\.\d+")
+
+
+def test_a_wheel_lock_without_a_hash_is_named(project):
+    path = project / "locks/wheels-linux-64-py311.txt"
+    path.write_text(re.sub(r"^(torch==\S+) --hash=\S+", r"\1", path.read_text(), flags=re.M))
+    only_finding(project, r"wheels-linux-64-py311\.txt:\d+: 'torch==2\.10\.0")
+
+
+def test_missing_wheel_locks_are_named(project):
+    for path in (project / "locks").glob("wheels-*.txt"):
+        path.unlink()
+    only_finding(project, r"locks: no wheel lock")
 
 
 def test_a_missing_size_is_named(project):

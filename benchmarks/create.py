@@ -1,0 +1,146 @@
+"""Create time by stage from a loopback mirror of generated packages, beside py-rattler's plain install in the same run.
+
+    python benchmarks/create.py [--packages 400] [--files 375] [--size 4000] [--repeat 3] [--work DIR]
+
+"plain" is what py-rattler does with the same records and server: download, extract, link. It proves a SHA-256 for each
+download, too, but links as it goes, compiles no bytecode and writes no receipt. The runs alternate, medians are shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
+
+import packages  # noqa: E402
+from channelserver import ChannelServer  # noqa: E402
+from rattler import install  # noqa: E402
+from rattler.package_streaming import PackageArchive  # noqa: E402
+from rattler.repo_data import PackageRecord, RepoDataRecord  # noqa: E402
+
+from cogvideo_sat_env.install import activation, receipt  # noqa: E402
+from cogvideo_sat_env.install.transaction import install_prefix  # noqa: E402
+from cogvideo_sat_env.lock.model import CondaArtefact  # noqa: E402
+from cogvideo_sat_env.paths import current_platform  # noqa: E402
+from cogvideo_sat_env.progress import Silent, human_bytes  # noqa: E402
+
+CHANNEL = "https://conda.example.org/conda-forge"
+NO_OP = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from cogvideo_sat_env.install.receipt import is_up_to_date
+sys.exit(0 if is_up_to_date(Path(sys.argv[2]), sys.argv[3]) else 1)
+"""
+
+
+def _serve(root: Path, port: multiprocessing.Queue) -> None:
+    server = ChannelServer(root)
+    port.put(server.url)
+    time.sleep(24 * 3600)
+
+
+async def _records(artefacts: Sequence[CondaArtefact], mirror: Path, url: str) -> list[RepoDataRecord]:
+    records = []
+    for a in artefacts:
+        archive = await PackageArchive.from_path(mirror / a.channel_path)
+        with tempfile.NamedTemporaryFile(suffix=".json") as index:
+            index.write((await archive.read_files(["info/index.json"]))["info/index.json"])
+            index.flush()
+            record = PackageRecord.from_index_json(Path(index.name), a.size, a.sha256, a.md5)
+        records.append(RepoDataRecord(record, a.file_name, f"{url}/{a.channel_path}", a.channel))
+    return records
+
+
+def _plain(records: list[RepoDataRecord], prefix: Path, cache: Path) -> float:
+    start = time.perf_counter()
+    asyncio.run(install(records, prefix, cache_dir=cache, show_progress=False, execute_link_scripts=False))
+    return time.perf_counter() - start
+
+
+def _measure(work: Path, count: int, files: int, size: int, repeat: int) -> None:
+    mirror = work / "mirror"
+    packages.make_many(mirror / "conda-forge", count - 1, files, size)
+    packages.make_host_python(mirror / "conda-forge", [])
+    artefacts = packages.artefacts(mirror / "conda-forge", CHANNEL)
+    total = sum(a.size or 0 for a in artefacts)
+    context = multiprocessing.get_context("spawn")
+    port = context.Queue()
+    server = context.Process(target=_serve, args=(mirror, port), daemon=True)
+    server.start()
+    url = port.get()
+    records = asyncio.run(_records(artefacts, mirror, url))
+    rows: dict[str, list[float]] = {}
+    linked = 0
+
+    def note(name: str, seconds: float) -> None:
+        rows.setdefault(name, []).append(seconds)
+
+    for turn in range(repeat):
+        here = work / f"turn{turn}"
+        for temperature in ("cold", "warm"):
+            prefix = here / f"ours-{temperature}"
+            arguments = {
+                "platform": current_platform(), "artefacts": artefacts, "pip_pins": [], "source": "mirror",
+                "locate": lambda a: f"{url}/{a.channel_path}", "receipt_facts": {}, "activation": activation.load(),
+                "variables": {}, "cache": here / "our-cache", "progress": Silent(),
+            }  # fmt: skip
+            start = time.perf_counter()
+            result = install_prefix(prefix, **arguments)
+            note(f"{temperature}: satenv, all", time.perf_counter() - start)
+            linked = result.files
+            for stage, seconds in result.stages.items():
+                if seconds >= 0.01:
+                    note(f"{temperature}:   {stage}", seconds)
+            seconds = _plain(records, here / f"plain-{temperature}", here / "plain-cache")
+            note(f"{temperature}: py-rattler plain", seconds)
+        start = time.perf_counter()
+        assert install_prefix(prefix, **arguments).status == "up-to-date"
+        note("no-op: in the process", time.perf_counter() - start)
+        fingerprint = receipt.read(prefix)["fingerprint"]
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", NO_OP, str(ROOT / "src"), str(prefix), fingerprint], check=True)
+        note("no-op: a process of its own", time.perf_counter() - start)
+        shutil.rmtree(here)
+    server.terminate()
+    print(f"{len(artefacts)} packages, {linked:,} files, {human_bytes(total)} compressed, {os.cpu_count()} cores")
+    print(f"{'what':<32}{'median s':>10}{'min s':>10}{'max s':>10}")
+    for name, seconds in rows.items():
+        print(f"{name:<32}{statistics.median(seconds):>10.2f}{min(seconds):>10.2f}{max(seconds):>10.2f}")
+    for temperature in ("cold", "warm"):
+        ours, plain = (
+            statistics.median(rows[f"{temperature}: {who}"]) for who in ("satenv, all", "py-rattler plain")
+        )
+        compiled = statistics.median(rows.get(f"{temperature}:   bytecode", [0.0]))
+        print(f"{temperature}: satenv / plain = {ours / plain:.2f}; without bytecode {(ours - compiled) / plain:.2f}")
+    print(json.dumps({name: round(statistics.median(seconds), 3) for name, seconds in rows.items()}))
+
+
+def main() -> None:
+    """Read the arguments, measure, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--packages", type=int, default=400)
+    parser.add_argument("--files", type=int, default=375, help="in each package")
+    parser.add_argument("--size", type=int, default=4000, help="bytes of each file")
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--work", type=Path, help="where to work (default: a temporary directory)")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=options.work) as folder:
+        _measure(Path(folder), options.packages, options.files, options.size, options.repeat)
+
+
+if __name__ == "__main__":
+    main()

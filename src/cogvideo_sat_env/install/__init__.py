@@ -1,0 +1,1 @@
+"""From a lock to a prefix: fetch and verify, link, pip stage, activation, receipt, rename."""

@@ -1,0 +1,110 @@
+"""What activating the environment sets, for every shell, with and without conda.
+
+The scripts are data files beside this module (activation/), the same for every prefix: in etc/conda/activate.d they are
+sourced by conda, mamba and micromamba, and by bin/activate-cogvideo-sat where there is none of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cogvideo_sat_env.errors import InputError, PrefixError
+
+SCRIPT_NAME = "cogvideo-sat-env"
+SHELLS = ("sh", "fish", "csh")
+SOURCED = "activate-cogvideo-sat"
+_FILES = Path(__file__).resolve().parent / "activation"
+
+
+@dataclass(frozen=True)
+class Activation:
+    """The activation files: path in the prefix -> content; `template` becomes bin/activate-cogvideo-sat."""
+
+    scripts: Mapping[str, bytes]
+    template: str
+
+    @property
+    def version(self) -> str:
+        """SHA-256 over the files: another one makes the environment out of date."""
+        digest = hashlib.sha256(self.template.encode("utf-8"))
+        for name, content in sorted(self.scripts.items()):
+            digest.update(name.encode("utf-8") + b"\0" + content + b"\0")
+        return digest.hexdigest()
+
+
+def load() -> Activation:
+    """Return the activation files that come with the program."""
+    scripts = {
+        f"etc/conda/{step}.d/{SCRIPT_NAME}.{shell}": (_FILES / f"{step}.{shell}").read_bytes()
+        for step in ("activate", "deactivate")
+        for shell in SHELLS
+    }
+    return Activation(scripts, (_FILES / SOURCED).read_text(encoding="utf-8"))
+
+
+def install(staging: Path, prefix: Path, activation: Activation, variables: Mapping[str, str]) -> list[str]:
+    """Write the activation files into `staging` for `prefix` and return their paths in it.
+
+    `variables` go where each way of activation reads them, once: conda-meta/state (conda, mamba, micromamba) and
+    bin/activate-cogvideo-sat (neither). Raises InputError for a name that no shell takes, PrefixError for a file of
+    another owner in the way.
+    """
+    for name in variables:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            raise InputError(f"{name!r} under 'variables' can't be the name of a variable", "mend environment.yml")
+    files = dict(activation.scripts)
+    files[f"bin/{SOURCED}"] = _fill(activation.template, prefix, variables).encode("utf-8")
+    if variables:
+        state = {"version": 1, "env_vars": dict(sorted(variables.items()))}
+        files["conda-meta/state"] = (json.dumps(state, indent=2) + "\n").encode("utf-8")
+    for name, content in files.items():
+        target = staging / name
+        if os.path.lexists(target):
+            if target.is_file() and target.read_bytes() == content:
+                continue  # the metapackage ships the same scripts
+            raise PrefixError(
+                f"a package of the lock ships {name}, with other content than this program's own",
+                "bring scripts/satenv and the cogvideo-sat-env package to the same version",
+            )
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+    (staging / "bin" / SOURCED).chmod(0o755)
+    return sorted(files)
+
+
+def _fill(template: str, prefix: Path, variables: Mapping[str, str]) -> str:
+    setting, restoring = [], []
+    for name, value in sorted(variables.items()):
+        old = f"_COGVIDEO_SAT_OLD_{name}"
+        setting += [
+            f'if [ -n "${{{name}+x}}" ]; then {old}="${{{name}}}"; fi',
+            f"export {name}={shlex.quote(value)}",
+        ]
+        restoring += [
+            f'    if [ -n "${{{old}+x}}" ]; then',
+            f'        export {name}="${{{old}}}"',
+            f"        unset {old}",
+            "    else",
+            f"        unset {name}",
+            "    fi",
+        ]
+    filled = template.replace("    @RESTORE@\n", "".join(f"{line}\n" for line in restoring))
+    filled = filled.replace("@SET@\n", "".join(f"{line}\n" for line in setting))
+    return filled.replace("@PREFIX@", shlex.quote(str(prefix)))
+
+
+def activation_command(prefix: Path) -> str:
+    """Return the lines that tell a user how to activate `prefix`: without conda, and with it."""
+    quoted = shlex.quote(str(prefix))
+    return (
+        f". {shlex.quote(str(prefix / 'bin' / SOURCED))}\n"
+        f"  (sh, bash, zsh; undo with: deactivate) or, with conda, mamba or micromamba:\n"
+        f"conda activate {quoted}"
+    )

@@ -1,0 +1,93 @@
+"""Links packages with rattler, in a process of its own: run by link.py, never imported by it.
+
+A job as one JSON line on standard input; events as JSON lines on standard output. It ends when its input closes, so it
+never outlives the process that started it. A process of its own because rattler's threads go on for a moment after an
+error and can abort a Python that is shutting down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+from rattler import install
+from rattler.package_cache import PackageCache, ValidationMode
+from rattler.platform import Subdir
+from rattler.repo_data import PackageRecord, RepoDataRecord
+
+
+def _tell(event: str, **facts: object) -> None:
+    sys.stdout.write(json.dumps({"event": event, **facts}) + "\n")
+    sys.stdout.flush()
+
+
+class _Reporter:
+    """Sends one event for each package that is linked. Methods that aren't needed answer any call."""
+
+    def __init__(self) -> None:
+        self._names: dict[int, str] = {}
+
+    def on_link_start(self, operation: int, package_name: str) -> int:
+        self._names[operation] = package_name
+        return operation
+
+    def on_link_complete(self, index: int) -> None:
+        _tell("linked", name=self._names.get(index, ""))
+
+    def __getattr__(self, name: str) -> object:
+        if name.startswith("on_"):
+            return lambda *_: 0
+        raise AttributeError(name)
+
+
+def _record(package: dict, scratch: Path) -> RepoDataRecord:
+    index = scratch / "index.json"
+    index.write_text(package["index_json"], encoding="utf-8")
+    record = PackageRecord.from_index_json(index, package["size"], package["sha256"], package["md5"] or None)
+    return RepoDataRecord(record, package["file_name"], Path(package["path"]).as_uri(), package["channel"])
+
+
+async def _link(job: dict) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        records = [_record(package, Path(scratch)) for package in job["packages"]]
+    await install(
+        records,
+        job["staging"],
+        installed_packages=[],
+        platform=Subdir(job["platform"]),
+        execute_link_scripts=False,
+        show_progress=False,
+        reporter=_Reporter(),
+        alternative_target_prefix=job["prefix"],
+        # hashes of the extracted files are compared with the package's own list: a poisoned cache is extracted anew
+        package_cache=PackageCache.new_layered([job["package_cache"]], validation_mode=ValidationMode.full()),
+    )
+
+
+def _end_with_parent() -> None:
+    sys.stdin.read()
+    os._exit(3)
+
+
+def main() -> None:
+    """Read the job, link, tell how it went."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides: it ends this process when it is interrupted
+    job = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        asyncio.run(_link(job))
+    except Exception as error:  # any class that rattler has: the text crosses to the parent, which raises
+        _tell("error", kind=type(error).__name__, text=str(error))
+        os._exit(1)
+    _tell("done")
+    os._exit(0)  # at once: see above
+
+
+if __name__ == "__main__":
+    main()

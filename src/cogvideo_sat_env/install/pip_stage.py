@@ -1,0 +1,297 @@
+"""The pip pins: fetched by hash from the site's configured index, built where need be, laid out file by file.
+
+The prefix's own pip asks the index (its configuration, credentials and proxies are the user's) and its own setuptools
+builds what comes as source. PyPI's `installer` lays out the wheels, and never over a file that is there already.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from installer import install
+from installer.destinations import SchemeDictionaryDestination
+from installer.exceptions import InstallerError
+from installer.records import RecordEntry
+from installer.sources import WheelFile
+from installer.utils import Scheme, parse_metadata_file
+from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
+
+from cogvideo_sat_env.errors import PrefixError, SatenvError, SourceError, VerificationError
+from cogvideo_sat_env.install import space
+from cogvideo_sat_env.install.bytecode import compile_files
+from cogvideo_sat_env.install.fetch import artefact_path, redact
+from cogvideo_sat_env.install.hashing import describe, sha256_file
+from cogvideo_sat_env.install.prefixpython import PrefixPython
+from cogvideo_sat_env.lock.model import PipPin
+from cogvideo_sat_env.progress import Progress
+
+INSTALLER = b"satenv\n"
+_QUIET = ("--disable-pip-version-check", "--no-input", "--progress-bar", "off")
+
+
+def fetch_pins(
+    python: PrefixPython, pins: Sequence[PipPin], cache: Path, progress: Progress, find_links: Sequence[str] = ()
+) -> dict[str, Path]:
+    """Bring the file of every pin into `cache`, its SHA-256 proven, and return the paths by SHA-256.
+
+    With `find_links` (folders or pages of a wheelhouse) only those are asked, not the index.
+    Raises SourceError (the index lacks a file or can't be reached), VerificationError (wrong bytes).
+    """
+    paths = {pin.sha256: artefact_path(cache, pin.sha256, pin.file_name) for pin in pins}
+    missing = [pin for pin in pins if not _in_cache(paths[pin.sha256], pin, progress)]
+    if missing:
+        with space.watch(cache, "the pip packages"):
+            cache.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=cache, prefix="pip-") as scratch:
+                _download(python, missing, Path(scratch), progress, find_links)
+                for pin in missing:
+                    _keep(pin, Path(scratch), paths[pin.sha256])
+    return paths
+
+
+def _in_cache(path: Path, pin: PipPin, progress: Progress) -> bool:
+    if not path.is_file():
+        return False
+    if sha256_file(path) == pin.sha256:
+        return True
+    progress.say(f"cache: {path.name} was damaged; it is fetched again")
+    path.unlink()
+    return False
+
+
+def _download(
+    python: PrefixPython, pins: Sequence[PipPin], folder: Path, progress: Progress, find_links: Sequence[str]
+) -> None:
+    pip = python.run(["-m", "pip", "--version"])
+    if pip.returncode != 0:
+        raise PrefixError(
+            f"the environment's Python has no pip, but {len(pins)} packages come from the package index",
+            "add pip to environment.yml and make the lock again: scripts/satenv lock",
+        )
+    where = ["--no-index", *(f"--find-links={link}" for link in find_links)] if find_links else []
+    with progress.task("Fetching the pip packages", len(pins), "packages") as task:
+        for pin in pins:
+            task.note(pin.name)
+            requirements = folder / "pins.txt"
+            requirements.write_text(f"{pin.requirement()}\n", encoding="utf-8")
+            # --no-cache-dir: pip could hand out a wheel that it once built in another environment
+            child = python.run(
+                # -vv: pip tells only then why an index could not be asked
+                ["-m", "pip", "download", "-vv", *_QUIET, "--no-cache-dir", "--no-deps", "--require-hashes",
+                 "--no-build-isolation", "-d", str(folder), "-r", str(requirements), *where]
+            )  # fmt: skip
+            if child.returncode != 0:
+                raise _pip_error(pin, child.stdout + child.stderr)
+            task.advance(1)
+
+
+def _keep(pin: PipPin, folder: Path, target: Path) -> None:
+    name = canonicalize_name(pin.name)
+    files = [path for path in sorted(folder.iterdir()) if path.name != "pins.txt"]
+    match = next((path for path in files if path.name == pin.file_name), None)
+    if match is None or sha256_file(match) != pin.sha256:
+        match = next((path for path in files if sha256_file(path) == pin.sha256), None)
+    if match is None:
+        found = ", ".join(p.name for p in files if canonicalize_name(p.name).startswith(name)) or "nothing"
+        raise VerificationError(
+            f"{pin.file_name}: expected SHA-256 {pin.sha256}; the package index gave {found}", "make the lock again"
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    match.replace(target)
+
+
+_HASHES = re.compile(r"Expected (?:or )?sha256 ([0-9a-f]{64}).*?Got\s+([0-9a-f]{64})", re.DOTALL)
+_UNREACHABLE = (
+    "NewConnectionError", "ConnectTimeout", "ReadTimeout", "Max retries exceeded", "NameResolutionError",
+    "Failed to establish a new connection", "connection broken", "ConnectionResetError", "SSLError",
+    ": connection error:", "There was a problem confirming the ssl certificate",
+)  # fmt: skip
+
+
+def _pip_error(pin: PipPin, said: str) -> SatenvError:
+    hashes = _HASHES.search(said)
+    if hashes:
+        return VerificationError(
+            f"{pin.file_name} from the package index: expected SHA-256 {hashes[1]}, found {hashes[2]}",
+            "the index (or a proxy on the way) serves other bytes than were locked: try another index (PIP_INDEX_URL), "
+            "and tell whoever keeps it",
+        )
+    if "subprocess-exited-with-error" in said or "metadata-generation-failed" in said:
+        return SatenvError(
+            f"{pin.file_name} can't be built: {_last_words(said)}",
+            "what the build needs must be in environment.yml; the environment's own compiler and setuptools are used",
+        )
+    refused = re.search(r"too many (\d+) error responses", said)
+    if refused:
+        return SourceError(
+            f"the package index answers {refused[1]} again and again for {pin.file_name}",
+            "run it again later (what is complete is kept), or use another index (PIP_INDEX_URL)",
+        )
+    if any(mark in said for mark in _UNREACHABLE):
+        why = re.search(r"connection error: (.*?)(?: - skipping)?$", said, re.MULTILINE)
+        return SourceError(
+            f"the package index can't be reached for {pin.name}=={pin.version}: "
+            f"{redact(why[1])[:400] if why else _last_words(said)}",
+            "check the network and pip's configuration (`pip config list`, PIP_INDEX_URL, proxies)",
+        )
+    status = re.search(r"\b(?!404)([45]\d\d) (?:Client|Server) Error[^\n]*", said)
+    if status:
+        return SourceError(
+            f"the package index answers for {pin.file_name}: {redact(status[0])}",
+            "check pip's configuration and credentials (`pip config list`), or use another index",
+        )
+    if "No matching distribution found" in said or "404 Client Error" in said:
+        return SourceError(
+            f"the package index has no usable file for {pin.name}=={pin.version} ({pin.file_name})",
+            "ask a complete index (PIP_INDEX_URL), add the file to the wheelhouse, or make the lock again",
+        )
+    if "incomplete-download" in said or "IncompleteRead" in said:
+        return VerificationError(f"{pin.file_name}: truncated download: {_last_words(said)}", "run it again")
+    return SatenvError(
+        f"pip can't provide {pin.name}=={pin.version}: {_last_words(said)}",
+        "see pip's own documentation of that message; pip's configuration is shown by `pip config list`",
+    )
+
+
+def _last_words(said: str) -> str:
+    lines = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith("WARNING: You are")]
+    errors = [line for line in lines if line.startswith(("ERROR", "error"))] or lines
+    return redact(" / ".join(errors[-3:]))[-600:]
+
+
+def build_wheels(
+    python: PrefixPython, pins: Sequence[PipPin], files: Mapping[str, Path], folder: Path, progress: Progress
+) -> dict[str, Path]:
+    """Return a wheel for every pin by SHA-256 of the pin: its own file, or one built in `folder` from its source.
+
+    Builds use the prefix's own Python, setuptools and compiler, without isolation and without the index.
+    Raises SatenvError with the build's last words.
+    """
+    wheels = {}
+    for pin in pins:
+        source = files[pin.sha256]
+        if source.suffix == ".whl":
+            wheels[pin.sha256] = source
+            continue
+        out = folder / pin.sha256
+        with progress.task(f"Building {pin.name} {pin.version} from source", None, "packages"):
+            child = python.run(
+                ["-m", "pip", "wheel", *_QUIET, "--no-cache-dir", "--no-deps", "--no-index", "--no-build-isolation",
+                 "-w", str(out), str(source)],
+                cwd=folder,
+            )  # fmt: skip
+        built = sorted(out.glob("*.whl")) if out.is_dir() else []
+        if child.returncode != 0 or len(built) != 1:
+            raise SatenvError(
+                f"{source.name} can't be built: {_last_words(child.stdout + child.stderr)}",
+                "what the build needs must be in environment.yml; its full output: "
+                f"{python.executable.name} -m pip wheel --no-build-isolation --no-deps {source}",
+            )
+        wheels[pin.sha256] = built[0]
+    return wheels
+
+
+@dataclass(frozen=True)
+class LaidOut:
+    """Files that the pip stage made: path in the prefix -> size and SHA-256, and the count of distributions."""
+
+    manifest: dict[str, dict[str, object]]
+    distributions: int
+
+
+def lay_out(
+    python: PrefixPython, pins: Sequence[PipPin], wheels: Mapping[str, Path], prefix: Path, progress: Progress
+) -> LaidOut:
+    """Lay out the wheels into the staged prefix of `python`, with scripts that start `prefix`/bin/python.
+
+    Raises PrefixError when a wheel would overwrite a file (naming both owners), VerificationError for a broken wheel.
+    """
+    root = python.root
+    owners: dict[str, str] = {}
+    sources: list[str] = []
+    with progress.task("Laying out the pip packages", len(pins), "packages") as task:
+        for pin in pins:
+            task.note(pin.name)
+            written = _lay_out_one(python, pin, wheels[pin.sha256], prefix, owners)
+            owners |= dict.fromkeys(written, f"{pin.name} {pin.version} (pip)")
+            sources += [name for name in written if name.endswith(".py")]
+            task.advance(1)
+    compiled = compile_files(python, sources, prefix, progress)
+    names = sorted({*owners, *compiled.values()})
+    return LaidOut({name: describe(root / name) for name in names}, len(pins))
+
+
+class _Destination(SchemeDictionaryDestination):
+    """Writes below the prefix only, never over anything, and remembers what it wrote (relative to the prefix)."""
+
+    root: Path
+    written: list[str]
+
+    def write_to_fs(self, scheme: Scheme, path: str, stream: BinaryIO, is_executable: bool) -> RecordEntry:
+        target = self._path_with_destdir(scheme, path)
+        root = self.root
+        if not Path(os.path.realpath(target.parent)).is_relative_to(os.path.realpath(root)):
+            raise ValueError(f"{path} leads out of the prefix")
+        if os.path.lexists(target):  # `exists` would follow a dangling link of a conda package and write through it
+            raise FileExistsError(os.path.relpath(target, root))
+        entry = super().write_to_fs(scheme, path, stream, is_executable)
+        self.written.append(os.path.relpath(target, root))
+        return entry
+
+
+def _lay_out_one(
+    python: PrefixPython, pin: PipPin, wheel: Path, prefix: Path, owners: Mapping[str, str]
+) -> list[str]:
+    root = python.root
+    site = {name: str(root / python.paths[name]) for name in ("purelib", "platlib")}
+    scheme = site | {
+        "scripts": str(root / "bin"),
+        "data": str(root),
+        "headers": str(root / "include" / f"python{python.version}" / pin.name),
+    }
+    destination = _Destination(scheme, interpreter=str(prefix / "bin" / "python"), script_kind="posix")
+    destination.root, destination.written = root, []
+    try:
+        with WheelFile.open(wheel) as source:
+            metadata = parse_metadata_file(source.read_dist_info("METADATA"))
+            _require_same(pin, str(metadata["Name"]), str(metadata["Version"]), wheel)
+            install(source, destination, {"INSTALLER": INSTALLER})
+    except FileExistsError as error:
+        name = str(error)
+        raise PrefixError(
+            f"{pin.name} {pin.version} (pip) would overwrite {name}, which belongs to "
+            f"{owners.get(name) or _conda_owner(root, name)}",
+            "take the package from one of the two only: mend environment.yml and make the lock again",
+        ) from error
+    except (InstallerError, ValueError, KeyError, shutil.Error) as error:
+        raise VerificationError(f"{wheel}: is no proper wheel: {error}", "lock another version of it") from error
+    return destination.written
+
+
+def _require_same(pin: PipPin, name: str, version: str, wheel: Path) -> None:
+    try:
+        same = canonicalize_name(name) == canonicalize_name(pin.name) and Version(version) == Version(pin.version)
+    except InvalidVersion:
+        same = version == pin.version
+    if not same:
+        raise VerificationError(
+            f"{wheel}: expected {pin.name} {pin.version}, found {name} {version}", "make the lock again"
+        )
+
+
+def _conda_owner(root: Path, name: str) -> str:
+    for path in sorted((root / "conda-meta").glob("*.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if name in record["files"]:
+            return f"{record['name']} {record['version']} (conda)"
+    return "the environment itself"
+

@@ -1,0 +1,216 @@
+"""Killed, interrupted, twice at once: the prefix is complete or absent, and the next run finishes the work."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cogvideo_sat_env.errors import PrefixError
+from cogvideo_sat_env.install import receipt, staging
+from cogvideo_sat_env.install.prefixlock import prefix_lock
+
+from .conftest import Recorder, Site
+
+TESTS = Path(__file__).resolve().parents[1]
+
+# A run of its own process: argv = prefix, cache, mirror folder, server URL, "replace" or "", names left out
+RUN = f"""
+import sys
+sys.path[:0] = [{str(TESTS)!r}, {str(TESTS.parent / "src")!r}]
+from pathlib import Path
+import packages
+from cogvideo_sat_env.install import activation
+from cogvideo_sat_env.install.transaction import install_prefix
+from cogvideo_sat_env.paths import current_platform
+from cogvideo_sat_env.progress import Plain
+prefix, cache, mirror, url, replace, without = sys.argv[1:]
+artefacts = [a for a in packages.artefacts(Path(mirror) / "conda-forge", "https://conda.example.org/conda-forge")
+             if a.name != without]
+print("started", flush=True)
+result = install_prefix(
+    Path(prefix), platform=current_platform(), artefacts=artefacts, pip_pins=[],
+    locate=lambda a: f"{{url}}/{{a.channel_path}}", source="mirror", receipt_facts={{}},
+    activation=activation.load(), variables={{}}, cache=Path(cache), progress=Plain(), replace=bool(replace),
+)
+print(result.status, flush=True)
+"""
+
+
+def start(site: Site, sample: Path, prefix: Path, replace: bool = False, without: str = "-") -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", RUN, prefix, site.cache, sample, site.server.url, "1" if replace else "", without]
+    child = subprocess.Popen(
+        [str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert child.stdout.readline() == "started\n", child.stderr.read()
+    return child
+
+
+def complete(prefix: Path) -> bool:
+    found = receipt.read(prefix)
+    if found is None or receipt.missing(prefix, found):
+        return False
+    records = [json.loads(path.read_text()) for path in (prefix / "conda-meta").glob("*.json")]
+    return all((prefix / name).exists() for record in records for name in record["files"])
+
+
+def duration(site: Site, sample: Path, prefix: Path, **options: object) -> float:
+    """Return the seconds from the moment that `start` returns; the second run's, whose cache is warm as in the test."""
+    start(site, sample, prefix.with_name("warm-up"), **options).wait(timeout=60)
+    child = start(site, sample, prefix, **options)
+    began = time.monotonic()
+    assert child.wait(timeout=60) == 0, child.stderr.read()
+    return time.monotonic() - began
+
+
+def test_sigkill_at_many_moments_leaves_all_or_nothing_and_a_rerun_completes(site: Site, sample: Path) -> None:
+    whole = duration(site, sample, site.home / "measure")
+    moments = random.Random(5)
+    killed = 0
+    for number in range(10):
+        prefix = site.home / f"env{number}"
+        child = start(site, sample, prefix)
+        time.sleep(moments.uniform(0.0, whole * 0.9))
+        child.kill()
+        child.wait()
+        killed += child.returncode == -signal.SIGKILL
+        assert not prefix.exists() or complete(prefix)
+        assert site.install(prefix, variables={}).status in ("created", "up-to-date") and complete(prefix)
+        assert site.leftovers() == []
+    assert killed >= 3  # else the moments prove nothing
+
+
+def test_sigkill_while_replacing_leaves_the_old_or_the_new(site: Site, sample: Path) -> None:
+    prefix = site.home / "env"
+    site.install(prefix, variables={})
+    old = receipt.read(prefix)["fingerprint"]
+    whole = duration(site, sample, site.home / "measure", without="data")
+    moments = random.Random(7)
+    for _ in range(6):
+        child = start(site, sample, prefix, replace=True, without="data")
+        time.sleep(moments.uniform(whole * 0.3, whole))
+        child.kill()
+        child.wait()
+        if not prefix.exists():  # between two renames: recovered by the next run
+            assert len(staging.siblings(prefix, staging.OLD)) == 1
+            staging.recover(prefix, site.progress)
+        assert complete(prefix)
+        if receipt.read(prefix)["fingerprint"] != old:
+            site.install(prefix, variables={}, replace=True)
+    site.install(prefix, variables={})
+    assert complete(prefix) and site.leftovers() == []
+
+
+@pytest.mark.parametrize("moment", ["before", "between", "after"])
+def test_a_kill_at_each_rename_is_recovered(site: Site, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    prefix = site.home / "env"
+    site.install(prefix)
+    old = receipt.read(prefix)["fingerprint"]
+    staged = staging.make(prefix)
+    (staged / "half").write_text("x")
+    if moment == "between":
+        prefix.rename(prefix.with_name(".env.satenv-old-0123"))
+    if moment == "after":
+        whole = prefix.with_name(".env.satenv-trash-0123")
+        whole.mkdir()
+        (whole / "half-deleted").write_text("x")
+    assert site.install(prefix).status == "up-to-date" and site.leftovers() == []
+    fewer = [a for a in site.artefacts if a.name != "data"]
+    assert receipt.read(prefix)["fingerprint"] == old and complete(prefix)
+    assert site.install(prefix, artefacts=fewer, replace=True).status == "replaced"
+    assert complete(prefix) and site.leftovers() == []
+
+
+def test_sigint_cleans_up_and_ends_as_interrupted(site: Site, sample: Path) -> None:
+    site.server.fail("prefixed-1.0-h0_0.conda", "slow", seconds=20)
+    prefix = site.home / "env"
+    child = start(site, sample, prefix)
+    deadline = time.monotonic() + 20
+    while "/conda-forge/linux-64/prefixed-1.0-h0_0.conda" not in site.server.requests and time.monotonic() < deadline:
+        time.sleep(0.05)
+    child.send_signal(signal.SIGINT)
+    _, said = child.communicate(timeout=15)
+    assert child.returncode in (-signal.SIGINT, 130) and "KeyboardInterrupt" in said
+    assert not prefix.exists() and site.leftovers() == [] and not list(site.cache.rglob("*.partial"))
+
+
+def test_sigint_after_linking_removes_what_was_staged(site: Site) -> None:
+    def interrupt(staged: Path, final: Path) -> None:
+        assert (staged / "conda-meta").is_dir()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        site.install(site.home / "env", finish=interrupt)
+    assert not (site.home / "env").exists() and site.leftovers() == []
+
+
+def test_a_failure_while_replacing_leaves_the_old_one_untouched(site: Site) -> None:
+    prefix = site.home / "env"
+    site.install(prefix)
+    before = {path: path.lstat().st_mtime_ns for path in prefix.rglob("*")}
+
+    def fail(staged: Path, final: Path) -> None:
+        raise PrefixError("no", None)
+
+    with pytest.raises(PrefixError, match="^no$"):
+        site.install(prefix, artefacts=site.artefacts[:1], replace=True, finish=fail)
+    assert {path: path.lstat().st_mtime_ns for path in prefix.rglob("*")} == before and site.leftovers() == []
+
+
+def test_two_runs_at_once_make_one_environment(site: Site, sample: Path) -> None:
+    prefix = site.home / "env"
+    children = [start(site, sample, prefix) for _ in range(3)]
+    said = [child.communicate(timeout=120) for child in children]
+    assert [child.returncode for child in children] == [0, 0, 0], said
+    assert sorted(out.strip() for out, _ in said) == ["created", "up-to-date", "up-to-date"]
+    assert any("waiting for process" in err for _, err in said)
+    assert complete(prefix) and site.leftovers() == []
+
+
+def test_runs_at_once_for_other_prefixes_share_the_cache(site: Site, sample: Path) -> None:
+    prefixes = [site.home / f"env{number}" for number in range(4)]
+    children = [start(site, sample, prefix) for prefix in prefixes]
+    said = [child.communicate(timeout=120) for child in children]
+    assert [out.strip() for out, _ in said] == ["created"] * 4, said
+    assert all(complete(prefix) for prefix in prefixes) and site.leftovers() == []
+
+
+def test_a_busy_prefix_names_its_holder_when_the_wait_is_over(site: Site) -> None:
+    prefix = site.home / "env"
+    code = (
+        f"import sys, time; sys.path.insert(0, {str(TESTS.parent / 'src')!r})\n"
+        "from pathlib import Path\n"
+        "from cogvideo_sat_env.install.prefixlock import prefix_lock\n"
+        "from cogvideo_sat_env.progress import Silent\n"
+        "with prefix_lock(Path(sys.argv[1]), Silent()):\n"
+        "    print('held', flush=True); time.sleep(60)\n"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code, str(prefix)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(PrefixError, match=f"by process {holder.pid} on {os.uname().nodename}"):
+            site.install(prefix, lock_timeout=0.5)
+    finally:
+        holder.kill()
+        holder.wait()
+    with prefix_lock(prefix, Recorder(), timeout=5):  # released by the kernel with its holder
+        pass
+
+
+def test_the_linking_process_ends_with_its_parent(site: Site, sample: Path) -> None:
+    from cogvideo_sat_env.install import link_worker
+
+    worker = Path(link_worker.__file__)
+    child = subprocess.Popen([sys.executable, "-I", str(worker)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    job = {"packages": [], "staging": str(site.home / "s"), "prefix": str(site.home / "p"), "platform": "linux-64"}
+    child.stdin.write(json.dumps(job).encode()[:-1])  # no end of line: it waits
+    child.stdin.close()
+    assert child.wait(timeout=20) != 0
+    child.stdout.close()
