@@ -25,12 +25,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
 
-import packages  # noqa: E402
-from channelserver import ChannelServer  # noqa: E402
 from rattler import install  # noqa: E402
 from rattler.package_streaming import PackageArchive  # noqa: E402
 from rattler.repo_data import PackageRecord, RepoDataRecord  # noqa: E402
 
+import packages  # noqa: E402
+from channelserver import ChannelServer  # noqa: E402
 from cogvideo_sat_env.install import activation, receipt  # noqa: E402
 from cogvideo_sat_env.install.transaction import install_prefix  # noqa: E402
 from cogvideo_sat_env.lock.model import CondaArtefact  # noqa: E402

@@ -110,7 +110,7 @@ def _edit_info(archive: Path, placeholders: Mapping[str, str], entry_points: Seq
         members = {name: old.read(name) for name in old.namelist()}
     info = next(name for name in members if name.startswith("info-"))
     with zstandard.ZstdDecompressor().stream_reader(members[info]) as stream:
-        tar = tarfile.open(fileobj=io.BytesIO(stream.read()))
+        tar = tarfile.open(fileobj=io.BytesIO(stream.read()))  # noqa: SIM115 - in memory
     files = {member.name: tar.extractfile(member).read() for member in tar.getmembers()}
     paths = json.loads(files["info/paths.json"])
     for entry in paths["paths"]:
@@ -181,7 +181,7 @@ def artefact(archive: Path, channel_url: str) -> CondaArtefact:
 
 def artefacts(channel: Path, channel_url: str) -> list[CondaArtefact]:
     """Return the lock entries of every archive of the channel, sorted by name."""
-    archives = [path for path in channel.glob("*/*.conda")]
+    archives = list(channel.glob("*/*.conda"))
     return sorted((artefact(path, channel_url) for path in archives), key=lambda a: (a.name, a.version))
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 
 import click
@@ -199,21 +201,39 @@ def main() -> None:
     """Run the command line; every error of ours becomes one message and its exit code."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # clean up as on Ctrl-C when a batch system ends us
     try:
+        code = _run()
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BrokenPipeError:
+        pass  # the reader of a pipe has seen enough
+    # py-rattler 0.28 can crash while the interpreter shuts down, which would change the exit code
+    os._exit(code)
+
+
+def _run() -> int:
+    try:
         cli.main(prog_name="satenv", standalone_mode=False)
     except SatenvError as error:
         _report(error)
-        sys.exit(error.exit_code)
+        return error.exit_code
     except click.exceptions.Exit as error:
-        sys.exit(error.exit_code)
+        return error.exit_code
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("satenv: interrupted", err=True)
-        sys.exit(130)
+        return 130
     except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)
+        return 0
+    except Exception:  # a fault of ours: the trace is what a report needs
+        traceback.print_exc()
+        click.echo("satenv: this is a fault of the program; please report it with the lines above", err=True)
+        return 70
+    return 0
 
 
 def _report(error: SatenvError) -> None:

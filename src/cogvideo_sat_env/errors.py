@@ -63,5 +63,6 @@ EXIT_CODES = {
     PrefixError.exit_code: "the prefix can't be used (foreign, not writable, busy, no space)",
     SolveError.exit_code: "the specs can't be satisfied",
     MissingToolError.exit_code: "a needed program is missing",
+    70: "a fault of this program itself",
     130: "interrupted",
 }

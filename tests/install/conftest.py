@@ -19,7 +19,6 @@ for folder in (ROOT / "src", ROOT / "tests"):
 
 import channelserver  # noqa: E402
 import packages  # noqa: E402
-
 from cogvideo_sat_env.install import activation  # noqa: E402
 from cogvideo_sat_env.install.transaction import InstallResult, install_prefix  # noqa: E402
 from cogvideo_sat_env.lock.model import CondaArtefact, PipPin  # noqa: E402

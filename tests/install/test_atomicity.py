@@ -63,10 +63,11 @@ def complete(prefix: Path) -> bool:
 
 def duration(site: Site, sample: Path, prefix: Path, **options: object) -> float:
     """Return the seconds from the moment that `start` returns; the second run's, whose cache is warm as in the test."""
-    start(site, sample, prefix.with_name("warm-up"), **options).wait(timeout=60)
+    start(site, sample, prefix.with_name("warm-up"), **options).communicate(timeout=60)
     child = start(site, sample, prefix, **options)
     began = time.monotonic()
-    assert child.wait(timeout=60) == 0, child.stderr.read()
+    _, said = child.communicate(timeout=60)
+    assert child.returncode == 0, said
     return time.monotonic() - began
 
 
@@ -79,7 +80,7 @@ def test_sigkill_at_many_moments_leaves_all_or_nothing_and_a_rerun_completes(sit
         child = start(site, sample, prefix)
         time.sleep(moments.uniform(0.0, whole * 0.9))
         child.kill()
-        child.wait()
+        child.communicate()
         killed += child.returncode == -signal.SIGKILL
         assert not prefix.exists() or complete(prefix)
         assert site.install(prefix, variables={}).status in ("created", "up-to-date") and complete(prefix)
@@ -97,7 +98,7 @@ def test_sigkill_while_replacing_leaves_the_old_or_the_new(site: Site, sample: P
         child = start(site, sample, prefix, replace=True, without="data")
         time.sleep(moments.uniform(whole * 0.3, whole))
         child.kill()
-        child.wait()
+        child.communicate()
         if not prefix.exists():  # between two renames: recovered by the next run
             assert len(staging.siblings(prefix, staging.OLD)) == 1
             staging.recover(prefix, site.progress)

@@ -8,9 +8,9 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
-import packages
 import pytest
 
+import packages
 from cogvideo_sat_env.errors import InputError, PrefixError
 from cogvideo_sat_env.install import receipt
 from cogvideo_sat_env.paths import current_platform

@@ -10,10 +10,10 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import channelserver
-import packages
 import pytest
 
+import channelserver
+import packages
 from cogvideo_sat_env.errors import PrefixError, SatenvError, SourceError, VerificationError
 from cogvideo_sat_env.install import receipt
 from cogvideo_sat_env.lock.model import PipPin
@@ -138,7 +138,7 @@ def test_another_file_of_the_same_version_is_refused(index: tuple[Site, dict[str
 
 
 def test_an_index_without_the_file_is_named(index: tuple[Site, dict[str, PipPin]]) -> None:
-    site, pins = index
+    site, _pins = index
     with pytest.raises(SourceError, match="no usable file for absent==1.0"):
         site.install(site.home / "env", [PipPin("absent", "1.0", "1" * 64, "absent-1.0-py3-none-any.whl")])
     assert not (site.home / "env").exists() and site.leftovers() == []

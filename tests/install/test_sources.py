@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import packages
 import pytest
 
+import packages
 from cogvideo_sat_env.errors import PrefixError, SourceError, VerificationError
 from cogvideo_sat_env.install import fetch, space
 from cogvideo_sat_env.paths import current_platform

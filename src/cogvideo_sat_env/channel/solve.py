@@ -149,6 +149,8 @@ def main() -> None:
     except Exception as error:  # whatever the engine raises is the reason that the user needs to see
         answer = {"error": str(error).strip() or type(error).__name__}
     json.dump(answer, sys.stdout)
+    sys.stdout.flush()
+    os._exit(0)  # py-rattler 0.28 can crash while the interpreter shuts down
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from pathlib import Path
 from cogvideo_sat_env.errors import PrefixError, SatenvError, VerificationError
 from cogvideo_sat_env.install import space
 from cogvideo_sat_env.install.archive import Archive
+from cogvideo_sat_env.install.staging import held_fds
 from cogvideo_sat_env.progress import Progress
 
 _WORKER = Path(__file__).with_name("link_worker.py")
@@ -72,6 +73,7 @@ def link(
         child = subprocess.Popen(
             [sys.executable, "-I", str(_WORKER)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True, encoding="utf-8",
+            pass_fds=held_fds(),
         )  # fmt: skip
         last = {"event": "none"}
         try:

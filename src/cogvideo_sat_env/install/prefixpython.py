@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cogvideo_sat_env.errors import InputError, SatenvError
+from cogvideo_sat_env.install.staging import held_fds
 
 _LAYOUT = (
     "import json, sys, sysconfig; "
@@ -34,7 +35,8 @@ class PrefixPython:
         """Run it in isolated mode with captured text output; the caller judges the return code."""
         return subprocess.run(
             [str(self.executable), "-I", *arguments], env=clean_environment(self.root),
-            capture_output=True, text=True, check=False, encoding="utf-8", errors="replace", **options,
+            capture_output=True, text=True, check=False, encoding="utf-8", errors="replace",
+            pass_fds=held_fds(), **options,
         )  # fmt: skip
 
 

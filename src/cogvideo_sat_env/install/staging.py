@@ -8,7 +8,9 @@ Siblings of PREFIX/NAME, all on its file system:
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import os
 import secrets
 import shutil
@@ -19,6 +21,8 @@ from cogvideo_sat_env.errors import PrefixError
 from cogvideo_sat_env.progress import Progress
 
 NEW, OLD, TRASH = "new", "old", "trash"
+WRITERS_SECONDS = 30  # that the children of a killed run may take to notice
+_held: dict[Path, int] = {}  # open staging directories of this process, locked
 
 
 def siblings(prefix: Path, kind: str) -> list[Path]:
@@ -37,11 +41,45 @@ def make(prefix: Path) -> Path:
     path = _sibling(prefix, NEW)
     try:
         path.mkdir()
+        _held[path] = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        with contextlib.suppress(OSError):  # a file system without locks on directories
+            fcntl.flock(_held[path], fcntl.LOCK_EX)
     except OSError as error:
         raise PrefixError(
             f"{prefix.parent}: {error.strerror}; nothing can be made there", "choose another prefix with -p"
         ) from error
     return path
+
+
+def held_fds() -> tuple[int, ...]:
+    """Return descriptors for child processes that write into a staging directory: a child keeps its lock alive."""
+    return tuple(_held.values())
+
+
+def _release(path: Path) -> None:
+    descriptor = _held.pop(path, None)
+    if descriptor is not None:
+        os.close(descriptor)
+
+
+def _await_writers(path: Path) -> None:
+    """Wait until the children of a killed run have ended: they would write into what is being deleted."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return
+    try:
+        until = time.monotonic() + WRITERS_SECONDS
+        while time.monotonic() < until:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                time.sleep(0.05)
+            except OSError:  # a file system without locks on directories
+                return
+    finally:
+        os.close(descriptor)
 
 
 def recover(prefix: Path, progress: Progress) -> None:
@@ -54,11 +92,14 @@ def recover(prefix: Path, progress: Progress) -> None:
             old.rename(prefix)
     for left in [*siblings(prefix, NEW), *siblings(prefix, TRASH)]:
         progress.say(f"{prefix}: removing what an earlier run left in {left.name}")
+        _release(left)  # of this process: under the prefix's lock it is no longer in use
+        _await_writers(left)
         discard(prefix, left)
 
 
 def discard(prefix: Path, path: Path) -> None:
     """Delete the sibling `path` of `prefix`; renamed first, so that a half-deleted one is never taken for whole."""
+    _release(path)
     trash = path if path in siblings(prefix, TRASH) else _sibling(prefix, TRASH)
     if path != trash:
         path.rename(trash)
@@ -80,6 +121,7 @@ def commit(prefix: Path, staging: Path) -> bool:
     SIGKILL at any point leaves the old prefix, the new one, or (for the moment between two renames) none in place
     with both whole beside it; `recover` then puts the old one back.
     """
+    _release(staging)
     if not os.path.lexists(prefix) or not any(prefix.iterdir()):
         staging.rename(prefix)  # onto an empty directory, too: POSIX allows it
         return False
