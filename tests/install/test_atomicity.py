@@ -23,7 +23,8 @@ TESTS = Path(__file__).resolve().parents[1]
 
 # A run of its own process: argv = prefix, cache, mirror folder, server URL, "replace" or "", names left out
 RUN = f"""
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background starts with it ignored
 sys.path[:0] = [{str(TESTS)!r}, {str(TESTS.parent / "src")!r}]
 from pathlib import Path
 import packages
