@@ -240,6 +240,7 @@ def _report(error: SatenvError) -> None:
     if "--json" in sys.argv:
         click.echo(json.dumps({"error": error.message, "remedy": error.remedy, "exit_code": error.exit_code}, indent=2))
         return
-    click.echo(click.style("satenv: ", fg="red", bold=True) + error.message, err=True)
+    colour = None if not os.environ.get("NO_COLOR") else False  # None: on a terminal only
+    click.echo(click.style("satenv: ", fg="red", bold=True) + error.message, err=True, color=colour)
     if error.remedy:
         click.echo(f"  {error.remedy}", err=True)

@@ -47,6 +47,12 @@ def test_an_update_changes_one_package_and_nothing_else(project, frozen):
     assert changed == {"numpy"}
 
 
+def test_an_update_of_an_unknown_name_is_refused(project, frozen):
+    run = satenv("lock", "--frozen", str(frozen), "--update", "nunpy", SATENV_PROJECT=str(project))
+    assert run.returncode == 3
+    assert "--update nunpy: not in the lock" in run.stderr
+
+
 def test_what_cannot_be_solved_is_named_and_nothing_is_written(project, frozen):
     environment = project / "environment.yml"
     environment.write_text(environment.read_text().replace("kornia >=0.7.3 ", "kornia >=99 "))

@@ -40,9 +40,11 @@ def lock_project(
     texts = render.environment_files(environment, variants)
     sizes = render.read_sizes(root)
     contents: dict[str, list[dict]] = {}
+    locks = {variant.id: _previous(root, variant) for variant in variants}
+    _require_known(update, [locks[v.id] for v in variants if not wanted or v.id in wanted])
     for variant in variants:
-        previous = _previous(root, variant)
-        if wanted and variant.id not in wanted:
+        previous = locks[variant.id]
+        if (wanted and variant.id not in wanted) or (update and not _names(previous) & set(update)):
             if previous is not None:
                 contents.setdefault(variant.lock, []).append(previous)
             continue
@@ -94,6 +96,21 @@ def _rendered(texts: dict[str, str], variants: Sequence[Variant], sizes: dict[st
             rendered |= render.lock_files(variant, lock)
     rendered[render.SIZES] = render.sizes_file(sizes, used)
     return rendered
+
+
+def _names(content: dict | None) -> set[str]:
+    return {entry["name"] for entry in content["package"]} if content else set()
+
+
+def _require_known(update: Sequence[str], contents: Sequence[dict | None]) -> None:
+    """Raise InputError for a name that none of the locks holds: conda-lock would pass over it in silence."""
+    known = set().union(*(_names(content) for content in contents))
+    unknown = sorted(set(update) - known)
+    if unknown:
+        raise InputError(
+            f"--update {', '.join(unknown)}: not in the lock",
+            "write the name as in conda-lock.yml; a new package is named in environment.yml and locked without it",
+        )
 
 
 def _previous(root: Path, variant: Variant) -> dict | None:
