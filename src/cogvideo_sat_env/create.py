@@ -122,6 +122,7 @@ def create(
     platform = platform or current_platform()
     target = _target(prefix, name, environment)
     chosen = _variant(platform, variant, wanted, progress)
+    _require_buildable(target, chosen)
     found = receipt.read(target)
     if (
         found
@@ -141,6 +142,16 @@ def _target(prefix: Path | None, name: str | None, environment: Environment) -> 
     if name is not None and (not name or "/" in name or name.startswith(".")):
         raise InputError(f"-n {name!r}: not a name for an environment", "give a name without '/', or a folder with -p")
     return (prefix if prefix is not None else envs_dir() / (name or environment.name)).absolute()
+
+
+def _require_buildable(target: Path, variant: Variant) -> None:
+    """Raise InputError for a prefix in which training can't work, before anything is fetched."""
+    if not variant.data_only and any(character.isspace() for character in str(target)):
+        raise InputError(
+            f"{str(target)!r} holds a space: torch links run-time compiled extensions with unquoted paths, so that "
+            "DeepSpeed's can't be built there",
+            "choose a prefix without spaces with -p",
+        )
 
 
 def _nothing_left(target: Path) -> bool:

@@ -132,12 +132,12 @@ def test_a_mirror_serves_the_locks_artefacts(machine, channel, kind):
     artefacts = packages.artefacts(channel / "conda-forge", "https://conda.anaconda.org/conda-forge")
     machine.write_lock(artefacts)
     where = str(channel) if kind == "folder" else machine.server.url
-    run = machine.create("--source", f"mirror={where}", "-p", str(machine.home / "my env"), "--json")
+    run = machine.create("--source", f"mirror={where}", "-p", str(machine.home / "my-env"), "--json")
     assert run.returncode == 0, run.stderr
     outcome = json.loads(run.stdout)
     assert outcome["status"] == "created"
     assert outcome["bytes"] == sum(a.size for a in artefacts)
-    record = json.loads(next((machine.home / "my env" / "conda-meta").glob("x264-*.json")).read_text())
+    record = json.loads(next((machine.home / "my-env" / "conda-meta").glob("x264-*.json")).read_text())
     assert record["url"].startswith("https://conda.anaconda.org/conda-forge/linux-64/x264-1!164")
 
 
@@ -215,6 +215,7 @@ def test_another_platform_is_refused(machine):
         (["--source", "mirror="], "expected auto, channel, wheels or mirror=WHERE"),
         (["--source", "mirror=/no/such/folder"], "/no/such/folder: no such folder"),
         (["-n", "a/b"], "not a name for an environment"),
+        (["-p", "/b/my env"], "'/b/my env' holds a space"),
         (["-n", "a", "-p", "/b"], "-p and -n exclude each other"),
         (["--platform", "linux-ppc64le"], "there is no lock for linux-ppc64le with cpu"),
     ],
