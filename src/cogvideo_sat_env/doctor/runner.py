@@ -285,9 +285,17 @@ class _Visit:
         if outcome["status"] == FAILED and not remedy:
             conda = (self._doctor.prefix / "conda-meta").is_dir()
             remedy = install(self._inputs["requirements"], f"{finding} {json.dumps(details)}", conda)
+            remedy = remedy or _last_resort(self._doctor.prefix, spec.id, finding)
         if outcome["status"] == FAILED:
             details["output"] = _ANSI.sub("", said).splitlines()[-_TAIL_LINES:]
         return CheckResult(spec.id, spec.level, outcome["status"], seconds, finding, remedy or None, details)
+
+
+def _last_resort(prefix: Path, check: str, finding: str) -> str:
+    """Return what to do about a failure that nobody has met before."""
+    if "Error building extension" in finding and any(character.isspace() for character in str(prefix)):
+        return "make the environment in a folder without spaces: torch passes paths to the linker unquoted"
+    return f"see all that it said: satenv doctor -p '{prefix}' --only {check} --json"
 
 
 def _units(chosen: Sequence[CheckSpec]) -> list[Unit]:
