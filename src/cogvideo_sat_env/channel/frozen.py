@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 
 from cogvideo_sat_env.errors import InputError
 
+SUBDIRS = ("noarch", "linux-64", "linux-aarch64", "osx-64", "osx-arm64", "win-64")
+
 
 @contextmanager
 def frozen_channels(folder: Path, channels: Sequence[str]) -> Iterator[list[str]]:
@@ -45,9 +47,12 @@ def frozen_channels(folder: Path, channels: Sequence[str]) -> Iterator[list[str]
                 except (OSError, ValueError, zstandard.ZstdError) as error:
                     found = packed if packed.is_file() else plain
                     raise InputError(f"{found}: not repodata: {error}", "fetch the frozen metadata again") from error
-            (target / "noarch").mkdir(parents=True, exist_ok=True)
-            if not (target / "noarch" / "repodata.json").exists():
-                (target / "noarch" / "repodata.json").write_text('{"info": {"subdir": "noarch"}, "packages": {}}')
+            for name in SUBDIRS:  # mamba and conda take a missing subdir of a file:// channel for an error
+                empty = target / name / "repodata.json"
+                if not empty.exists():
+                    empty.parent.mkdir(parents=True, exist_ok=True)
+                    content = {"info": {"subdir": name}, "packages": {}, "packages.conda": {}}
+                    empty.write_text(json.dumps(content), encoding="utf-8")
             local.append(target.as_uri())
         yield local
 
