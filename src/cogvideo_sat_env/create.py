@@ -132,8 +132,12 @@ def create(
     ):
         packages = len(found["packages"]) + len(found["pip"])
         return Outcome(target, "up-to-date", found["source"], found["variant"], packages=packages)
+    start = time.perf_counter()
     plan = _plan(root, environment, chosen, wanted, python, progress)
-    return _install(target, plan, environment, replace_old, doctor, progress)
+    prepared = time.perf_counter() - start
+    outcome = _install(target, plan, environment, replace_old, progress)
+    outcome = replace(outcome, seconds={"prepare": prepared, **outcome.seconds})
+    return _prove(outcome, progress) if doctor and outcome.status != "up-to-date" else outcome
 
 
 def _target(prefix: Path | None, name: str | None, environment: Environment) -> Path:
@@ -257,8 +261,6 @@ def _wheels_plan(
         f"Python is the one at {interpreter.base} ({interpreter.version}), which has to stay there"
     )
     channel = build_channel(environment, lock, python=interpreter.executable, cache=cache_dir(), progress=progress)
-    for item in channel.not_provided:
-        progress.say(f"  not provided: {item.spec} ({item.reason})")
     facts = {
         "variant": "wheels",
         "lock": lock.name,
@@ -287,9 +289,7 @@ def _wheel_python(locks: Path, named: Path | None, default_lock: Any) -> tuple[A
     raise failure
 
 
-def _install(
-    target: Path, plan: Plan, environment: Environment, replace_old: bool, doctor: bool, progress: Progress
-) -> Outcome:
+def _install(target: Path, plan: Plan, environment: Environment, replace_old: bool, progress: Progress) -> Outcome:
     from cogvideo_sat_env.install.transaction import install_prefix
 
     variables = {k: v for k, v in environment.variables.items() if k not in plan.variant.drop_variables}
@@ -308,7 +308,7 @@ def _install(
         replace=replace_old,
         requested=plan.requested,
     )
-    outcome = Outcome(
+    return Outcome(
         target,
         result.status,
         str(plan.source),
@@ -321,9 +321,6 @@ def _install(
         result.link_scripts,
         result.collisions,
     )
-    if not doctor or result.status == "up-to-date":
-        return outcome
-    return _prove(outcome, progress)
 
 
 def _prove(outcome: Outcome, progress: Progress) -> Outcome:

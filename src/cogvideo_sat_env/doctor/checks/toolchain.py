@@ -63,7 +63,7 @@ def nvcc(request: Request) -> Outcome:
         if told:
             return not_run(f"not run: no nvcc here, and this environment doesn't provide one; {_NO_FUSED}")
         judge = failed if request.inputs["gpu"]["gpus"] else warning  # without a GPU nobody runs FusedEmaAdam here
-        return judge(f"no nvcc in the environment or on PATH; {_NO_FUSED}", _nvcc_remedy(wanted))
+        return judge(f"no nvcc in the environment or on PATH; {_NO_FUSED}", _nvcc_remedy(wanted, request))
     path = home / "bin" / "nvcc"
     own = path.is_relative_to(Path(request.inputs["prefix"]))
     judge = failed if own else warning
@@ -72,14 +72,15 @@ def nvcc(request: Request) -> Outcome:
     found = re.search(r"release (\d+\.\d+)", done.stdout)
     if done.returncode != 0 or found is None:
         said = _first_error(done.stderr or done.stdout)
-        return judge(f"{path} doesn't tell its version: {said}", _nvcc_remedy(wanted))
+        return judge(f"{path} doesn't tell its version: {said}", _nvcc_remedy(wanted, request))
     version = found.group(1)
     details: dict[str, Any] = {"nvcc": str(path), "cuda_home": str(home), "torch_cuda": wanted}
     if version != wanted:
         return judge(
             f"{owner} nvcc {version} ({path}), but torch was built for CUDA {wanted}: extensions would build without"
             " an error and fail when they run",
-            _nvcc_remedy(wanted), ledger=("cuda-12.9",) if wanted == "12.9" else (), version=version, **details,
+            _nvcc_remedy(wanted, request), ledger=("cuda-12.9",) if wanted == "12.9" else (),
+            version=version, **details,
         )
     missing = _missing_headers(home)
     if missing is None:
@@ -155,7 +156,9 @@ def _missing_headers(home: Path) -> list[str] | None:
     return [name for name in HEADERS if f"MISSING {name}" in done.stdout]
 
 
-def _nvcc_remedy(version: str) -> str:
+def _nvcc_remedy(version: str, request: Request) -> str:
+    if any("nvcc" in name for name in request.inputs["not_provided"]):  # made where no conda channel is reached
+        return f"load the site's CUDA toolkit {version} (e.g. module load cuda/{version}) before compiling extensions"
     return f"mamba install 'cuda-version={version}' 'cuda-nvcc={version}' cuda-cudart-dev {' '.join(_LIBRARIES)}"
 
 
