@@ -121,7 +121,7 @@ def create(
     wanted = parse_source(source)
     platform = platform or current_platform()
     target = _target(prefix, name, environment)
-    chosen = _variant(platform, variant, wanted, progress)
+    chosen, why = _variant(platform, variant, wanted)
     _require_buildable(target, chosen)
     found = receipt.read(target)
     if (
@@ -134,6 +134,8 @@ def create(
         return Outcome(target, "up-to-date", found["source"], found["variant"], packages=packages)
     start = time.perf_counter()
     plan = _plan(root, environment, chosen, wanted, python, progress)
+    if why and plan.source.kind != "wheels":
+        progress.say(why)
     prepared = time.perf_counter() - start
     outcome = _install(target, plan, environment, replace_old, progress)
     outcome = replace(outcome, seconds={"prepare": prepared, **outcome.seconds})
@@ -163,7 +165,8 @@ def _nothing_left(target: Path) -> bool:
     return not (staging.any_left(target) and os.access(target.parent, os.W_OK))
 
 
-def _variant(platform: str, device: str, source: Source, progress: Progress) -> Variant:
+def _variant(platform: str, device: str, source: Source) -> tuple[Variant, str]:
+    """Return the variant and, where this machine decided, why; the latter is of no account for wheels."""
     variants = read_variants()
     if source.kind == "wheels":
         if device == "cpu":
@@ -172,11 +175,11 @@ def _variant(platform: str, device: str, source: Source, progress: Progress) -> 
                 "on a CPU as well",
                 "leave --variant out",
             )
-        return choose_variant(variants, platform, "cuda")
-    if device == "auto":
-        device, reason = guess_device(platform)
-        progress.say(f"Variant {device}: {reason}")
-    return choose_variant(variants, platform, device)
+        return choose_variant(variants, platform, "cuda"), ""
+    if device != "auto":
+        return choose_variant(variants, platform, device), ""
+    device, reason = guess_device(platform)
+    return choose_variant(variants, platform, device), f"Variant {device}: {reason}"
 
 
 def _inputs(root: Path, variant: Variant, source: Source, found: dict[str, Any]) -> set[str]:
