@@ -50,7 +50,10 @@ def start(site: Site, sample: Path, prefix: Path, replace: bool = False, without
     child = subprocess.Popen(
         [str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    assert child.stdout.readline() == "started\n", child.stderr.read()
+    first = b""
+    while not first.endswith(b"\n") and (byte := os.read(child.stdout.fileno(), 1)):
+        first += byte  # past the buffer: `communicate` doesn't see what readline() has read ahead
+    assert first == b"started\n", child.stderr.read()
     return child
 
 
