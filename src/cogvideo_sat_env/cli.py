@@ -181,6 +181,8 @@ def lock(only, render, frozen, conda, update, wheels, pythons, as_json, quiet) -
 
     progress = choose(json=as_json, quiet=quiet)
     root = project_root()
+    if render and (only or frozen or conda or update or wheels):
+        raise click.UsageError("--render works from the present locks: it takes none of the other options")
     if render:
         changed = command.render_project(root)
     elif wheels:

@@ -124,12 +124,7 @@ def create(
     chosen, why = _variant(platform, variant, wanted)
     _require_buildable(target, chosen)
     found = receipt.read(target)
-    if (
-        found
-        and _nothing_left(target)
-        and found.get("inputs") in _inputs(root, chosen, wanted, found)
-        and not receipt.missing(target, found)
-    ):
+    if found and python is None and _is_same(target, found, _inputs(root, chosen, wanted, found)):
         packages = len(found["packages"]) + len(found["pip"])
         return Outcome(target, "up-to-date", found["source"], found["variant"], packages=packages)
     start = time.perf_counter()
@@ -148,6 +143,11 @@ def _target(prefix: Path | None, name: str | None, environment: Environment) -> 
     if name is not None and (not name or "/" in name or name.startswith(".")):
         raise InputError(f"-n {name!r}: not a name for an environment", "give a name without '/', or a folder with -p")
     return (prefix if prefix is not None else envs_dir() / (name or environment.name)).absolute()
+
+
+def _is_same(target: Path, found: dict[str, Any], inputs: set[str]) -> bool:
+    """Whether the prefix is what these inputs make, whole, and no killed run has left anything beside it."""
+    return found.get("inputs") in inputs and _nothing_left(target) and not receipt.missing(target, found)
 
 
 def _require_buildable(target: Path, variant: Variant) -> None:

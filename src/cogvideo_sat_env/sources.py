@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -79,12 +80,6 @@ def guess_device(platform: str) -> tuple[str, str]:
         return "cpu", f"{platform} has no CUDA"
     if Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvidiactl").exists():
         return "cuda", "this machine has an NVIDIA driver"
-    if Path("/etc/slurm").is_dir() or any(name.startswith("SLURM_") for name in os.environ) or _on_path("srun"):
+    if Path("/etc/slurm").is_dir() or any(name.startswith("SLURM_") for name in os.environ) or shutil.which("srun"):
         return "cuda", "this is a node of a Slurm cluster, whose compute nodes are taken to have GPUs"
     return "cpu", "this machine has no NVIDIA driver; for one that has, say --variant cuda"
-
-
-def _on_path(program: str) -> bool:
-    import shutil
-
-    return shutil.which(program) is not None

@@ -117,6 +117,36 @@ def test_again_it_says_so_without_asking_the_network(machine):
     assert machine.server.requests == []
 
 
+def made_with_python(prefix: Path) -> tuple[Path, dict]:
+    """Pretend that the environment holds the host's Python, as one made from wheels does."""
+    path = prefix / "etc/cogvideo-sat-env/receipt.json"
+    found = json.loads(path.read_text())
+    found["packages"].append(
+        {"name": "python", "version": "3.11.7", "build": "running_0", "sha256": "0" * 64, "url": ""}
+    )
+    path.write_text(json.dumps(found))
+    (prefix / "conda-meta" / "python-3.11.7-running_0.json").write_text("{}")
+    return path, found
+
+
+def test_an_environment_whose_python_is_gone_is_not_up_to_date(machine):
+    assert machine.create().returncode == 0
+    made_with_python(machine.prefix)
+    (machine.prefix / "bin" / "python").symlink_to(sys.executable)
+    assert "is up to date (5 packages" in machine.create().stdout
+    (machine.prefix / "bin" / "python").unlink()
+    (machine.prefix / "bin" / "python").symlink_to(machine.home / "removed" / "python3.11")
+    run = machine.create()
+    assert run.returncode == 6
+    assert "1 of its files are missing or changed, e.g. bin/python" in run.stderr
+
+
+def test_another_python_is_not_answered_from_digests(machine):
+    assert machine.create().returncode == 0
+    run = machine.create("--source", "wheels", "--variant", "auto", "--python", "/no/such/python")
+    assert run.returncode == 3 and "/no/such/python: can't be run" in run.stderr
+
+
 def test_a_changed_lock_is_not_up_to_date_and_replace_makes_it_so(machine, channel):
     assert machine.create().returncode == 0
     machine.write_lock(packages.artefacts(channel / "conda-forge", f"{machine.server.url}/conda-forge")[:3])

@@ -11,7 +11,7 @@ from cogvideo_sat_env.channel.solve import solve
 from cogvideo_sat_env.errors import SolveError
 from cogvideo_sat_env.ledger import read_ledger
 from cogvideo_sat_env.lock.model import CondaArtefact
-from cogvideo_sat_env.lock.verify import _record
+from cogvideo_sat_env.lock.verify import record_of
 from cogvideo_sat_env.spec import CondaSpec, read_environment
 from cogvideo_sat_env.variants import read_variants
 
@@ -55,7 +55,7 @@ def test_without_the_bound_the_solver_leaves_it(entry, frozen_urls):
         pytest.fail(f"nothing is left to choose from without the bound: {error}")
     record = next(record for record in records if record["name"] == entry.package)
     chosen = CondaArtefact(record["name"], record["version"], record["build"], record["subdir"], "", "", "", "")
-    assert not MatchSpec(spec).matches(_record(chosen)), f"{entry.package} {record['version']} {record['build']}"
+    assert not MatchSpec(spec).matches(record_of(chosen)), f"{entry.package} {record['version']} {record['build']}"
 
 
 def test_with_all_bounds_the_solver_keeps_them(frozen_urls):
@@ -65,4 +65,4 @@ def test_with_all_bounds_the_solver_keeps_them(frozen_urls):
     for spec in ENVIRONMENT.conda:
         record = by_name[spec.name]
         chosen = CondaArtefact(record["name"], record["version"], record["build"], record["subdir"], "", "", "", "")
-        assert MatchSpec(str(spec)).matches(_record(chosen)), spec
+        assert MatchSpec(str(spec)).matches(record_of(chosen)), spec

@@ -103,6 +103,8 @@ def missing(prefix: Path, receipt: Mapping[str, Any]) -> list[str]:
     records = {path.name for path in (prefix / "conda-meta").glob("*.json")}
     expected = [f"{p['name']}-{p['version']}-{p['build']}.json" for p in receipt["packages"]]
     gone = [f"conda-meta/{name}" for name in expected if name not in records]
+    if any(p["name"] == "python" for p in receipt["packages"]) and not (prefix / "bin" / "python").exists():
+        gone.append("bin/python")  # with wheels a link to the host's Python, which may have been removed
     for name, entry in receipt["files"].items():
         if name.endswith(".pyc"):  # Python makes them again
             continue

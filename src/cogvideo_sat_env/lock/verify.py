@@ -94,7 +94,7 @@ def verify_solution(environment: Environment, variant: Variant, lock: Lock) -> l
     findings: list[Finding] = []
 
     def satisfied(text: str, artefact: CondaArtefact) -> bool:
-        return MatchSpec(text).matches(_record(artefact))
+        return MatchSpec(text).matches(record_of(artefact))
 
     for spec in environment.conda:
         artefact = conda.get(spec.name)
@@ -172,7 +172,7 @@ def _pip_satisfied(version: str, specifier: str) -> bool:
     return False
 
 
-def _record(artefact: CondaArtefact) -> object:
+def record_of(artefact: CondaArtefact) -> object:
     from rattler import PackageName, PackageRecord, VersionWithSource
     from rattler.package import BuildString
 
@@ -192,4 +192,4 @@ def _virtual_ok(dependency: str, variant: Variant) -> bool:
     needed = dependency.split()[0]
     version, _, build = variant.virtual_packages[needed].partition(" ")
     artefact = CondaArtefact(needed, version, build or "0", "noarch", "", "", "", "")
-    return MatchSpec(dependency).matches(_record(artefact))
+    return MatchSpec(dependency).matches(record_of(artefact))
