@@ -1,0 +1,38 @@
+"""`satenv check`."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import click
+
+from cogvideo_sat_env.cli.options import examples
+
+
+@click.command(
+    **examples("""
+    satenv check              every disagreement, with the command that mends it
+    satenv check --json       for scripts
+    """)
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def check(as_json) -> None:
+    """Check offline that spec, floors, ledger, locks and rendered files agree, and that the locks are sound."""
+    from dataclasses import asdict
+
+    from cogvideo_sat_env.check import check_project
+    from cogvideo_sat_env.paths import project_root
+
+    findings = check_project(project_root())
+    if as_json:
+        click.echo(json.dumps({"ok": not findings, "findings": [asdict(finding) for finding in findings]}, indent=2))
+    else:
+        for finding in findings:
+            click.echo(f"{finding.file}: {finding.message}\n    mend: {finding.mend}")
+        click.echo(
+            f"{len(findings)} disagreement{'s' if len(findings) != 1 else ''}"
+            if findings
+            else "spec, floors, ledger, locks and rendered files agree"
+        )
+    sys.exit(1 if findings else 0)

@@ -1,0 +1,71 @@
+"""`satenv create`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from cogvideo_sat_env.cli.options import examples
+
+
+@click.command(
+    **examples("""
+    satenv create                                   the environment cogvideo-sat, from wherever it can be had
+    satenv create -p /scratch/envs/sat              into that prefix
+    satenv create --source mirror=/data/mirror      from a mirror of the channels: a folder or an https:// address
+    satenv create --source wheels                   where only a Python package index can be reached
+    satenv create --variant cpu -n sat-cpu          without CUDA
+    """)
+)
+@click.option("-p", "--prefix", type=click.Path(path_type=Path), help="Folder of the environment.")
+@click.option("-n", "--name", help="Name of the environment [default: that of environment.yml].")
+@click.option(
+    "--source",
+    default="auto",
+    show_default=True,
+    metavar="auto|channel|mirror=WHERE|wheels",
+    help="Where the bytes come from. auto: the lock's channels when they answer, else wheels.",
+)
+@click.option(
+    "--variant",
+    type=click.Choice(["auto", "cuda", "cpu"]),
+    default="auto",
+    show_default=True,
+    help="auto: cuda where there is an NVIDIA driver or Slurm, else cpu.",
+)
+@click.option("--platform", metavar="SUBDIR", help="conda subdir [default: this machine's].")
+@click.option(
+    "--python", type=click.Path(path_type=Path), help="With wheels: the Python to build on [3.11 if there is one]."
+)
+@click.option("--replace", is_flag=True, help="Replace an environment of ours that was made from another lock.")
+@click.option("--no-doctor", is_flag=True, help="Don't run the doctor at the end.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+def create(prefix, name, source, variant, platform, python, replace, no_doctor, as_json, quiet) -> None:
+    """Create the environment: fetch, verify everything, link, prove.
+
+    Every artefact's size and SHA-256 is checked before the first file is linked; the prefix is complete or absent.
+    """
+    from cogvideo_sat_env import create as creation
+    from cogvideo_sat_env.progress import choose
+
+    progress = choose(json=as_json, quiet=quiet)
+    outcome = creation.create(
+        prefix=prefix,
+        name=name,
+        source=source,
+        variant=variant,
+        platform=platform,
+        python=python,
+        replace_old=replace,
+        doctor=not no_doctor,
+        progress=progress,
+    )
+    if as_json:
+        click.echo(json.dumps(outcome.to_json(), indent=2))
+    else:
+        click.echo(outcome.to_text(), nl=False)
+    sys.exit(outcome.exit_code)
