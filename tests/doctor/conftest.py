@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import stat
@@ -9,24 +11,29 @@ import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import packaging
 import pytest
 
 from cogvideo_sat_env.doctor import CheckResult
-from cogvideo_sat_env.doctor.hardware import GpuFacts
+from cogvideo_sat_env.doctor.hardware import GpuFacts, Link
 from cogvideo_sat_env.doctor.model import CheckSpec
 from cogvideo_sat_env.doctor.runner import PROBES, Doctor
 
 
 class Machine:
-    """A machine with the given driver and GPUs; without arguments one that has none."""
+    """A machine with the given driver, GPUs and links; without arguments one that has none."""
 
-    def __init__(self, facts: GpuFacts | None = None) -> None:
+    def __init__(self, facts: GpuFacts | None = None, *links: Link) -> None:
         self._facts = facts or GpuFacts()
+        self._links = links
 
     def gpu_facts(self) -> GpuFacts:
         return self._facts
+
+    def links(self) -> tuple[Link, ...]:
+        return self._links
 
 
 class FakePrefix:
@@ -68,10 +75,24 @@ class FakePrefix:
         self.file(f"{folder}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
         self.file(f"{folder}/RECORD", record)
 
-    def check(self, *ids: str, machine: Machine | None = None, **environ: str) -> CheckResult:
+    def record(self, name: str, version: str, files: dict[str, str], build: str = "0") -> None:
+        """Write the files of a conda package, and conda's record of them, which keeps size and hash of each."""
+        paths = []
+        for path, text in files.items():
+            content = self.file(path, text).read_bytes()
+            paths.append({
+                "_path": path, "path_type": "hardlink", "size_in_bytes": len(content),
+                "sha256": hashlib.sha256(content).hexdigest(),
+            })  # fmt: skip
+        record = {"name": name, "version": version, "build": build, "files": list(files), "paths_data": {"paths": paths}}
+        self.file(f"conda-meta/{name}-{version}-{build}.json", json.dumps(record))
+
+    def check(
+        self, *ids: str, machine: Machine | None = None, options: dict[str, Any] | None = None, **environ: str
+    ) -> CheckResult:
         """Run one real check in this prefix with exactly these variables; return its result."""
         base = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "HOME": str(self.root / "home")}
-        doctor = Doctor(self.root, hardware=machine or Machine(), environ=base | environ)
+        doctor = Doctor(self.root, hardware=machine or Machine(), environ=base | environ, options=options)
         (result,) = doctor.run("full", only=ids).results
         return result
 
@@ -85,16 +106,22 @@ def prefix(tmp_path: Path) -> FakePrefix:
 def toy(prefix: FakePrefix, tmp_path: Path) -> Callable[..., Doctor]:
     """Return a function that makes a doctor whose only checks are those of a text: the file checks/toy.py."""
 
-    def make(text: str, *specs: CheckSpec, **environ: str) -> Doctor:
+    def make(
+        text: str, *specs: CheckSpec, machine: Machine | None = None, options: dict[str, Any] | None = None,
+        patience: float = 1.0, **environ: str,
+    ) -> Doctor:
         probes = tmp_path / "probes"
-        shutil.copytree(PROBES, probes, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(PROBES, probes, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
         (probes / "toy.py").write_text(
             "import os, signal, subprocess, sys, time\nfrom pathlib import Path\n"
             "from ._probe import failed, not_run, passed, warning\n" + textwrap.dedent(text),
             encoding="utf-8",
         )
         base = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
-        return Doctor(prefix.root, hardware=Machine(), checks=specs, probes=probes, environ=base | environ)
+        return Doctor(
+            prefix.root, hardware=machine or Machine(), checks=specs, probes=probes, environ=base | environ,
+            options=options, patience=patience,
+        )  # fmt: skip
 
     return make
 

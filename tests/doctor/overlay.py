@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -29,9 +30,13 @@ class Overlay:
         for entry in (good / "bin").iterdir():  # ninja, ffmpeg, the compiler
             if not (root / "bin" / entry.name).exists():
                 (root / "bin" / entry.name).symlink_to(entry)
-        for name in ("etc", "conda-meta"):
-            if (good / name).is_dir() and not (root / name).exists():
-                (root / name).symlink_to(good / name)
+        if (good / "pyvenv.cfg").is_file():  # the environment is a venv itself: then that file is one of its own
+            (root / "pyvenv.cfg").unlink()
+        # the rest of what conda's records name, so that the copy is whole byte for byte
+        for folder in (".", "lib", f"lib/python{self.version}", "include"):
+            for entry in (good / folder).iterdir() if (good / folder).is_dir() else []:
+                if not (root / folder / entry.name).exists():
+                    (root / folder / entry.name).symlink_to(entry)
 
     @classmethod
     def bare(cls, good: Path, root: Path) -> Path:
@@ -49,6 +54,23 @@ class Overlay:
         for entry in list(self.site.iterdir()):
             if any(re.fullmatch(rf"{name}(\.libs|-[\d.]+.*)?", entry.name, re.IGNORECASE) for name in names):
                 entry.unlink()
+
+    def own(self, path: str) -> Path:
+        """Make the file or folder `path` (below the prefix) the copy's own, so that it can be changed; return it."""
+        parts = Path(path).parts
+        for depth in range(1, len(parts) + 1):
+            place = self.root.joinpath(*parts[:depth])
+            if not place.is_symlink():
+                continue
+            real = place.resolve()
+            place.unlink()
+            if not real.is_dir():
+                shutil.copy2(real, place)
+                continue
+            place.mkdir()
+            for entry in real.iterdir():
+                (place / entry.name).symlink_to(entry)
+        return self.root / path
 
     def install(self, name: str, version: str, into: Path | None = None) -> None:
         """Put the real wheel of another version in the package's place, from the configured package index."""

@@ -17,7 +17,10 @@ STABLE = {
     "identity.distribution", "identity.floors", "identity.bounds", "identity.activation", "identity.pollution",
     "imports.alone", "imports.together", "imports.order", "imports.upstream-names", "video.decord", "video.write",
     "data.webdataset", "text.t5", "training.zero2", "training.checkpoint", "lora.safetensors", "toolchain.compiler",
-    "toolchain.nvcc", "toolchain.extensions-dir", "hardware.gpu",
+    "toolchain.nvcc", "toolchain.extensions-dir", "hardware.gpu", "identity.receipt", "identity.overwritten",
+    "identity.files", "identity.libraries", "imports.sat-modules", "video.codecs", "video.sizes", "video.broken",
+    "data.folder", "data.shards", "storage.space", "storage.shared", "storage.import-time", "security.advisories",
+    "security.permissions",
 }  # fmt: skip
 
 
@@ -56,10 +59,16 @@ def test_full_includes_quick_in_the_same_order():
     assert full == list(CHECKS) and quick == [spec for spec in full if spec.level == "quick"] and len(quick) < len(full)
 
 
+def test_gpu_is_quick_and_what_needs_a_gpu():
+    chosen = select("gpu")
+    assert chosen == [spec for spec in CHECKS if spec.level in ("quick", "gpu")]
+
+
 def test_only_overrides_the_level_and_takes_subjects():
-    assert [spec.id for spec in select("quick", only=["training"])] == ["training.zero2", "training.checkpoint"]
+    training = [spec.id for spec in CHECKS if spec.subject == "training"]
+    assert [spec.id for spec in select("quick", only=["training"])] == training
     assert [spec.id for spec in select("quick", only=["training", "text.t5"], skip=["training.zero2"])] == [
-        "text.t5", "training.checkpoint",
+        "text.t5", *(name for name in training if name != "training.zero2"),
     ]  # fmt: skip
 
 

@@ -1,12 +1,22 @@
-"""`python -m cogvideo_sat_env.doctor`, and what the package needs to be imported."""
+"""The doctor's command line, in the project and inside an environment, and what the package needs to be imported."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+
+import pytest
+
+from cogvideo_sat_env import __version__
+from cogvideo_sat_env.cli.doctor import doctor as click_command
+from cogvideo_sat_env.doctor import commandline
+from cogvideo_sat_env.doctor.examine import Request, read_options
+from cogvideo_sat_env.errors import InputError
 
 SOURCE = Path(__file__).parents[2] / "src"
 
@@ -65,8 +75,109 @@ def test_the_active_environment_is_the_default(prefix):
     assert f"Environment {prefix.root}, level full" in done.stdout.replace("\n", " ")
 
 
-def test_wrong_usage_ends_with_2_and_a_wrong_prefix_with_6(tmp_path):
-    assert command("--only", "video.decrod").returncode == 2
+def test_wrong_usage_ends_with_2_an_unknown_check_with_3_and_a_wrong_prefix_with_6(tmp_path):
+    assert command("--levle", "quick").returncode == 2
+    done = command("--only", "video.decrod")
+    assert done.returncode == 3 and "no check is called 'video.decrod'" in done.stderr
     done = command("-p", str(tmp_path))
     assert done.returncode == 6 and "expected the Python of an environment" in done.stderr
     assert "satenv create" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_both_command_lines_have_the_same_options():
+    """Click parses for the project, argparse inside an environment, where only the standard library is sure."""
+    parser = argparse.ArgumentParser()
+    commandline.add_doctor(parser)
+    inside = {
+        tuple(action.option_strings): (action.dest, action.default if action.default else None, bool(action.nargs == 0))
+        for action in parser._actions if action.dest != "help"
+    }  # fmt: skip
+    outside = {
+        tuple(option.opts): (option.name, option.default if option.default else None, bool(option.is_flag))
+        for option in click_command.params
+    }  # fmt: skip
+    assert {name: (dest, flag) for name, (dest, _, flag) in inside.items()} == {
+        name: (dest, flag) for name, (dest, _, flag) in outside.items()
+    }
+    for name in (("--level",), ("--patience",)):
+        assert inside[name] == outside[name]
+
+
+def test_a_command_can_be_named_or_left_out():
+    assert command("doctor", "--list").stdout == command("--list").stdout
+    done = command("version")
+    assert (done.returncode, done.stdout) == (0, f"cogvideo-sat-env {__version__}\n")
+    assert "exit codes:" in command("--help").stdout
+
+
+def test_the_list_tells_the_time_limits():
+    items = {item["id"]: item for item in json.loads(command("--list", "--json").stdout)}
+    assert items["identity.floors"]["limit"] == 60.0 and items["identity.floors"]["level"] == "quick"
+
+
+def test_junit_is_written_beside_the_report(prefix, tmp_path):
+    done = command("-p", str(prefix.root), "--only", "toolchain.extensions-dir", "--junit", str(tmp_path / "doctor.xml"))
+    assert done.returncode == 0 and 'name="toolchain.extensions-dir"' in (tmp_path / "doctor.xml").read_text()
+
+
+def test_strict_makes_a_warning_fail(prefix):
+    arguments = ("-p", str(prefix.root), "--only", "identity.pollution")  # `command` sets PYTHONPATH
+    assert command(*arguments).returncode == 0 and command(*arguments, "--strict").returncode == 1
+
+
+def test_settings_come_from_the_file_and_switches_win(tmp_path):
+    config = tmp_path / "doctor.json"
+    config.write_text('{"security.advisories": "/from/the/file", "identity.seconds": 10}')
+    (tmp_path / "osv").mkdir()
+    found = read_options(Request(config=config, advisories=tmp_path / "osv"))
+    assert found == {"security.advisories": str(tmp_path / "osv"), "identity.seconds": 10}
+
+
+@pytest.mark.parametrize(
+    "content", [None, "{", "[]", '{"secrity.advisories": "x"}', '{"patience": 3}'], ids=repr
+)  # fmt: skip
+def test_settings_that_make_no_sense_are_refused(tmp_path, content):
+    config = tmp_path / "doctor.json"
+    if content is not None:
+        config.write_text(content)
+    with pytest.raises(InputError, match="doctor.json"):
+        read_options(Request(config=config))
+
+
+@pytest.mark.parametrize("arguments", [("--advisories", "/no/such"), ("--patience", "0"), ("--patience", "nan"), ("-p", ".", "-n", "x")])
+def test_bad_values_end_with_a_message_and_no_trace(prefix, arguments):
+    done = command(*arguments, "--only", "identity.floors", CONDA_PREFIX=str(prefix.root))
+    assert done.returncode in (3, 6) and "Traceback" not in done.stderr and done.stderr.count("\n") >= 1
+
+
+def test_an_error_is_json_too_when_asked(tmp_path):
+    done = command("-p", str(tmp_path), "--json")
+    answer = json.loads(done.stdout)
+    assert done.returncode == answer["exit_code"] == 6 and "expected the Python of an environment" in answer["error"]
+
+
+def test_a_fault_of_the_program_is_told_from_a_failed_check(prefix):
+    """A check that fails ends with 1; so does Python, after an exception that nobody caught."""
+    code = "import sys; from cogvideo_sat_env.doctor import __main__, examine; examine.run = None; sys.exit(__main__.main())"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "-p", str(prefix.root)], capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(SOURCE)},
+    )  # fmt: skip
+    assert done.returncode == 70 and "please report it" in done.stderr
+
+
+def test_a_batch_system_that_ends_the_doctor_leaves_no_process(prefix, tmp_path):
+    """Slurm sends SIGTERM, then kills what is left: the checks have sessions of their own."""
+    prefix.module("torch", f"import os, time\nopen({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\ntime.sleep(60)\n")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cogvideo_sat_env.doctor", "-p", str(prefix.root), "--only", "imports.together"],
+        env={**os.environ, "PYTHONPATH": str(SOURCE)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    while not ((tmp_path / "pid").exists() and (tmp_path / "pid").read_text()) and process.poll() is None:
+        time.sleep(0.05)
+    process.terminate()
+    process.communicate(timeout=30)
+    assert process.returncode == 143
+    pid = int((tmp_path / "pid").read_text())
+    state = Path(f"/proc/{pid}/stat")
+    assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] in "ZX"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from cogvideo_sat_env import yamlfile
 from cogvideo_sat_env.doctor.hardware import Gpu, GpuFacts, NvidiaSmi, parse_query
+from cogvideo_sat_env.paths import DATA
 
 from .conftest import Machine
 
@@ -150,3 +152,16 @@ def test_a_loaded_driver_without_nvidia_smi_is_told(tmp_path, monkeypatch):
     facts = NvidiaSmi(version_file=version).gpu_facts()
     assert facts.driver == "535.183.01" and "nvidia-smi is not on PATH" in facts.problem
     assert NvidiaSmi(version_file=tmp_path / "none").gpu_facts() == GpuFacts()
+
+
+def test_the_table_of_drivers_is_in_order():
+    """A later CUDA never needs an older driver, and the native one is never older than the compatible one."""
+    drivers, _ = yamlfile.load(DATA / "drivers.yml", "the table of drivers")
+
+    def parts(version: str) -> tuple[int, ...]:
+        return tuple(int(part) for part in version.split("."))
+
+    rows = [(parts(cuda), parts(driver)) for cuda, driver in drivers["native"].items()]
+    assert rows == sorted(rows) and [driver for _, driver in rows] == sorted(driver for _, driver in rows)
+    for cuda, driver in rows:
+        assert driver >= parts(drivers["minor_compatible"][str(cuda[0])])

@@ -128,6 +128,19 @@ def test_a_broken_bound_is_named_with_the_ledgers_remedy(prefix, name, version, 
     assert result.status == "failed" and f"{name} {version}, expected" in result.finding and result.remedy == remedy
 
 
+def test_a_torchvision_of_another_torch_is_named(prefix):
+    prefix.distribution("torch", "2.10.0+cu128")
+    prefix.distribution("torchvision", "0.24.1")
+    metadata = prefix.root / "lib/site/torchvision-0.24.1.dist-info/METADATA"
+    text = metadata.read_text()
+    for wanted, status in (("==2.9.1", "failed"), ("==2.10.0", "passed"), ("", "passed")):
+        metadata.write_text(f"{text}Requires-Dist: numpy\nRequires-Dist: torch {wanted}\n")
+        result = prefix.check("identity.bounds")
+        if status == "failed":
+            assert result.finding == "torchvision 0.24.1 was built for torch ==2.9.1, and torch is 2.10.0+cu128"
+        assert (result.status == "failed") == (status == "failed")
+
+
 def test_a_clean_shell_has_no_pollution(prefix):
     assert prefix.check("identity.pollution").status == "passed"
 

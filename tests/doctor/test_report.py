@@ -6,10 +6,16 @@ import json
 import re
 from datetime import datetime, timezone
 from pathlib import Path
+from xml.etree import ElementTree
 
+import fastjsonschema
 import pytest
 
 from cogvideo_sat_env.doctor import CheckResult, Report
+from cogvideo_sat_env.doctor.junit import to_junit, write_junit
+from cogvideo_sat_env.errors import InputError
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 LONG = "the mixture of " + ", ".join(f"package-{number}" for number in range(40)) + " " + "x" * 120
 
@@ -69,3 +75,52 @@ def test_the_json_schema_is_kept():
         "finding": LONG, "remedy": "export A=1", "details": {"output": ["last line"]},
     }  # fmt: skip
     assert value["results"][0]["remedy"] is None and value["results"][0]["details"] == {}
+
+
+def test_the_json_is_what_the_published_schema_says():
+    schema = json.loads((DOCS / "doctor-report.schema.json").read_text())
+    assert schema["properties"]["schema"] == {"const": 1}
+    validate = fastjsonschema.compile(schema)
+    value = report(GOOD, BAD, ODD, NONE).to_json()
+    validate(value)
+    # every field is described, so that the schema can't fall behind
+    assert set(value) == set(schema["properties"]) == set(schema["required"])
+    assert set(value["results"][0]) == set(schema["properties"]["results"]["items"]["properties"])
+    value["results"][0]["status"] = "splendid"
+    with pytest.raises(fastjsonschema.JsonSchemaException):
+        validate(value)
+
+
+def test_strictly_a_warning_is_a_failure():
+    assert report(GOOD, ODD).exit_code == 0 and report(GOOD, ODD).strictly().exit_code == 1
+    assert report(GOOD, NONE).strictly().exit_code == 0
+    assert report(GOOD, ODD).strictly().to_json()["ok"] is False
+
+
+def test_junit_has_a_suite_a_subject_and_a_case_a_check():
+    root = ElementTree.fromstring(to_junit(report(GOOD, ODD, BAD, NONE)))
+    assert root.tag == "testsuites" and (root.get("tests"), root.get("failures"), root.get("skipped")) == ("4", "1", "1")
+    suites = {suite.get("name"): suite for suite in root}
+    assert list(suites) == ["doctor.identity", "doctor.training", "doctor.hardware"]
+    (failed,) = suites["doctor.training"]
+    assert (failed.get("name"), failed.get("classname"), failed.get("time")) == ("training.checkpoint", "doctor.training", "14.250")
+    assert failed.find("failure").get("message") == LONG and "export A=1" in failed.find("failure").text
+    assert "last line" in failed.find("failure").text
+    assert suites["doctor.hardware"].find("testcase/skipped").get("message") == "not run: no GPU"
+    passed, warned = suites["doctor.identity"]
+    assert passed.find("failure") is None and "warning: PYTHONPATH is set" in warned.find("system-out").text
+
+
+def test_junit_survives_what_xml_cannot_say():
+    """Programs print control characters; the finding quotes them."""
+    odd = CheckResult("toy.a", "quick", "failed", 0.1, "\x00\x1b[31m & <b> \ud800", None, {"output": ["\x07"]})
+    (suite,) = ElementTree.fromstring(to_junit(report(odd)))
+    assert "& <b>" in suite[0].find("failure").get("message")
+
+
+def test_the_junit_file_is_whole_or_absent(tmp_path):
+    write_junit(report(GOOD), tmp_path / "doctor.xml")
+    assert ElementTree.parse(tmp_path / "doctor.xml").getroot().get("tests") == "1"
+    assert [path.name for path in tmp_path.iterdir()] == ["doctor.xml"]
+    with pytest.raises(InputError, match=r"nowhere/doctor.xml: No such file"):
+        write_junit(report(GOOD), tmp_path / "nowhere" / "doctor.xml")

@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 
 from cogvideo_sat_env.doctor import run
+from cogvideo_sat_env.doctor.hardware import Gpu, GpuFacts
 from cogvideo_sat_env.doctor.model import CheckSpec
 from cogvideo_sat_env.errors import PrefixError
 
+from .conftest import Machine
 
-def spec(function: str, **changes) -> CheckSpec:
-    return CheckSpec(f"toy.{function}", "quick", "nothing", function, **({"limit": 20.0} | changes))
+
+def spec(function: str, level: str = "quick", **changes) -> CheckSpec:
+    return CheckSpec(f"toy.{function}", level, "nothing", function, **({"limit": 20.0} | changes))
 
 
 def only(report):
@@ -155,6 +158,60 @@ def test_a_check_may_share_the_process_of_another_and_survives_its_crash(toy):
     share._checks = (spec("c"), spec("b", joins="toy.c"))
     crashed, survivor = share.run("quick").results
     assert crashed.status == "failed" and "SIGABRT" in crashed.finding and survivor.status == "passed"
+
+
+def test_a_check_may_stand_before_the_one_whose_process_it_joins(toy):
+    text = "def a(request): return passed(str(os.getpid()))\ndef b(request): return passed(str(os.getpid()))"
+    first, second = toy(text, spec("b", joins="toy.a"), spec("a")).run("quick").results
+    assert (first.id, second.id) == ("toy.b", "toy.a") and first.finding == second.finding
+
+
+def test_a_gpu_check_is_not_started_without_a_gpu(toy):
+    text = "def a(request): return failed('started')\ndef b(request): return passed('here')"
+    first, second = toy(text, spec("a", level="gpu"), spec("b")).run("full").results
+    assert (first.status, first.finding) == ("not_run", "not run: no GPU") and second.status == "passed"
+    facts = GpuFacts(driver="575.57", problem="nvidia-smi doesn't answer within 30 s")
+    result = only(toy(text, spec("a", level="gpu"), machine=Machine(facts)).run("gpu"))
+    assert result.finding == "not run: no GPU (nvidia-smi doesn't answer within 30 s)"
+
+
+def test_a_gpu_check_runs_with_a_gpu(toy):
+    machine = Machine(GpuFacts("575.57", (Gpu(0, "H100", 81559, "9.0"),)))
+    text = "def a(request): return passed(request.inputs['gpu']['gpus'][0]['name'])"
+    assert only(toy(text, spec("a", level="gpu"), machine=machine).run("full")).finding == "H100"
+
+
+def test_settings_of_single_checks_arrive(toy):
+    text = "def a(request): return passed(str(request.options.get('toy.colour')))"
+    assert only(toy(text, spec("a"), options={"toy.colour": "red"}).run("quick")).finding == "red"
+    assert only(toy(text, spec("a")).run("quick")).finding == "None"
+
+
+def test_patience_stretches_the_time_limits(toy):
+    text = "def a(request):\n    time.sleep(1.5)\n    return passed('slow')"
+    assert only(toy(text, spec("a", limit=0.5)).run("quick")).status == "failed"
+    assert only(toy(text, spec("a", limit=0.5), patience=40).run("quick")).finding == "slow"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "libx.so: undefined symbol: _ZN3c10", "libcudnn.so.9: cannot open shared object file: No such file or directory",
+        "/lib/libstdc++.so.6: version `GLIBCXX_3.4.32' not found", "numpy.dtype size changed, may indicate",
+    ],
+)  # fmt: skip
+def test_a_loader_error_in_the_output_is_a_failure_even_if_all_else_went_well(toy, line):
+    text = f"def a(request):\n    print({line!r})\n    return passed('imported')"
+    result = only(toy(text, spec("a", loader_errors=True)).run("quick"))
+    assert result.status == "failed" and result.finding.startswith("imported, but the loader says: ") and line in result.finding
+    assert only(toy(text, spec("a")).run("quick")).status == "passed"
+
+
+def test_the_drivers_absence_is_no_loader_error_without_a_gpu(toy):
+    text = "def a(request):\n    print('libcuda.so.1: cannot open shared object file')\n    return passed('imported')"
+    assert only(toy(text, spec("a", loader_errors=True)).run("quick")).status == "passed"
+    machine = Machine(GpuFacts("575.57", (Gpu(0, "H100", 81559, "9.0"),)))
+    assert only(toy(text, spec("a", loader_errors=True), machine=machine).run("quick")).status == "failed"
 
 
 def test_a_check_waits_for_the_one_whose_work_it_uses(toy):

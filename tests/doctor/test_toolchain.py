@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import subprocess
 import time
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 from cogvideo_sat_env.doctor import activation
 from cogvideo_sat_env.doctor.checks import toolchain
 from cogvideo_sat_env.doctor.checks._probe import Request
+from cogvideo_sat_env.doctor.hardware import Gpu, GpuFacts
 from cogvideo_sat_env.doctor.runner import Doctor
 
 from .conftest import Machine
@@ -174,3 +177,122 @@ def test_a_lock_that_a_dead_compilation_left_is_told(prefix, tmp_path):
     os.utime(lock, (time.time() - 7200,) * 2)
     result = prefix.check("toolchain.extensions-dir", TORCH_EXTENSIONS_DIR=str(tmp_path))
     assert result.status == "warning" and str(lock) in result.finding and result.remedy == f"rm {lock}"
+
+
+# ---- a small CUDA extension
+
+NVCC = """
+case "$1" in --version) echo 'Cuda compilation tools, release {release}, V{release}.1'; exit;; esac
+echo "$@" >> "{log}"
+while [ $# -gt 0 ]; do [ "$1" = -o ] && touch "$2"; shift; done
+"""
+LINKER = 'echo "$@" >> "{log}"; while [ $# -gt 0 ]; do [ "$1" = -o ] && touch "$2"; shift; done\n'
+
+
+def fake_toolchain(prefix, cuda: str = "12.9", nvcc_body: str = NVCC, linker: str = LINKER) -> Path:
+    """Return the file in which nvcc and c++, both shell scripts, write down their arguments."""
+    torch(prefix, cuda)
+    log = prefix.root / "log"
+    log.touch()
+    prefix.program("nvcc", nvcc_body.replace("{release}", cuda).replace("{log}", str(log)))
+    prefix.program("c++", linker.replace("{log}", str(log)))
+    (prefix.root / "lib64").mkdir()
+    return log
+
+
+def test_an_extension_is_compiled_for_the_usual_gpus_where_none_is_here(prefix):
+    log = fake_toolchain(prefix)
+    result = prefix.check("toolchain.extension")
+    assert result.status == "passed" and "sm_80, sm_90, sm_100, sm_120, not run: no GPU" in result.finding
+    nvcc, link = log.read_text().splitlines()
+    assert "-gencode=arch=compute_120,code=sm_120" in nvcc and "-ccbin c++" in nvcc
+    assert "-shared" in link and "-lcudart" in link and f"-L{prefix.root}/lib64" in link
+
+
+def test_an_older_nvcc_is_not_asked_for_blackwell(prefix):
+    log = fake_toolchain(prefix, "12.6")
+    assert "sm_80, sm_90, not run" in prefix.check("toolchain.extension").finding
+    assert "sm_100" not in log.read_text()
+
+
+def test_the_gpus_that_are_here_are_compiled_for_and_the_result_is_run(prefix):
+    log = fake_toolchain(prefix)
+    gpus = GpuFacts("580.65.06", (Gpu(0, "H100", 81559, "9.0"), Gpu(1, "A100", 81559, "8.0")))
+    result = prefix.check("toolchain.extension", machine=Machine(gpus))
+    assert "code=sm_80 -gencode=arch=compute_90,code=sm_90 -c" in log.read_text()
+    assert result.status == "failed" and "run on the GPU" in result.finding  # an empty file is no library
+
+
+def test_a_host_compiler_that_nvcc_refuses_is_named_with_what_to_install(prefix):
+    refusal = "echo 'error: -- unsupported GNU version! gcc versions later than 14 are not supported!' >&2; exit 1\n"
+    fake_toolchain(prefix, nvcc_body=NVCC.split("echo \"$@\"")[0] + refusal)
+    result = prefix.check("toolchain.extension")
+    assert result.status == "failed" and "nvcc refuses the host compiler c++" in result.finding
+    assert "gxx_linux-64<15" in result.remedy
+
+
+def test_a_missing_cuda_runtime_library_is_named(prefix):
+    fake_toolchain(prefix, linker="echo 'ld: cannot find -lcudart: No such file' >&2; exit 1\n")
+    result = prefix.check("toolchain.extension")
+    assert result.status == "failed" and "cannot find -lcudart" in result.finding
+
+
+def test_a_nvcc_of_another_cuda_compiles_nothing(prefix):
+    log = fake_toolchain(prefix)
+    torch(prefix, "12.8")
+    result = prefix.check("toolchain.extension")
+    assert result.status == "not_run" and "nvcc 12.9" in result.finding and log.read_text() == ""
+
+
+@needs_compiler
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc on this machine")
+def test_a_real_nvcc_compiles_the_extension(prefix):
+    """Whatever CUDA the machine has: torch's version is played to fit. nvcc on PATH may be a script: it knows its home."""
+    asked = subprocess.run(["nvcc", "--dryrun", "-c", "none.cu"], capture_output=True, text=True, check=False)
+    home = Path(re.search(r"TOP=(\S+)", asked.stderr).group(1)).resolve()
+    version = subprocess.check_output([home / "bin" / "nvcc", "--version"], text=True)
+    torch(prefix, re.search(r"release (\d+\.\d+)", version).group(1))
+    result = prefix.check("toolchain.extension", CUDA_HOME=str(home))
+    assert result.status == "passed" and "not run: no GPU" in result.finding, result.finding
+
+
+# ---- SAT's optimizer
+
+FUSED = """
+class FusedEmaAdam:
+    def __init__(self, params, lr, betas, eps):
+        {body}
+    def zero_grad(self): pass
+    def step(self): {step}
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "step", "status", "words"),
+    [
+        ("self.weight = params[0]", "self.weight.value -= 0.1", "passed", "three steps lead from 1 to 0.70"),
+        ("self.weight = params[0]", "pass", "failed", "lead from 1 to 1.0000"),
+        ("raise RuntimeError(\"Error building extension 'fused_ema_adam'\")", "pass", "failed",
+         "Error building extension 'fused_ema_adam'"),
+    ],
+    ids=["good", "no effect", "does not build"],
+)  # fmt: skip
+def test_sats_optimizer_is_compiled_and_steps(prefix, body, step, status, words):
+    prefix.file("lib/site/torch/__init__.py", """
+        from . import nn
+        def ones(count, device): return 1.0
+        """)  # fmt: skip
+    prefix.file("lib/site/torch/nn.py", """
+        class Parameter:
+            def __init__(self, value): self.value = value
+            def square(self): return self
+            def sum(self): return self
+            def backward(self): pass
+            def detach(self): return self
+            def mean(self): return self.value
+        """)  # fmt: skip
+    prefix.module("sat/__init__")
+    prefix.file("lib/site/sat/ops.py", FUSED.replace("{body}", body).replace("{step}", step))
+    gpus = GpuFacts("580.65.06", (Gpu(0, "H100", 81559, "9.0"),))
+    result = prefix.check("toolchain.fused-ema-adam", machine=Machine(gpus))
+    assert result.status == status and words in result.finding, result.finding

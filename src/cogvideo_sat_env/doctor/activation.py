@@ -18,6 +18,9 @@ REMOVED = (
     "PYTHONSAFEPATH", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__",
     # leftovers of a launcher: a probe is a job of one process
     "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "CROSS_RANK", "CROSS_SIZE",
+    "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK", "ROLE_NAME", "ROLE_WORLD_SIZE", "TORCHELASTIC_RUN_ID",
+    "TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_MAX_RESTARTS",
+    "TORCHELASTIC_USE_AGENT_STORE",  # with it rank 0 waits for a store that torchrun doesn't offer to the probe
 )  # fmt: skip
 _LEAST = ("HOME", "USER", "LOGNAME", "LANG", "PATH", "TMPDIR")  # what every login shell has
 _UNSET = "***unset***"  # conda's mark for a variable that was removed with `conda env config vars unset`

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cogvideo_sat_env.doctor.model import FULL, LEVELS, QUICK, CheckSpec
+from cogvideo_sat_env.doctor.model import FULL, GPU, LEVELS, QUICK, CheckSpec
 from cogvideo_sat_env.errors import InputError
 
 # DeepSpeed's first start compiles its CPU communication extension: 40 to 110 s on two cores, longer on a busy node.
@@ -15,31 +15,90 @@ CHECKS: tuple[CheckSpec, ...] = (
         "identity.distribution", QUICK, "PyPI's unrelated `sat`, two packages that both install `decord`",
         "distribution",
     ),
-    CheckSpec("identity.floors", QUICK, "a requirement that is missing or below its tested floor", "floors"),
-    CheckSpec("identity.bounds", QUICK, "a version that is known to break SAT", "bounds"),
-    CheckSpec("identity.activation", QUICK, "activation scripts that fail, hang or set nothing", "activation"),
     CheckSpec(
-        "identity.pollution", QUICK, "PYTHONPATH, user site, LD_LIBRARY_PATH or the host's CUDA leaking in", "pollution"
+        "identity.floors", QUICK, "a requirement that is missing or below its tested floor", "floors",
+        joins="identity.distribution",
+    ),
+    CheckSpec(
+        "identity.bounds", QUICK, "a version that is known to break SAT", "bounds", joins="identity.distribution"
+    ),
+    CheckSpec(
+        "identity.receipt", QUICK, "packages that are not those of the receipt, or of the lock", "receipt",
+        joins="identity.distribution",
+    ),
+    CheckSpec(
+        "identity.overwritten", QUICK, "pip over conda: replaced packages, overwritten files", "overwritten",
+        joins="identity.distribution",
+    ),
+    CheckSpec("identity.files", FULL, "files that were changed or lost after they were linked", "files", limit=600.0),
+    CheckSpec(
+        "identity.activation", QUICK, "activation scripts that fail, hang or set nothing", "activation",
+        joins="identity.distribution",
+    ),
+    CheckSpec(
+        "identity.pollution", QUICK, "PYTHONPATH, user site, LD_LIBRARY_PATH or the host's CUDA leaking in",
+        "pollution", joins="identity.distribution",
+    ),
+    CheckSpec(
+        "identity.libraries", QUICK, "two OpenMP runtimes; a CUDA library of the host in the process", "libraries",
+        limit=180.0, joins="imports.together",
     ),
     CheckSpec(
         "imports.alone", FULL, "a module that imports only because another one was imported before it", "alone",
         limit=600.0, alone=True,
     ),
-    CheckSpec("imports.together", QUICK, "modules that can't share one process", "together", limit=180.0),
+    CheckSpec(
+        "imports.together", QUICK, "modules that can't share one process", "together", limit=180.0,
+        loader_errors=True,
+    ),
     CheckSpec("imports.order", FULL, "crashes that depend on the order of decord and torch", "order", limit=240.0),
     CheckSpec(
         "imports.upstream-names", QUICK, "names that CogVideo's sat/ imports and newer versions removed",
         "upstream_names", limit=180.0, joins="imports.together",
     ),
+    CheckSpec(
+        "imports.sat-modules", FULL, "a module of SwissArmyTransformer that newer packages broke", "sat_modules",
+        limit=180.0, training=True, joins="imports.together",
+    ),
     CheckSpec("video.decord", QUICK, "wrong, shifted or missing frames from decord", "decord", limit=120.0),
     CheckSpec(
-        "video.write", FULL, "no mp4 backend for samples; a truncated video that hangs the loader", "write", limit=180.0
+        "video.codecs", FULL, "a codec whose frames are wrong, shifted or can't be decoded", "codecs", limit=180.0
+    ),
+    CheckSpec("video.sizes", FULL, "odd sizes; scaling and resizing that change or shift frames", "sizes", limit=180.0),
+    CheckSpec(
+        "video.write", FULL, "no mp4 backend for samples, or samples that can't be read back", "write", limit=180.0
+    ),
+    CheckSpec(
+        "video.broken", FULL, "a broken or truncated clip that hangs or crashes the loader", "broken", limit=180.0
     ),
     CheckSpec(
         "data.webdataset", FULL, "webdataset's changed ResampledShards, invisible to imports", "webdataset",
         limit=180.0, training=True,
     ),
+    CheckSpec(
+        "data.folder", FULL, "clips with captions that workers load wrongly, or hang on", "folder", limit=300.0
+    ),
+    CheckSpec(
+        "data.shards", FULL, "corrupt clips and truncated shards that end a stream; workers that crash", "shards",
+        limit=300.0, training=True,
+    ),
     CheckSpec("text.t5", FULL, "a T5 tokenizer or encoder that can't be loaded from spiece.model", "t5", limit=180.0),
+    CheckSpec(
+        "model.transformer", FULL, "SAT's mixins, attention or half precision that compute something else",
+        "transformer", limit=180.0, training=True,
+    ),
+    CheckSpec(
+        "model.lora", FULL, "LoRA that learns nothing, reaches no layer or can't be merged", "lora",
+        limit=120.0, training=True, joins="model.transformer",
+    ),
+    CheckSpec(
+        "model.vae", FULL, "3D convolutions that are wrong in bf16 or see later frames", "vae",
+        limit=120.0, training=True, joins="model.transformer",
+    ),
+    CheckSpec(
+        "model.gpu", GPU, "a GPU that computes something else than the CPU, or has no bf16", "transformer_gpu",
+        limit=300.0, training=True,
+    ),
     CheckSpec(
         "training.zero2", FULL, "SAT, DeepSpeed and torch that import but can't take an optimizer step", "zero2",
         limit=_FIRST_COMPILATION, training=True,
@@ -49,8 +108,24 @@ CHECKS: tuple[CheckSpec, ...] = (
         "checkpoint", limit=_FIRST_COMPILATION, training=True, after=("training.zero2",),
     ),
     CheckSpec(
+        "training.resume", FULL, "a resumed run that doesn't go on where it stopped", "resume",
+        limit=_FIRST_COMPILATION, training=True, after=("training.zero2",), joins="training.checkpoint",
+    ),
+    CheckSpec(
+        "training.lora", FULL, "LoRA that DeepSpeed can't train, or that changes the frozen weights", "lora",
+        limit=_FIRST_COMPILATION, training=True, after=("training.zero2",), joins="training.checkpoint",
+    ),
+    CheckSpec(
+        "training.two-processes", FULL, "torchrun, gloo or the averaging of gradients that don't work", "two_processes",
+        limit=_FIRST_COMPILATION, training=True, after=("training.zero2",), alone=True,
+    ),
+    CheckSpec(
+        "training.gpu", GPU, "SAT, DeepSpeed and NCCL that can't train on the GPUs", "gpu",
+        limit=_FIRST_COMPILATION, training=True, alone=True,
+    ),
+    CheckSpec(
         "lora.safetensors", FULL, "LoRA weights that change on the way through safetensors", "safetensors_round_trip",
-        limit=180.0, training=True,
+        limit=180.0, training=True, joins="model.transformer",
     ),
     CheckSpec(
         "toolchain.compiler", QUICK, "no C++ compiler or ninja for DeepSpeed's run-time compilation", "compiler",
@@ -61,7 +136,39 @@ CHECKS: tuple[CheckSpec, ...] = (
         "toolchain.extensions-dir", QUICK, "a compilation cache that can't be written, is shared, or is locked",
         "extensions_dir", training=True,
     ),
+    CheckSpec(
+        "toolchain.extension", FULL, "a host compiler that nvcc refuses, a CUDA extension that doesn't build",
+        "extension", limit=600.0, training=True,
+    ),
+    CheckSpec(
+        "toolchain.fused-ema-adam", GPU, "SAT's default optimizer that can't be compiled (fused_ema_adam)",
+        "fused_ema_adam", limit=900.0, training=True,
+    ),
     CheckSpec("hardware.gpu", QUICK, "CPU build on a GPU machine, driver too old for torch's CUDA", "gpu", limit=120.0),
+    CheckSpec(
+        "hardware.architectures", GPU, "a GPU that torch was not compiled for (no kernel image is available)",
+        "architectures", limit=120.0,
+    ),
+    CheckSpec("hardware.memory", GPU, "GPUs too small for the recipe (CUDA out of memory)", "memory", training=True),
+    CheckSpec("network.hostname", FULL, "a host's name without an address, which nodes can't find", "hostname"),
+    CheckSpec("network.p2p", GPU, "GPUs that reach each other only slowly, or through the host", "p2p", limit=180.0,
+              alone=True),
+    CheckSpec("network.nccl", GPU, "NCCL that hangs, sums wrongly or uses the slow way", "nccl", limit=240.0,
+              training=True, alone=True),
+    CheckSpec("storage.space", QUICK, "no room, or no inodes, where a run writes", "space"),
+    CheckSpec(
+        "storage.shared", QUICK, "caches of compiled code on a file system that nodes share", "shared",
+        joins="storage.space",
+    ),
+    CheckSpec(
+        "storage.import-time", FULL, "an environment whose imports take minutes", "import_time", limit=600.0, alone=True
+    ),
+    CheckSpec(
+        "security.advisories", FULL, "packages with known vulnerabilities (--advisories)", "advisories", limit=120.0
+    ),
+    CheckSpec(
+        "security.permissions", FULL, "files that every user of the machine could change", "permissions", limit=300.0
+    ),
 )  # fmt: skip
 
 
@@ -70,6 +177,7 @@ def select(
 ) -> list[CheckSpec]:
     """Return the checks to run, in order.
 
+    quick: the quick checks; full: all, those for a GPU included; gpu: the quick ones and those for a GPU.
     `only` and `skip` take ids or subjects ("training" stands for "training.*"). `only` overrides the level.
     Raises InputError for an unknown level, id or subject.
     """
@@ -82,7 +190,7 @@ def select(
     chosen = []
     for spec in checks:
         names = {spec.id, spec.subject}
-        wanted = bool(names & set(only)) if only else level == FULL or spec.level == QUICK
+        wanted = bool(names & set(only)) if only else level == FULL or spec.level in (QUICK, level)
         if wanted and not names & set(skip):
             chosen.append(spec)
     return chosen

@@ -10,6 +10,7 @@ from shutil import which
 from typing import Protocol
 
 _QUERY = "index,name,memory.total,compute_cap,driver_version"
+_SLOTS = "index,pcie.link.gen.max,pcie.link.width.max"
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,29 @@ class GpuFacts:
     problem: str | None = None
 
 
+@dataclass(frozen=True)
+class Link:
+    """How one GPU is joined to the others.
+
+    nvlink: the sum of its active NVLinks in GB/s a direction (0: none). pcie_generation and pcie_lanes are the most
+    that GPU and slot can; 0 when not told.
+    """
+
+    index: int
+    nvlink: float
+    pcie_generation: int
+    pcie_lanes: int
+
+
 class Hardware(Protocol):
     """Where the doctor asks about hardware."""
 
     def gpu_facts(self) -> GpuFacts:
         """Return the driver and its GPUs; never raises for a machine without them."""
+        ...
+
+    def links(self) -> tuple[Link, ...]:
+        """Return each GPU's links; empty when that can't be told. Asked only where there are GPUs."""
         ...
 
 
@@ -66,6 +85,23 @@ class NvidiaSmi:
             return GpuFacts(self._kernel_driver(), (), f"nvidia-smi fails ({done.returncode}): {said[:200]}")
         return parse_query(done.stdout)
 
+    def links(self) -> tuple[Link, ...]:
+        """Ask nvidia-smi (30 s at most for each of two questions)."""
+        slots = self._ask(f"--query-gpu={_SLOTS}", "--format=csv,noheader,nounits")
+        return parse_links(slots, self._ask("nvlink", "--status"))
+
+    def _ask(self, *arguments: str) -> str:
+        """Return nvidia-smi's answer; nothing when it has none: older ones don't know every question."""
+        if self._program is None:
+            return ""
+        try:
+            done = subprocess.run(
+                [self._program, *arguments], capture_output=True, text=True, timeout=30, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return ""
+        return done.stdout if done.returncode == 0 else ""
+
     def _kernel_driver(self) -> str | None:
         try:
             text = self._version_file.read_text(encoding="utf-8", errors="replace")
@@ -88,3 +124,23 @@ def parse_query(text: str) -> GpuFacts:
         gpus.append(Gpu(int(fields[0]), fields[1], memory, capability))
         driver = fields[4]
     return GpuFacts(driver, tuple(gpus), f"nvidia-smi said: {odd[0][:200]}" if odd else None)
+
+
+def parse_links(slots: str, nvlinks: str) -> tuple[Link, ...]:
+    """Read nvidia-smi's answers: CSV of index, PCI Express generation and lanes; and `nvlink --status`."""
+    speeds: dict[int, float] = {}
+    gpu = -1
+    for line in nvlinks.splitlines():
+        head = re.match(r"GPU (\d+):", line)
+        if head:
+            gpu = int(head.group(1))
+        speed = re.match(r"\s+Link \d+: ([\d.]+) GB/s", line)
+        if speed:
+            speeds[gpu] = speeds.get(gpu, 0.0) + float(speed.group(1))
+    found = []
+    for line in slots.splitlines():
+        fields = [field.strip() for field in line.split(",")]
+        if len(fields) == 3 and fields[0].isdigit():
+            generation, lanes = (int(field) if field.isdigit() else 0 for field in fields[1:])
+            found.append(Link(int(fields[0]), speeds.get(int(fields[0]), 0.0), generation, lanes))
+    return tuple(found)

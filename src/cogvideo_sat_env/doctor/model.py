@@ -7,8 +7,8 @@ from typing import Any
 
 PASSED, FAILED, WARNING, NOT_RUN = "passed", "failed", "warning", "not_run"
 STATUSES = (PASSED, FAILED, WARNING, NOT_RUN)
-QUICK, FULL = "quick", "full"
-LEVELS = (QUICK, FULL)
+QUICK, FULL, GPU = "quick", "full", "gpu"
+LEVELS = (QUICK, FULL, GPU)
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class CheckSpec:
     """One check, described without loading its code.
 
     id        stable name, "<subject>.<topic>"
-    level     the lowest level that includes it: quick is part of full
+    level     quick: part of every level; full: only of full; gpu: of full and gpu, run only where there is a GPU
     catches   the failure that it exists for, one line
     function  name of the probe function in checks/<subject>.py
     limit     seconds before it counts as hanging
@@ -24,6 +24,7 @@ class CheckSpec:
     after     ids that must have ended first, when they run at all (their work is shared)
     alone     true: it starts several processes itself, so that nothing else runs beside it
     joins     id of a check in whose process it may run, straight after it (both pay for the same imports)
+    loader_errors  true: a complaint of the dynamic loader in what it prints is a failure, even if all else went well
     """
 
     id: str
@@ -35,6 +36,7 @@ class CheckSpec:
     after: tuple[str, ...] = ()
     alone: bool = False
     joins: str | None = None
+    loader_errors: bool = False
 
     @property
     def subject(self) -> str:

@@ -4,10 +4,13 @@ JSON schema (version 1; fields are only ever added):
 
     schema      1
     prefix      the environment, absolute path
-    level       "quick" or "full": what was asked for
+    host        name of the machine
+    version     of the doctor
+    level       "quick", "full" or "gpu": what was asked for
     started     UTC, ISO 8601
     duration    seconds, wall clock
-    ok          true when nothing failed
+    ok          true when nothing failed (with --strict: and nothing is a warning)
+    exit_code   0 when ok, else 1
     counts      {"passed": n, "failed": n, "warning": n, "not_run": n}
     results     in the order of the catalogue, each:
         id        stable name, "<subject>.<topic>"
@@ -23,12 +26,14 @@ JSON schema (version 1; fields are only ever added):
 
 from __future__ import annotations
 
+import platform
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from cogvideo_sat_env import __version__
 from cogvideo_sat_env.doctor.model import FAILED, NOT_RUN, PASSED, STATUSES, WARNING, CheckResult
 
 SCHEMA = 1
@@ -38,23 +43,29 @@ _COLOURS = {PASSED: "32", FAILED: "1;31", WARNING: "33", NOT_RUN: "2"}
 
 @dataclass(frozen=True)
 class Report:
-    """What one run of the doctor found; duration in seconds."""
+    """What one run of the doctor found; duration in seconds. `strict`: a warning counts as a failure."""
 
     prefix: Path
     level: str
     started: datetime
     duration: float
     results: tuple[CheckResult, ...]
+    strict: bool = False
+    host: str = field(default_factory=platform.node)
 
     @property
     def ok(self) -> bool:
-        """True when no check failed; warnings and checks that were not run don't count."""
-        return all(result.status != FAILED for result in self.results)
+        """True when no check failed; warnings count only when strict, checks that were not run never."""
+        return not self.count(FAILED) and not (self.strict and self.count(WARNING))
 
     @property
     def exit_code(self) -> int:
-        """0 when nothing failed, else 1."""
+        """0 when ok, else 1."""
         return 0 if self.ok else 1
+
+    def strictly(self) -> Report:
+        """Return the same report, where a warning counts as a failure."""
+        return replace(self, strict=True)
 
     def count(self, status: str) -> int:
         """Return how many results have this status."""
@@ -65,10 +76,13 @@ class Report:
         return {
             "schema": SCHEMA,
             "prefix": str(self.prefix),
+            "host": self.host,
+            "version": __version__,
             "level": self.level,
             "started": self.started.isoformat(timespec="seconds"),
             "duration": round(self.duration, 3),
             "ok": self.ok,
+            "exit_code": self.exit_code,
             "counts": {status: self.count(status) for status in STATUSES},
             "results": [result.to_json() for result in self.results],
         }
@@ -76,7 +90,7 @@ class Report:
     def to_text(self, width: int = 80, colour: bool = False) -> str:
         """Return the report for people: a table by subject, the sum, remedies last."""
         topic_width = max((len(result.id) - len(result.subject) - 1 for result in self.results), default=0)
-        lines: list[str] = [*_wrap(f"Environment {self.prefix}, level {self.level}", width), ""]
+        lines: list[str] = [*_wrap(f"Environment {self.prefix}, level {self.level}, on {self.host}", width), ""]
         subject = ""
         for result in self.results:
             if result.subject != subject:

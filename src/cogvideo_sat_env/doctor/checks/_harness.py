@@ -1,5 +1,7 @@
 """Entry of a probe's process: `python _harness.py REQUEST.json`; writes each outcome as JSON to its check's "result".
 
+A result "...{rank}..." is one file for each rank of torchrun.
+
 The outcome goes through a file, because everything that a probe imports may print. An exception in a check is its
 finding; a check that can't be loaded ends with exit code 70 and no outcome, which the runner reports as a failure.
 """
@@ -43,10 +45,22 @@ def _load(folder: Path, subject: str, function: str) -> Callable[[object], Any]:
     return getattr(importlib.import_module(f"{_PACKAGE}.{subject}"), function)  # type: ignore[no-any-return]
 
 
+def _end_with_torchrun() -> None:
+    """Let a rank end at once when torchrun says so, and never outlive it: it has put the rank into its own session."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # waiting for a dead peer, Python would not come to the handler
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, int(signal.SIGKILL))  # PR_SET_PDEATHSIG
+
+
 def main() -> int:
     """Run the request's checks, one after the other. Returns the exit code."""
     signal.signal(signal.SIGTERM, _stop)
     request = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    code = 0
+    if any("{rank}" in check["result"] for check in request["checks"]):
+        _end_with_torchrun()
     for check in request["checks"]:
         start = time.monotonic()
         try:
@@ -60,11 +74,12 @@ def main() -> int:
         except Exception as error:
             traceback.print_exc()
             outcome = probe.failed(probe.one_line(error))
-        target = Path(check["result"])
+            code = code or (1 if "{rank}" in check["result"] else 0)  # torchrun then ends the ranks that wait for it
+        target = Path(check["result"].replace("{rank}", os.environ.get("RANK", "0")))
         answer = asdict(outcome) | {"seconds": time.monotonic() - start}
         target.with_suffix(".part").write_text(json.dumps(answer), encoding="utf-8")
         os.replace(target.with_suffix(".part"), target)
-    return 0
+    return code
 
 
 if __name__ == "__main__":

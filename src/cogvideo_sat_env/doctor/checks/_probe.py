@@ -38,6 +38,11 @@ class Request:
         return [item for item in self.inputs["requirements"] if not (self.data_only and item.get("training"))]
 
     @property
+    def options(self) -> dict[str, Any]:
+        """What the user set for single checks, by "<subject>.<what>"."""
+        return self.inputs.get("options") or {}
+
+    @property
     def data_only(self) -> bool:
         """True in an environment that only prepares data, where SAT is left out."""
         return bool(self.inputs.get("data_only"))
@@ -88,5 +93,8 @@ def last_error(output: str) -> str:
 
 def one_line(error: BaseException) -> str:
     """Return an exception as one line: its type and the start of its message."""
-    text = " ".join(str(error).split())
+    message = str(error)
+    if "Original Traceback" in message:  # torch sends a worker's whole traceback as the message
+        return last_error(message)
+    text = " ".join(message.split())
     return f"{type(error).__name__}: {text}"[:400] if text else type(error).__name__

@@ -5,19 +5,28 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 HIDDEN, HEADS, LAYERS = 64, 4, 2
 TEXT, FRAMES, CHANNELS, SIDE, PATCH = 4, 2, 4, 8, 2  # tokens of text; latent frames, channels, height = width; patch
-PATCHES = FRAMES * (SIDE // PATCH) ** 2
+GRID = SIDE // PATCH
+PATCHES = FRAMES * GRID**2
+POSITIONS = ("sinusoidal", "rotary")  # CogVideoX-2B has the first, 5B the second
+LORA_RANK = 4
 
 
 def prepare_cpu() -> None:
     """Set what DeepSpeed and torch read when they are imported: a CPU job of one process. Call before any import."""
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the same on every machine; a GPU may be somebody else's
     os.environ["DS_ACCELERATOR"] = "cpu"
+    prepare_alone()
+
+
+def prepare_alone() -> None:
+    """Set what SAT reads: a job of one process."""
     os.environ["LOCAL_RANK"] = os.environ["RANK"] = "0"
     os.environ["WORLD_SIZE"] = os.environ["LOCAL_WORLD_SIZE"] = "1"
 
@@ -43,8 +52,13 @@ def cpu_in_place_of_cuda() -> Iterator[None]:
         yield
 
 
-def arguments(folder: Path, **changes: Any) -> argparse.Namespace:
-    """Return the arguments of a SAT training run (SAT's own parsers and defaults), made for one CPU process."""
+def on(device: str) -> Any:
+    """Return the context in which SAT trains on `device` ("cpu" or "cuda")."""
+    return cpu_in_place_of_cuda() if device == "cpu" else nullcontext()
+
+
+def arguments(folder: Path, device: str = "cpu", **changes: Any) -> argparse.Namespace:
+    """Return the arguments of a SAT training run (SAT's own parsers and defaults) for this rank of the job."""
     import sat.arguments as parsers
 
     parser = argparse.ArgumentParser()
@@ -53,11 +67,14 @@ def arguments(folder: Path, **changes: Any) -> argparse.Namespace:
     ):  # fmt: skip
         add(parser)
     args = parser.parse_args([])
+    local = int(os.environ["LOCAL_RANK"])
     values: dict[str, Any] = {
         "num_layers": LAYERS, "hidden_size": HIDDEN, "num_attention_heads": HEADS, "vocab_size": 16,
         "max_sequence_length": TEXT + PATCHES, "hidden_dropout": 0.0, "attention_dropout": 0.0,
-        "mode": "finetune", "seed": 42, "device": "cpu", "local_rank": 0, "rank": 0, "world_size": 1,
-        "model_parallel_size": 1, "distributed_backend": "gloo", "cuda": False, "deepspeed": False,
+        "mode": "finetune", "seed": 42, "device": "cpu" if device == "cpu" else local, "local_rank": local,
+        "rank": int(os.environ["RANK"]), "world_size": int(os.environ["WORLD_SIZE"]),
+        "model_parallel_size": 1, "distributed_backend": "gloo" if device == "cpu" else "nccl",
+        "cuda": device != "cpu", "deepspeed": False,
         "deepspeed_config": None, "zero_stage": 2, "bf16": True, "num_workers": 0, "summary_dir": str(folder),
         "experiment_name": "doctor", "iterable_dataset": False, "iterable_dataset_eval": False, "eval_interval": None,
     }  # fmt: skip
@@ -66,72 +83,188 @@ def arguments(folder: Path, **changes: Any) -> argparse.Namespace:
     return args
 
 
-def model_class() -> Any:
+def model_class(positions: str = POSITIONS[0], lora: bool = False) -> Any:
     """Return the model's class; a function, because SAT is imported only here.
 
-    Patches of latents and projected text as tokens, sinusoidal positions, adaptive layer norm at the end: the shape of
-    CogVideoX's dit_video_concat.py, 100,000 parameters.
+    The shape of CogVideoX's dit_video_concat.py: text and patches of latents as one sequence, adaptive layer norm with
+    its own modulation for each of the two, normalised queries and keys, `positions` as 2B or as 5B has them; 200,000
+    parameters. With `lora` SAT's LoraMixin on top, and only its matrices are trained.
     """
     import torch
-    from sat.model.base_model import BaseModel
+    from einops import rearrange, repeat
+    from sat.model.base_model import BaseModel, non_conflict
     from sat.model.mixins import BaseMixin
+    from sat.ops.layernorm import LayerNorm
+    from sat.transformer_defaults import HOOKS_DEFAULT, attention_fn_default
 
     class PatchEmbedding(BaseMixin):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
-            self.patches = torch.nn.Linear(CHANNELS * PATCH * PATCH, HIDDEN)
-            self.text = torch.nn.Linear(HIDDEN, HIDDEN)
+            self.proj = torch.nn.Linear(CHANNELS * PATCH * PATCH, HIDDEN)
+            self.text_proj = torch.nn.Linear(HIDDEN, HIDDEN)
 
         def word_embedding_forward(self, input_ids: Any, **kwargs: Any) -> Any:
-            return torch.cat([self.text(kwargs["text"]), self.patches(to_patches(kwargs["latents"]))], dim=1)
+            patches = rearrange(
+                kwargs["images"], "b t c (h p) (w q) -> b (t h w) (c p q)", p=PATCH, q=PATCH
+            )  # fmt: skip
+            return torch.cat([self.text_proj(kwargs["encoder_outputs"]), self.proj(patches)], dim=1)
+
+        def reinit(self, parent_model: Any = None) -> None:
+            del self.transformer.word_embeddings
+
+    def frequencies(width: int) -> Any:
+        return 10000.0 ** (-torch.arange(0, width, 2).float() / width)
 
     class SinusoidalPositions(BaseMixin):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
-            steps = torch.arange(TEXT + PATCHES).float()[:, None]
-            rates = 10000.0 ** (-torch.arange(HIDDEN // 2).float() / (HIDDEN // 2))
-            table = torch.cat([torch.sin(steps * rates), torch.cos(steps * rates)], dim=1)
-            self.table = torch.nn.Parameter(table[None], requires_grad=False)
+            time, side = HIDDEN // 4, HIDDEN // 8 * 3  # of the hidden values: for the frame; for row and column each
+            place = torch.cartesian_prod(*(torch.arange(count).float() for count in (FRAMES, GRID, GRID)))
+            angles = [place[:, [axis]] * frequencies(width) for axis, width in enumerate((time, side, side))]
+            waves = torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1)
+            table = torch.cat([torch.zeros(TEXT, HIDDEN), waves])
+            self.pos_embedding = torch.nn.Parameter(table[None], requires_grad=False)
 
         def position_embedding_forward(self, position_ids: Any, **kwargs: Any) -> Any:
-            return self.table
+            return self.pos_embedding
+
+        def reinit(self, parent_model: Any = None) -> None:
+            del self.transformer.position_embeddings
+
+    class RotaryPositions(BaseMixin):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            head = HIDDEN // HEADS
+            time, side = head // 4, head // 8 * 3
+            place = torch.cartesian_prod(*(torch.arange(count).float() for count in (FRAMES, GRID, GRID)))
+            angles = [place[:, [axis]] * frequencies(width) for axis, width in enumerate((time, side, side))]
+            turned = repeat(torch.cat(angles, dim=1), "n d -> n (d r)", r=2)
+            self.sin, self.cos = turned.sin(), turned.cos()  # plain attributes, as upstream's: never cast or saved
+
+        def position_embedding_forward(self, position_ids: Any, **kwargs: Any) -> Any:
+            return None
+
+        def rotary(self, heads: Any) -> Any:
+            text, patches = heads[:, :, :TEXT], heads[:, :, TEXT:]
+            pairs = rearrange(patches, "... (d r) -> ... d r", r=2)
+            first, second = pairs.unbind(dim=-1)
+            half = rearrange(torch.stack((-second, first), dim=-1), "... d r -> ... (d r)")
+            patches = patches * self.cos.to(patches) + half * self.sin.to(patches)
+            return torch.cat([text, patches], dim=2)
+
+        def attention_fn(self, query_layer: Any, key_layer: Any, value_layer: Any, mask: Any, *args: Any,
+                         **kwargs: Any) -> Any:  # fmt: skip
+            return HOOKS_DEFAULT["attention_fn"](
+                self.rotary(query_layer), self.rotary(key_layer), value_layer, mask, *args, **kwargs
+            )
+
+    def modulate(x: Any, shift: Any, scale: Any) -> Any:
+        return x * (1 + scale[:, None]) + shift[:, None]
+
+    class AdaptiveLayers(BaseMixin):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.adaLN_modulations = torch.nn.ModuleList(
+                torch.nn.Sequential(torch.nn.SiLU(), torch.nn.Linear(HIDDEN, 12 * HIDDEN)) for _ in range(LAYERS)
+            )
+            norms = [LayerNorm(HIDDEN // HEADS, eps=1e-6) for _ in range(2 * LAYERS)]
+            self.query_layernorm_list = torch.nn.ModuleList(norms[:LAYERS])
+            self.key_layernorm_list = torch.nn.ModuleList(norms[LAYERS:])
+
+        def layer_forward(self, hidden_states: Any, mask: Any, *args: Any, **kwargs: Any) -> Any:
+            layer = self.transformer.layers[kwargs["layer_id"]]
+            values = self.adaLN_modulations[kwargs["layer_id"]](kwargs["emb"]).chunk(12, dim=1)
+            parts = (hidden_states[:, TEXT:], hidden_states[:, :TEXT])  # upstream's order of the twelve: image, text
+            for norm, block, first in ((layer.input_layernorm, layer.attention, 0),
+                                       (layer.post_attention_layernorm, layer.mlp, 3)):  # fmt: skip
+                own = [values[start + first : start + first + 3] for start in (0, 6)]  # shift, scale, gate
+                image, text = (modulate(norm(part), v[0], v[1]) for part, v in zip(parts, own, strict=True))
+                joined = torch.cat([text, image], dim=1)
+                done = block(joined, mask, **kwargs) if first == 0 else block(joined, **kwargs)
+                changes = (done[:, TEXT:], done[:, :TEXT])
+                parts = tuple(  # type: ignore[assignment]
+                    part + v[2][:, None] * change for part, v, change in zip(parts, own, changes, strict=True)
+                )
+            return torch.cat([parts[1], parts[0]], dim=1)
+
+        @non_conflict  # type: ignore[untyped-decorator,unused-ignore]
+        def attention_fn(self, query_layer: Any, key_layer: Any, value_layer: Any, mask: Any, *args: Any,
+                         old_impl: Any = attention_fn_default, **kwargs: Any) -> Any:  # fmt: skip
+            query_layer = self.query_layernorm_list[kwargs["layer_id"]](query_layer)
+            key_layer = self.key_layernorm_list[kwargs["layer_id"]](key_layer)
+            return old_impl(query_layer, key_layer, value_layer, mask, *args, **kwargs)
 
     class FinalLayer(BaseMixin):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
-            self.norm = torch.nn.LayerNorm(HIDDEN, elementwise_affine=False)
-            self.modulation = torch.nn.Linear(HIDDEN, 2 * HIDDEN)
-            self.output = torch.nn.Linear(HIDDEN, CHANNELS * PATCH * PATCH)
+            self.norm_final = torch.nn.LayerNorm(HIDDEN, eps=1e-6)
+            self.adaLN_modulation = torch.nn.Sequential(torch.nn.SiLU(), torch.nn.Linear(HIDDEN, 2 * HIDDEN))
+            self.linear = torch.nn.Linear(HIDDEN, CHANNELS * PATCH * PATCH)
 
         def final_forward(self, logits: Any, **kwargs: Any) -> Any:
-            shift, scale = self.modulation(kwargs["time"]).chunk(2, dim=-1)
-            return self.output(self.norm(logits[:, TEXT:]) * (1 + scale[:, None]) + shift[:, None])
+            shift, scale = self.adaLN_modulation(kwargs["emb"]).chunk(2, dim=1)
+            patches = self.linear(modulate(self.norm_final(logits[:, TEXT:]), shift, scale))
+            return rearrange(
+                patches, "b (t h w) (c p q) -> b t c (h p) (w q)", t=FRAMES, h=GRID, w=GRID, p=PATCH, q=PATCH
+            )
 
     class TinyVideoTransformer(BaseModel):  # type: ignore[misc]
         def __init__(self, args: Any, transformer: Any = None, **kwargs: Any) -> None:
+            kwargs |= {
+                "activation_func": torch.nn.GELU(approximate="tanh"), "layernorm": partial(LayerNorm, eps=1e-6)
+            }  # fmt: skip
             super().__init__(args, transformer=transformer, **kwargs)
-            self.add_mixin("patch_embed", PatchEmbedding())
-            self.add_mixin("pos_embed", SinusoidalPositions())
+            self.time_embed = torch.nn.Sequential(
+                torch.nn.Linear(HIDDEN, HIDDEN), torch.nn.SiLU(), torch.nn.Linear(HIDDEN, HIDDEN)
+            )
+            table = {"sinusoidal": SinusoidalPositions, "rotary": RotaryPositions}
+            self.add_mixin("pos_embed", table[positions](), reinit=True)
+            self.add_mixin("patch_embed", PatchEmbedding(), reinit=True)
+            self.add_mixin("adaln_layer", AdaptiveLayers())
             self.add_mixin("final_layer", FinalLayer())
+            if lora:
+                from sat.model.finetune.lora2 import LoraMixin
+
+                self.add_mixin("lora", LoraMixin(LAYERS, LORA_RANK, lora_alpha=2 * LORA_RANK), reinit=True)
+
+        def disable_untrainable_params(self) -> None:  # SAT calls it before it makes the optimizer
+            for name, value in self.named_parameters():
+                value.requires_grad_(value.requires_grad and (not lora or is_lora(name)))
 
         def predict(self, sample: dict[str, Any]) -> Any:
-            dtype = next(self.parameters()).dtype
-            latents, text, time = (sample[key].to(dtype) for key in ("latents", "text", "time"))
-            ids = torch.zeros(latents.shape[0], TEXT + PATCHES, dtype=torch.long)
-            return self(ids, ids, None, latents=latents, text=text, time=time)[0]
+            weight = self.time_embed[0].weight
+            latents, text = (sample[key].to(weight) for key in ("latents", "text"))
+            angle = sample["time"].to(weight.device).float()[:, None] * frequencies(HIDDEN).to(weight.device)
+            emb = self.time_embed(torch.cat([angle.cos(), angle.sin()], dim=1).to(weight.dtype))
+            ones = torch.ones(1, 1).to(weight)
+            return self(
+                input_ids=ones, position_ids=ones, attention_mask=ones, images=latents, encoder_outputs=text, emb=emb
+            )[0]
 
     return TinyVideoTransformer
 
 
-def to_patches(latents: Any) -> Any:
-    """Return latents (batch, frames, channels, height, width) as tokens (batch, PATCHES, channels * PATCH²)."""
-    from einops import rearrange
+def build(folder: Path, positions: str = POSITIONS[0], seed: int = 1, lora: bool = False, **changes: Any) -> Any:
+    """Return a model outside of training, in fp32, whose weights depend on `seed` alone."""
+    import torch
 
-    return rearrange(latents, "b t c (h p) (w q) -> b (t h w) (c p q)", p=PATCH, q=PATCH)
+    args = arguments(folder, mode="inference", seed=seed, bf16=False, **changes)
+    model = model_class(positions, lora)(args)  # starts SAT's one-process group the first time
+    torch.manual_seed(seed)
+    for name, value in model.named_parameters():
+        if name.endswith("pos_embedding") or is_lora(name):
+            continue
+        value.data.copy_(torch.randn(value.shape) * 0.1 + (1.0 if "norm" in name and name.endswith("weight") else 0.0))
+    return model
+
+
+def is_lora(name: str) -> bool:
+    """True for the name of a weight that SAT's LoraMixin has added."""
+    return ".matrix_A." in name or ".matrix_B." in name
 
 
 def sample(seed: int = 1) -> dict[str, Any]:
-    """Return one fixed sample: noisy latents, text and time embeddings, and the noise to predict."""
+    """Return one fixed sample: noisy latents, text embeddings, the time step, and the noise to predict."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)
@@ -139,13 +272,22 @@ def sample(seed: int = 1) -> dict[str, Any]:
     def draw(*shape: int) -> Any:
         return torch.randn(*shape, generator=generator)
 
-    latents = draw(FRAMES, CHANNELS, SIDE, SIDE)
     noise = draw(FRAMES, CHANNELS, SIDE, SIDE)
-    return {"latents": latents + noise, "noise": noise, "text": draw(TEXT, HIDDEN), "time": draw(HIDDEN)}
+    latents = draw(FRAMES, CHANNELS, SIDE, SIDE) + noise
+    return {"latents": latents, "noise": noise, "text": draw(TEXT, HIDDEN), "time": torch.tensor(100 * seed)}
 
 
 def batch(count: int = 2) -> dict[str, Any]:
-    """Return `count` copies of the fixed sample, stacked."""
+    """Return the first `count` fixed samples, stacked."""
     import torch
 
-    return {name: torch.stack([value] * count) for name, value in sample().items()}
+    samples = [sample(seed) for seed in range(1, count + 1)]
+    return {name: torch.stack([item[name] for item in samples]) for name in samples[0]}
+
+
+def loss_of(model: Any, found: dict[str, Any]) -> Any:
+    """Return the mean squared error of the predicted noise, in fp32."""
+    import torch
+
+    predicted = model.predict(found)  # past DeepSpeed's engine, as CogVideo calls shared_step
+    return torch.nn.functional.mse_loss(predicted.float(), found["noise"].to(predicted.device).float())

@@ -12,9 +12,15 @@ from collections.abc import Iterable
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
-from ._probe import Outcome, Request, failed, passed, warning
+from . import _libraries
+from ._prefix import installed, key
+from ._probe import Outcome, Request, failed, not_run, passed, warning
+from ._records import files, overwritten, receipt
+
+__all__ = [
+    "activation", "bounds", "distribution", "files", "floors", "libraries", "overwritten", "pollution", "receipt",
+]  # fmt: skip
 
 SAT = "SwissArmyTransformer"
 # Distributions that install the same top-level module `decord`.
@@ -29,7 +35,7 @@ _RIVALS = re.compile(
 
 def distribution(request: Request) -> Outcome:
     """SwissArmyTransformer, and nothing else, provides `sat`; one distribution provides `decord`."""
-    names = _installed()
+    names = installed()
     problems, remedies = [], []
     if not request.data_only:
         problem = _wrong_sat(names)
@@ -44,7 +50,7 @@ def distribution(request: Request) -> Outcome:
         )
     if problems:
         return failed("; ".join(problems), "; ".join(remedies), decord=decords)
-    parts = [] if request.data_only else [f"{SAT} {names[_key(SAT)]} provides sat"]
+    parts = [] if request.data_only else [f"{SAT} {names[key(SAT)]} provides sat"]
     parts.append(f"{decords[0]} {names[decords[0]]} provides decord" if decords else "no distribution provides decord")
     return passed(", ".join(parts), decord=decords)
 
@@ -52,7 +58,7 @@ def distribution(request: Request) -> Outcome:
 def _wrong_sat(names: dict[str, str]) -> str | None:
     if "sat" in names:
         return f"PyPI's unrelated package sat {names['sat']} is installed; SAT is the package {SAT}"
-    if _key(SAT) not in names:
+    if key(SAT) not in names:
         return f"{SAT} is not installed"
     found = find_spec("sat")
     ours = metadata.distribution(SAT)
@@ -87,11 +93,11 @@ def floors(request: Request) -> Outcome:
     """Every requirement is installed, by its metadata, at its floor or above."""
     from packaging.version import Version
 
-    names = _installed()
+    names = installed()
     missing, old, found = [], [], {}
     for item in request.requirements:
         options = DECORDS if item["name"] == "decord" else (item["name"],)
-        present = [(option, names[_key(option)]) for option in options if _key(option) in names]
+        present = [(option, names[key(option)]) for option in options if key(option) in names]
         if not present:
             missing.append(item["name"])
             continue
@@ -108,13 +114,13 @@ def floors(request: Request) -> Outcome:
 
 
 def bounds(request: Request) -> Outcome:
-    """No version is one that the breakage ledger excludes."""
+    """No version is one that the breakage ledger excludes, and torchvision is the one that belongs to this torch."""
     from packaging.specifiers import SpecifierSet
 
-    names = _installed() | {"python": ".".join(map(str, sys.version_info[:3]))}
+    names = installed() | {"python": ".".join(map(str, sys.version_info[:3]))}
     broken, unproven, held = [], [], []
     for bound in request.inputs["bounds"]:
-        version = names.get(_key(bound["name"]))
+        version = names.get(key(bound["name"]))
         if version is None:
             continue
         clause = bound["bound"] if bound["bound"][0] in "<>=!~" else f"=={bound['bound']}"
@@ -128,10 +134,27 @@ def bounds(request: Request) -> Outcome:
     if broken:
         texts = "; ".join(text for _, text in broken + unproven)
         return failed(texts, ledger=tuple(name for name, _ in broken), broken=[name for name, _ in broken])
+    unpaired = _unpaired(names)
+    if unpaired:
+        return failed(unpaired, "mamba install 'torchvision=0.25' 'pytorch=2.10' (they come in pairs)")
     if unproven:
         name, text = unproven[0]
         return warning(f"not a proven combination: {text}", ledger=(name,))
     return passed(f"{len(held)} bounds of the breakage ledger hold", held=held)
+
+
+def _unpaired(names: dict[str, str]) -> str | None:
+    """Return what is wrong when torchvision's own metadata ask for another torch: its compiled half needs that one."""
+    from packaging.requirements import Requirement
+
+    if not {"torch", "torchvision"} <= set(names):
+        return None
+    for text in metadata.requires("torchvision") or []:
+        wanted = Requirement(text)
+        if key(wanted.name) == "torch" and not wanted.specifier.contains(names["torch"], prereleases=True):
+            found = f"torchvision {names['torchvision']} was built for torch {wanted.specifier}"
+            return f"{found}, and torch is {names['torch']}"
+    return None
 
 
 def activation(request: Request) -> Outcome:
@@ -176,10 +199,42 @@ def pollution(request: Request) -> Outcome:
             "export PYTHONNOUSERSITE=1",
         ))  # fmt: skip
     found += _library_rivals(user.get("LD_LIBRARY_PATH", ""), prefix)
+    for entry in re.split(r"[:\s]+", user.get("LD_PRELOAD", "")):
+        if _RIVALS.match(Path(entry).name) and not _inside(Path(entry), prefix):
+            found.append((f"LD_PRELOAD loads {entry} before everything else", "unset LD_PRELOAD"))
+    if user.get("KMP_DUPLICATE_LIB_OK"):
+        found.append((
+            "KMP_DUPLICATE_LIB_OK silences OpenMP's check for two runtimes: results may be wrong",
+            "unset KMP_DUPLICATE_LIB_OK; identity.libraries says whether there are two",
+        ))  # fmt: skip
     found += _host_cuda(user, request.inputs["activation"]["sets"], prefix)
     if found:
         return warning("; ".join(text for text, _ in found), "; ".join(dict.fromkeys(remedy for _, remedy in found)))
     return passed("no PYTHONPATH, user site, foreign libraries or foreign CUDA in front of the environment")
+
+
+def libraries(request: Request) -> Outcome:
+    """What the imports have loaded: one OpenMP runtime, and CUDA, torch and FFmpeg from the environment alone."""
+    found = _libraries.loaded()
+    if found is None:
+        return not_run("not run: this system doesn't tell which libraries a process has loaded")
+    prefix = Path(request.inputs["prefix"])
+    outside = _libraries.foreign(found, _libraries.homes(prefix, map(Path, site.getsitepackages())))
+    runtimes, vendored = _libraries.openmp(found)
+    details = {"outside": list(map(str, outside)), "openmp": runtimes, "vendored_openmp": vendored}
+    if outside:
+        return failed(
+            f"loaded from outside the environment: {', '.join(map(str, outside[:3]))}",
+            "unset LD_LIBRARY_PATH LD_PRELOAD, and load no module of the host's CUDA", **details,
+        )  # fmt: skip
+    if len(runtimes) > 1:
+        which = " and ".join(f"{maker}'s ({path})" for maker, path in runtimes.items())
+        return warning(
+            f"{len(runtimes)} OpenMP runtimes in one process: {which}; they fight for cores, and can crash or hang",
+            "unset LD_PRELOAD; in a conda environment: mamba install '_openmp_mutex=*=*_llvm'", **details,
+        )  # fmt: skip
+    own = f"one OpenMP runtime ({next(iter(runtimes))}'s)" if runtimes else "no OpenMP runtime"
+    return passed(f"{len(found)} libraries loaded; {own}; CUDA, torch and FFmpeg are the environment's own", **details)
 
 
 def _user_site_rivals(user: dict[str, str]) -> list[str]:
@@ -191,8 +246,8 @@ def _user_site_rivals(user: dict[str, str]) -> list[str]:
     folder = folder / Path(site.getusersitepackages()).relative_to(site.getuserbase())
     if not folder.is_dir():
         return []
-    theirs = {_key(d.metadata["Name"]) for d in metadata.distributions(path=[str(folder)]) if d.metadata["Name"]}
-    return sorted(theirs & set(_installed()))
+    theirs = {key(d.metadata["Name"]) for d in metadata.distributions(path=[str(folder)]) if d.metadata["Name"]}
+    return sorted(theirs & set(installed()))
 
 
 def _sees_system_packages() -> bool:
@@ -239,17 +294,3 @@ def _entries(folder: Path) -> Iterable[Path]:
         return list(folder.iterdir())
     except OSError:  # not readable: the loader can't read it either
         return []
-
-
-def _installed() -> dict[str, str]:
-    """Return all distributions: normalised name to version, the first on sys.path winning, as with imports."""
-    found: dict[str, Any] = {}
-    for distribution in metadata.distributions():
-        name = distribution.metadata["Name"]
-        if name:
-            found.setdefault(_key(name), distribution.version)
-    return found
-
-
-def _key(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()

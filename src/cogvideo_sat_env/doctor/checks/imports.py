@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import pkgutil
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -14,6 +15,13 @@ from ._probe import Outcome, Request, failed, last_error, loader_errors, one_lin
 
 _LIMIT = 180.0  # seconds for one module: cold parallel file systems need more than a minute
 _TORCHVISION, _WEBDATASET = "torchvision-0.26", "webdataset-0.2.88"
+
+# Imported on the way to training and sampling, brought by the requirements; found by blocking each (facts of 2026-11).
+TRANSITIVE = ("PIL", "filelock", "packaging", "requests", "tqdm", "yaml")
+TRAINING_TRANSITIVE = ("hjson", "pandas", "psutil", "pyarrow", "regex")
+
+# Modules of SwissArmyTransformer that nothing on that way imports, by what they ask for and nobody declares.
+_UNUSED_BY = ("icetk", "localAttention", "nltk", "sat.generation.sampling", "xformers", "cpm_kernels", "bitsandbytes")
 
 # What CogVideo's sat/ (train_video.py, sample_video.py, data_video.py, dit_video_concat.py, diffusion_video.py,
 # vae_modules, sgm) imports by name, at the commit of facts/compat.md. Missing torchvision names are the classic.
@@ -65,8 +73,8 @@ MODEL_NAMES: dict[str, tuple[str, ...]] = {
 
 
 def alone(request: Request) -> Outcome:
-    """Import each requirement's module in a process of its own; two at a time."""
-    modules = [item["module"] for item in request.requirements]
+    """Import each module of the closure in a process of its own; two at a time."""
+    modules = _closure(request)
     has_gpu = bool(request.inputs["gpu"]["gpus"])
     with ThreadPoolExecutor(2) as pool:
         problems = dict(zip(modules, pool.map(lambda name: _problem(f"import {name}", has_gpu), modules), strict=True))
@@ -79,8 +87,8 @@ def alone(request: Request) -> Outcome:
 
 
 def together(request: Request) -> Outcome:
-    """Import all modules in this process, in the order of the requirements."""
-    modules = [item["module"] for item in request.requirements]
+    """Import all modules of the closure in this process, in the order of the requirements."""
+    modules = _closure(request)
     bad = _import_all(modules)
     if bad:
         return failed(f"{len(bad)} of {len(modules)} modules fail: {_some(bad)}", problems=bad)
@@ -128,6 +136,35 @@ def upstream_names(request: Request) -> Outcome:
         )  # fmt: skip
         return failed(f"upstream's sat/ imports what is not there: {_some(bad)}", ledger=ledger, problems=bad)
     return passed(f"all {count} names that upstream's sat/ imports are there")
+
+
+def sat_modules(request: Request) -> Outcome:
+    """Import every module of SwissArmyTransformer but those that nobody can import."""
+    import sat
+
+    bad: dict[str, str] = {}
+    unused, count = [], 0
+    for found in pkgutil.walk_packages(sat.__path__, "sat.", onerror=lambda name: None):
+        try:
+            importlib.import_module(found.name)
+        except ModuleNotFoundError as error:
+            if error.name is not None and error.name.startswith(_UNUSED_BY):
+                unused.append(found.name)
+            else:
+                bad[found.name] = one_line(error)
+        except Exception as error:  # whatever a foreign module raises is the finding
+            bad[found.name] = one_line(error)
+        else:
+            count += 1
+    if bad:
+        return failed(f"{len(bad)} modules of SwissArmyTransformer fail: {_some(bad)}", problems=bad, unused=unused)
+    finding = f"{count} modules of SwissArmyTransformer import; {len(unused)} ask for what no requirement brings"
+    return passed(finding, unused=unused)
+
+
+def _closure(request: Request) -> list[str]:
+    more = TRANSITIVE if request.data_only else TRANSITIVE + TRAINING_TRANSITIVE
+    return [item["module"] for item in request.requirements] + list(more)
 
 
 def _is_decord2() -> bool:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from . import _tiny
 from ._probe import Outcome, Request, failed, passed
 
-_RANK = 4
 _PARTS = ("to_q", "to_k", "to_v")  # SAT keeps three pairs of matrices for its one query_key_value layer
 
 
@@ -20,7 +18,7 @@ def safetensors_round_trip(request: Request) -> Outcome:
     from safetensors.torch import load_file, save_file
 
     path = request.workdir / "adapter_model.safetensors"
-    first, second = _model(request.workdir), _model(request.workdir)
+    first, second = (_tiny.build(request.workdir, lora=True).eval() for _ in range(2))
     generator = torch.Generator().manual_seed(11)
     for _, value in _matrices(first):
         value.data.copy_(torch.randn(value.shape, generator=generator) * 0.1)
@@ -46,19 +44,6 @@ def safetensors_round_trip(request: Request) -> Outcome:
         " equal",
         keys=sorted(written)[:2],
     )
-
-
-def _model(folder: Path, seed: int = 1) -> Any:
-    import torch
-    from sat.model.finetune.lora2 import LoraMixin
-
-    args = _tiny.arguments(folder, mode="inference", seed=seed, bf16=False)
-    model = _tiny.model_class()(args)  # starts SAT's one-process group the first time
-    torch.manual_seed(seed)
-    for value in model.parameters():
-        value.data.copy_(torch.randn(value.shape) * 0.1)
-    model.add_mixin("lora", LoraMixin(_tiny.LAYERS, _RANK, lora_alpha=2 * _RANK), reinit=True)
-    return model.eval()
 
 
 def _matrices(model: Any) -> list[tuple[str, Any]]:

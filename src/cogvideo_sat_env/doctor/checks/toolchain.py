@@ -1,4 +1,4 @@
-"""Toolchain: what run-time compilation (JIT) of DeepSpeed's and SAT's extensions needs. Nothing is imported here."""
+"""Toolchain: what run-time compilation (JIT) of DeepSpeed's and SAT's extensions needs, and that it works."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ._probe import Outcome, Request, failed, not_run, passed, warning
+from . import _extension
+from ._mounts import kind_of
+from ._probe import Outcome, Request, failed, not_run, one_line, passed, warning
 
 # Included by ATen/cuda/CUDAContext.h or by DeepSpeed's kernels; each absence was one user's failed build.
 HEADERS = {
@@ -25,7 +27,6 @@ HEADERS = {
 }
 _NO_FUSED = "FusedEmaAdam, SAT's default optimizer, can't be compiled then"
 _STALE = 3600.0  # seconds: no extension of ours takes longer to compile
-_SHARED = re.compile(r"^(nfs\d?|lustre|gpfs|beegfs|ceph|fuse\.ceph\S*|cifs|smb3?|fuse\.sshfs|panfs|wekafs|afs|pvfs2)$")
 _PROGRAM = "#include <vector>\nint main() { return static_cast<int>(std::vector<int>{}.size()); }\n"
 
 
@@ -112,13 +113,58 @@ def extensions_dir(request: Request) -> Outcome:
             f"{locks[0]} was left by a compilation that died; the next one waits for it for ever",
             f"rm {shlex.quote(str(locks[0]))}", locks=list(map(str, locks)),
         )  # fmt: skip
-    kind = _file_system(folder)
-    if kind and _SHARED.match(kind):
-        return warning(f"{folder} ({origin}) is on {kind}: nodes compile over each other's files", remedy)
+    mount = kind_of(folder)
+    if mount is not None and mount.is_shared:
+        return warning(f"{folder} ({origin}) is on {mount.kind}: nodes compile over each other's files", remedy)
     free = shutil.disk_usage(folder).free / 2**30
     if free < 1.0:
         return warning(f"only {free:.1f} GiB are free in {folder} ({origin}); a build needs about 1 GiB", remedy)
-    return passed(f"{folder} ({origin}) is writable, {free:.0f} GiB free{f' on {kind}' if kind else ''}")
+    where = f" on {mount.kind}" if mount is not None else ""
+    return passed(f"{folder} ({origin}) is writable, {free:.0f} GiB free{where}")
+
+
+def extension(request: Request) -> Outcome:
+    """Compile a small CUDA extension for the GPUs that are here, or for the usual ones; run it where there is a GPU."""
+    wanted = torch_cuda()
+    if wanted is None:
+        return not_run("not run: torch is a CPU build, it compiles no CUDA extension")
+    home = _cuda_home(Path(request.inputs["prefix"]))
+    if home is None:
+        return not_run("not run: no nvcc")
+    found = re.search(r"release (\d+\.\d+)", _run([str(home / "bin" / "nvcc"), "--version"], "").stdout)
+    version = found.group(1) if found else "of unknown version"
+    if version != wanted:
+        return not_run(f"not run: nvcc {version} ({home}) doesn't fit torch's CUDA {wanted}; toolchain.nvcc says more")
+    gpus = request.inputs["gpu"]["gpus"]
+    capabilities = _extension.architectures([g["compute_capability"] for g in gpus if g["compute_capability"]], wanted)
+    own = home.is_relative_to(Path(request.inputs["prefix"]))
+    return _extension.build(home, request.workdir, capabilities, own, run=bool(gpus))
+
+
+def fused_ema_adam(request: Request) -> Outcome:
+    """Compile SAT's FusedEmaAdam with the environment's own toolchain, and take steps with it on the GPU."""
+    import torch
+    from sat.ops import FusedEmaAdam
+
+    weight = torch.nn.Parameter(torch.ones(1000, device="cuda"))
+    start = time.monotonic()
+    try:
+        optimizer = FusedEmaAdam([weight], lr=0.1, betas=[0.9, 0.95], eps=1e-8)  # compiles, the first time
+    except Exception as error:  # torch raises RuntimeError, SAT's builder its own kinds: all mean no optimizer
+        print(error)
+        return failed(
+            f"SAT's FusedEmaAdam can't be compiled: {one_line(error)}",
+            "see toolchain.nvcc and toolchain.extension; or configure optimizer: {type: AdamW, ...} in its place",
+        )
+    seconds = time.monotonic() - start
+    for _ in range(3):
+        optimizer.zero_grad()
+        weight.square().sum().backward()
+        optimizer.step()
+    value = float(weight.detach().mean())
+    if not 0.5 < value < 0.9:  # Adam moves by lr a step as long as the gradient keeps its sign
+        return failed(f"three steps of FusedEmaAdam lead from 1 to {value:.4f}, expected about 0.7", None)
+    return passed(f"FusedEmaAdam compiled and loaded in {seconds:.0f} s; three steps lead from 1 to {value:.2f}")
 
 
 def torch_cuda() -> str | None:
@@ -187,18 +233,3 @@ def _age(path: Path) -> float:
         return time.time() - path.stat().st_mtime
     except OSError:  # its owner just removed it
         return 0.0
-
-
-def _file_system(folder: Path) -> str | None:
-    """Return the type of the file system that `folder` is on (Linux), or None."""
-    try:
-        lines = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return None
-    best: tuple[int, str] = (-1, "")
-    for line in lines:
-        _, mount, kind, *_ = line.split(" ")
-        place = Path(mount.replace("\\040", " "))
-        if folder.resolve().is_relative_to(place):
-            best = max(best, (len(place.parts), kind))
-    return best[1] or None

@@ -1,0 +1,109 @@
+"""Advisories in OSV's JSON format (https://ossf.github.io/osv-schema/): read, and asked about one version."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ._prefix import key
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One advisory that names an installed version; `fixed` are the versions that mend it."""
+
+    id: str
+    aliases: tuple[str, ...]
+    name: str
+    version: str
+    summary: str
+    fixed: tuple[str, ...]
+
+
+def read(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the advisories of a file (one, a list, or {"vulns": [...]}), of a folder of files, or of a zip of them.
+
+    Raises ValueError, naming the file, for what isn't OSV JSON, OSError for what can't be read.
+    """
+    if path.is_dir():
+        for file in sorted(path.rglob("*.json")):
+            yield from _parse(file.read_bytes(), str(file))
+    elif zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            for name in sorted(archive.namelist()):
+                if name.endswith(".json"):
+                    yield from _parse(archive.read(name), f"{path}:{name}")
+    else:
+        yield from _parse(path.read_bytes(), str(path))
+
+
+def hits(advisory: dict[str, Any], installed: dict[str, str]) -> Iterator[Hit]:
+    """Yield what `advisory` says about `installed` (normalised PyPI name to version). Withdrawn ones say nothing."""
+    if advisory.get("withdrawn"):
+        return
+    for affected in advisory.get("affected") or []:
+        package = affected.get("package") or {}
+        name = key(str(package.get("name", "")))
+        if str(package.get("ecosystem", "")).partition(":")[0] != "PyPI" or name not in installed:
+            continue
+        version = installed[name]
+        if is_affected(version, affected):
+            yield Hit(
+                str(advisory["id"]), tuple(map(str, advisory.get("aliases") or [])), name, version,
+                " ".join(str(advisory.get("summary") or "").split()), tuple(fixed_in(affected)),
+            )  # fmt: skip
+
+
+def is_affected(version: str, affected: dict[str, Any]) -> bool:
+    """Evaluate OSV's `versions` and `ranges` as its schema says; ranges of git commits say nothing about versions."""
+    from packaging.version import InvalidVersion, Version
+
+    public = version.partition("+")[0]  # a local build (2.10.0+cu128) has the faults of the release
+    if public in map(str, affected.get("versions") or []):
+        return True
+    ours = Version(public)
+    for group in affected.get("ranges") or []:
+        if group.get("type") not in ("ECOSYSTEM", "SEMVER"):
+            continue
+        events = []
+        for event in group.get("events") or []:
+            for kind, text in event.items():
+                try:
+                    events.append((Version("0" if text == "0" else str(text)), kind))
+                except InvalidVersion:  # "limit": "*"
+                    continue
+        inside = False
+        for bound, kind in sorted(events, key=lambda item: (item[0], item[1] != "introduced")):
+            if kind == "introduced" and ours >= bound:
+                inside = True
+            elif (kind in ("fixed", "limit") and ours >= bound) or (kind == "last_affected" and ours > bound):
+                inside = False
+        if inside:
+            return True
+    return False
+
+
+def fixed_in(affected: dict[str, Any]) -> list[str]:
+    """Return the versions that an advisory says are mended."""
+    return [
+        str(event["fixed"])
+        for group in affected.get("ranges") or [] if group.get("type") in ("ECOSYSTEM", "SEMVER")
+        for event in group.get("events") or [] if "fixed" in event
+    ]  # fmt: skip
+
+
+def _parse(content: bytes, where: str) -> Iterator[dict[str, Any]]:
+    try:
+        found = json.loads(content)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}; expected advisories in OSV's JSON format") from error
+    if isinstance(found, dict) and isinstance(found.get("vulns"), list):
+        found = found["vulns"]
+    for item in found if isinstance(found, list) else [found]:
+        if not isinstance(item, dict) or not item.get("id") or not isinstance(item.get("affected") or [], list):
+            raise ValueError(f"{where}: expected advisories in OSV's JSON format, with `id` and `affected`")
+        yield item

@@ -1,0 +1,96 @@
+"""Security: versions that advisories warn of, and files that others could change."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from . import _osv
+from ._prefix import installed
+from ._probe import Outcome, Request, failed, not_run, passed, warning
+
+
+def advisories(request: Request) -> Outcome:
+    """No Python package has a version that the user's advisories name."""
+    named = request.options.get("security.advisories")
+    if not named:
+        return not_run("not run: no advisories given (--advisories FILE or folder, in OSV's JSON format)")
+    accepted = set(request.options.get("security.accepted") or [])
+    packages = installed()
+    count, hits, left_out = 0, [], set()
+    try:
+        for advisory in _osv.read(Path(named)):
+            count += 1
+            for hit in _osv.hits(advisory, packages):
+                known = {hit.id, *hit.aliases}
+                if known & accepted:
+                    left_out |= known & accepted
+                else:
+                    hits.append(hit)
+    except (OSError, ValueError) as error:
+        return failed(f"the advisories can't be read: {error}", "name a file or folder of OSV JSON with --advisories")
+    if not count:
+        return failed(f"no advisories in {named}", "name a file or folder of OSV JSON with --advisories")
+    details = {"advisories": count, "accepted": sorted(left_out), "hits": [
+        {"id": h.id, "aliases": h.aliases, "name": h.name, "version": h.version, "fixed": h.fixed, "summary": h.summary}
+        for h in hits
+    ]}  # fmt: skip
+    if hits:
+        first = "; ".join(f"{h.name} {h.version}: {h.id}{_mended(h)}" for h in hits[:3])
+        more = f"; and {len(hits) - 3} more" if hits[3:] else ""
+        names = " ".join(f"--update {name}" for name in dict.fromkeys(hit.name for hit in hits))
+        return failed(
+            f"{len(hits)} known vulnerabilities: {first}{more}",
+            f"satenv lock {names}, then create the environment again; or accept by id: docs/doctor.md", **details,
+        )  # fmt: skip
+    said = f" ({', '.join(sorted(left_out))} accepted)" if left_out else ""
+    return passed(f"{len(packages)} Python packages, {count:,} advisories, none applies{said}", **details)
+
+
+def _mended(hit: _osv.Hit) -> str:
+    return f" (mended in {', '.join(hit.fixed)})" if hit.fixed else ""
+
+
+def permissions(request: Request) -> Outcome:
+    """Nobody else can change what runs here: no world-writable files, none of another user's."""
+    prefix = Path(request.inputs["prefix"]).resolve()
+    trusted = {0, os.getuid(), prefix.stat().st_uid}
+    writable, foreign, closed, count = [], [], [], 0
+    for folder in prefix.parents:  # whoever can write there can put another prefix in its place
+        found = folder.stat()
+        if found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
+            writable.append(f"{folder}/")
+    stack = [prefix]
+    while stack:
+        folder = stack.pop()
+        found = folder.stat()
+        if found.st_mode & stat.S_IWOTH:
+            writable.append(f"{folder}/")
+        try:
+            entries = list(os.scandir(folder))
+        except PermissionError:  # what we can't read we can't run either
+            closed.append(str(folder))
+            continue
+        for entry in entries:
+            count += 1
+            found = entry.stat(follow_symlinks=False)
+            if found.st_uid not in trusted:
+                foreign.append(entry.path)
+            if entry.is_dir(follow_symlinks=False):
+                stack.append(Path(entry.path))
+            elif not entry.is_symlink() and found.st_mode & stat.S_IWOTH:
+                writable.append(entry.path)
+    details = {"files": count, "writable": sorted(writable)[:50], "foreign": sorted(foreign)[:50], "unreadable": closed}
+    problems, remedies = [], []
+    if writable:
+        problems.append(f"{len(writable):,} files and folders can be changed by everybody, e.g. {min(writable)}")
+        outside = [name for name in writable if not Path(name).is_relative_to(prefix)]
+        remedies += [f"chmod o-w '{name}'" for name in outside]
+        remedies += [f"chmod -R o-w '{prefix}'"] if len(outside) < len(writable) else []
+    if foreign:
+        problems.append(f"{len(foreign):,} belong to another user, e.g. {min(foreign)}")
+        remedies.append(f"as root: chown -R {prefix.stat().st_uid} '{prefix}'")
+    if problems:
+        return warning("; ".join(problems), "; ".join(remedies), **details)
+    return passed(f"{count:,} files and folders, none that others can change", **details)

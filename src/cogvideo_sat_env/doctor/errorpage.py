@@ -1,0 +1,40 @@
+"""docs/errors.md, made from the symptoms and the breakage ledger: python -m cogvideo_sat_env.doctor.errorpage"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from cogvideo_sat_env.doctor.symptoms import Symptom, read_symptoms
+from cogvideo_sat_env.ledger import Ledger, read_ledger
+
+_COMMANDS = ("mamba ", "conda ", "pip ", "unset ", "export ", "satenv ", "scripts/satenv ", "ffmpeg ", "CONDA_OVERRIDE")
+_HEAD = """\
+# Errors, and what to do
+
+<!-- Made by `python -m cogvideo_sat_env.doctor.errorpage` from data/symptoms.yml and data/breakage.yml: don't edit. -->
+
+Search this page for a part of the message. The doctor looks for the same words: `satenv doctor` (inside an environment
+that has the metapackage: `cogvideo-sat-env doctor`) names the failure, and says what to type. One check alone:
+`satenv doctor --only ID`.
+"""
+
+
+def to_markdown(symptoms: Iterable[Symptom], ledger: Ledger) -> str:
+    """Return docs/errors.md."""
+    rows = [(item.error, item.means, item.checks, item.remedy) for item in symptoms]
+    rows += [(entry.error, " ".join(entry.breaks.split()), entry.proof.checks, entry.remedy) for entry in ledger.all]
+    parts = [_HEAD]
+    for error, means, checks, remedy in sorted(rows, key=lambda row: row[0].lower()):
+        named = ", ".join(f"`{check}`" for check in checks) or "tests only"
+        parts.append(f"### `{error}`\n\n{means}\n\n- Doctor: {named}\n- What to do: {_code(remedy)}\n")
+    return "\n".join(parts)
+
+
+def _code(remedy: str) -> str:
+    """Mark a remedy that is a command as one; a sentence stays a sentence."""
+    plain = remedy.startswith(_COMMANDS) and "; " not in remedy and " (" not in remedy and " says " not in remedy
+    return f"`{remedy}`" if plain else remedy
+
+
+if __name__ == "__main__":
+    print(to_markdown(read_symptoms(), read_ledger()), end="")

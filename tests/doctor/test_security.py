@@ -1,0 +1,139 @@
+"""Security checks: advisories in OSV's format against real version rules, and permissions that were really loosened."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+
+import pytest
+
+from cogvideo_sat_env.doctor.checks._osv import is_affected
+
+
+def advisory(name="torch", **changes):
+    affected = {
+        "package": {"ecosystem": "PyPI", "name": name},
+        "ranges": [{"type": "ECOSYSTEM", "events": [{"introduced": "0"}, {"fixed": "2.6.0"}]}],
+    }  # fmt: skip
+    return {"id": "GHSA-53q9-r3pm-6pq6", "aliases": ["CVE-2025-32434"], "summary": "code\nexecution", "affected": [affected]} | changes
+
+
+def events(*pairs):
+    return {"ranges": [{"type": "ECOSYSTEM", "events": [{kind: version} for kind, version in pairs]}]}
+
+
+@pytest.mark.parametrize(
+    ("version", "affected", "expected"),
+    [
+        ("2.5.1", events(("introduced", "0"), ("fixed", "2.6.0")), True),
+        ("2.6.0", events(("introduced", "0"), ("fixed", "2.6.0")), False),
+        ("2.6.0rc1", events(("introduced", "0"), ("fixed", "2.6.0")), True),
+        ("2.5.1+cu128", events(("introduced", "0"), ("fixed", "2.6.0")), True),
+        ("2.5.1.post1", events(("introduced", "2.5.1"), ("last_affected", "2.5.1")), False),
+        ("2.5.1", events(("introduced", "2.5.1"), ("last_affected", "2.5.1")), True),
+        ("1.5", events(("introduced", "1"), ("fixed", "1.4"), ("introduced", "1.5"), ("fixed", "1.6")), True),
+        ("1.4.2", events(("introduced", "1"), ("fixed", "1.4"), ("introduced", "1.5"), ("fixed", "1.6")), False),
+        ("1.4.2", events(("fixed", "1.6"), ("introduced", "1.5"), ("fixed", "1.4"), ("introduced", "1")), False),
+        ("1.10", events(("introduced", "1.9"), ("fixed", "1.11")), True),
+        ("3.0", events(("introduced", "1"), ("limit", "*")), True),
+        ("3.0", events(("introduced", "1"), ("limit", "2")), False),
+        ("1.2", {"versions": ["1.1", "1.2"]}, True),
+        ("1.3", {"versions": ["1.1", "1.2"]}, False),
+        ("1.3", {"ranges": [{"type": "GIT", "events": [{"introduced": "0"}]}]}, False),
+    ],
+)
+def test_ranges_and_versions_are_evaluated_as_osv_says(version, affected, expected):
+    assert is_affected(version, affected) is expected
+
+
+@pytest.fixture
+def examined(prefix):
+    prefix.distribution("torch", "2.5.1+cu124")
+    prefix.distribution("Pillow", "12.0.0")
+
+    def check(content, name="osv.json", **options):
+        path = prefix.root / name
+        if content is not None:
+            path.write_text(content if isinstance(content, str) else json.dumps(content))
+        return prefix.check("security.advisories", options={"security.advisories": str(path)} | options)
+
+    return check
+
+
+def test_without_advisories_it_is_not_run(prefix):
+    result = prefix.check("security.advisories")
+    assert result.status == "not_run" and "--advisories" in result.finding
+
+
+def test_a_known_vulnerability_is_named_with_the_version_that_mends_it(examined):
+    result = examined([advisory(), advisory("pillow", id="PYSEC-1")])
+    assert result.status == "failed"
+    assert result.finding == "1 known vulnerabilities: torch 2.5.1+cu124: GHSA-53q9-r3pm-6pq6 (mended in 2.6.0)"
+    assert "--update torch" in result.remedy and result.details["hits"][0]["aliases"] == ["CVE-2025-32434"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [[advisory(withdrawn="2025-01-01T00:00:00Z")], {"vulns": [advisory("black")]},
+     advisory(affected=[{"package": {"ecosystem": "npm", "name": "torch"}, "versions": ["2.5.1"]}])],
+    ids=["withdrawn", "of another package", "of another ecosystem"],
+)  # fmt: skip
+def test_what_does_not_apply_is_not_told(examined, content):
+    result = examined(content)
+    assert result.status == "passed" and "1 advisories, none applies" in result.finding
+
+
+def test_an_accepted_advisory_is_left_out_and_told(examined):
+    result = examined(advisory(), **{"security.accepted": ["CVE-2025-32434"]})
+    assert result.status == "passed" and "(CVE-2025-32434 accepted)" in result.finding
+
+
+def test_folders_and_zips_are_read(examined, prefix):
+    folder = prefix.root / "osv" / "PyPI"
+    folder.mkdir(parents=True)
+    (folder / "a.json").write_text(json.dumps(advisory()))
+    (folder / "b.json").write_text(json.dumps(advisory("pillow", id="PYSEC-1")))
+    assert "torch 2.5.1+cu124" in examined(None, "osv").finding
+    with zipfile.ZipFile(prefix.root / "all.zip", "w") as archive:
+        archive.write(folder / "a.json", "GHSA.json")
+    assert "torch 2.5.1+cu124" in examined(None, "all.zip").finding
+
+
+@pytest.mark.parametrize("content", ["{", '["a"]', '{"affected": []}', '{"id": "x", "affected": 3}', "[]"], ids=repr)
+def test_what_is_no_advisory_fails_and_is_never_taken_for_a_clean_answer(examined, content):
+    result = examined(content)
+    assert result.status == "failed" and "advisories" in result.finding and "osv.json" in result.finding
+
+
+def test_files_that_only_the_owner_can_change_pass(prefix):
+    result = prefix.check("security.permissions")
+    assert result.status == "passed" and result.finding.endswith("none that others can change")
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_everybody_can_change_is_told(prefix, kind):
+    path = prefix.module("sat")
+    path = path if kind == "file" else path.parent
+    path.chmod(0o777)
+    (prefix.root / "a-link").symlink_to("/no/where")  # a link's own permissions mean nothing
+    result = prefix.check("security.permissions")
+    assert result.status == "warning" and f"1 files and folders can be changed by everybody, e.g. {path}" in result.finding
+    assert result.remedy == f"chmod -R o-w '{prefix.root}'"
+
+
+def test_a_parent_in_which_everybody_can_put_another_prefix_is_told(prefix, tmp_path):
+    tmp_path.chmod(0o777)
+    result = prefix.check("security.permissions")
+    assert result.status == "warning" and result.remedy == f"chmod o-w '{tmp_path}/'"
+    tmp_path.chmod(0o1777)  # as /tmp: nobody can rename what is another's
+    assert prefix.check("security.permissions").status == "passed"
+    tmp_path.chmod(0o700)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give files away")
+def test_another_users_files_are_told(prefix):
+    path = prefix.module("sat")
+    os.chown(path, 4321, 4321)
+    result = prefix.check("security.permissions")
+    assert result.status == "warning" and f"1 belong to another user, e.g. {path}" in result.finding
