@@ -1,4 +1,4 @@
-"""`satenv check`: whether spec, floors, ledger, generated files and locks agree. Offline."""
+"""`satenv check`: whether spec, floors, ledger, generated files, locks and recipe agree. Offline."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from packaging.specifiers import Specifier, SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from cogvideo_sat_env.check_recipe import check_recipe
 from cogvideo_sat_env.errors import InputError
 from cogvideo_sat_env.ledger import Entry, Ledger, read_ledger
 from cogvideo_sat_env.lock import condalock, render
@@ -46,7 +47,7 @@ def check_project(root: Path) -> list[Finding]:
         findings += _compare(root, path, text)
     findings += _check_locks(root, environment, variants)
     findings += _check_wheel_locks(root, environment)
-    return findings
+    return findings + check_recipe(root, environment, variants, ledger)
 
 
 def check_floors(
@@ -145,7 +146,7 @@ def check_proofs(root: Path, ledger: Ledger) -> list[Finding]:
 
     checks = {check["id"] for check in list_checks()}
     findings = []
-    for entry in (*ledger.entries, *ledger.variables):
+    for entry in ledger.all:
         missing = [test for test in entry.proof.tests if not _test_exists(root, test)]
         missing += [check for check in entry.proof.checks if check not in checks]
         findings += [_no_proof(entry, proof) for proof in missing]

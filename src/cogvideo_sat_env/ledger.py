@@ -39,11 +39,17 @@ class Entry:
 
 @dataclass(frozen=True)
 class Ledger:
-    """All entries: bounds by package, and variables."""
+    """All entries: bounds by package, variables, and the patches that recipe/ applies (`bound`: the file's name)."""
 
     path: Path
     entries: tuple[Entry, ...]
     variables: tuple[Entry, ...]
+    patches: tuple[Entry, ...] = ()
+
+    @property
+    def all(self) -> tuple[Entry, ...]:
+        """Every entry of every kind."""
+        return (*self.entries, *self.variables, *self.patches)
 
 
 def read_ledger(path: Path = DATA / "breakage.yml") -> Ledger:
@@ -58,14 +64,18 @@ def read_ledger(path: Path = DATA / "breakage.yml") -> Ledger:
         _entry(path, lines.of("variables", i), item, ("variable", "value"))
         for i, item in enumerate(data.get("variables") or [])
     )
+    patches = tuple(
+        _entry(path, lines.of("patches", i), item, ("package", "patch"))
+        for i, item in enumerate(data.get("patches") or [])
+    )
     seen: dict[str, int] = {}
-    for entry in entries + variables:
+    for entry in entries + variables + patches:
         if entry.id in seen:
             raise InputError(
                 f"{path}:{entry.line}: id '{entry.id}' stands twice (first on line {seen[entry.id]})", "rename one"
             )
         seen[entry.id] = entry.line
-    return Ledger(path, entries, variables)
+    return Ledger(path, entries, variables, patches)
 
 
 def _entry(path: Path, line: int, item: object, keys: tuple[str, str]) -> Entry:

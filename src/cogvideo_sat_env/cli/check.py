@@ -18,7 +18,7 @@ from cogvideo_sat_env.cli.options import examples
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def check(as_json) -> None:
-    """Check offline that spec, floors, ledger, locks and rendered files agree, and that the locks are sound."""
+    """Check offline that spec, floors, ledger, locks, rendered files and recipe agree, and that the locks are sound."""
     from dataclasses import asdict
 
     from cogvideo_sat_env.check import check_project
@@ -33,6 +33,6 @@ def check(as_json) -> None:
         click.echo(
             f"{len(findings)} disagreement{'s' if len(findings) != 1 else ''}"
             if findings
-            else "spec, floors, ledger, locks and rendered files agree"
+            else "spec, floors, ledger, locks, rendered files and recipe agree"
         )
     sys.exit(1 if findings else 0)

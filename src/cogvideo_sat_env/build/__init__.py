@@ -1,0 +1,1 @@
+"""Building the packages of recipe/ into an indexed local channel."""

@@ -1,0 +1,47 @@
+"""A build log's last words as one clear error."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from cogvideo_sat_env.build.outputs import Output
+from cogvideo_sat_env.errors import MissingToolError, SatenvError, SourceError, VerificationError
+
+_NOISE = re.compile(
+    r"^\s*(?:\+ |[│╭╞╰]|$|To run |Script (?:execution )?failed|Work directory:|.*[Pp]refix: |cd \"|WARNING)"
+)
+
+
+def explain(output: Output, reason: str, log: Path, wheelhouse: Path | None) -> SatenvError:
+    """Return the error for a build of `output` that the engine refused with `reason`, from what its log says."""
+    said = log.read_text(encoding="utf-8") if log.is_file() else ""
+    what = f"{output.name} {output.version}"
+    where = str(wheelhouse) if wheelhouse else "the configured package index"
+    wrong = re.search(r"Expected sha256 (?P<expected>\w{64})\s+Got\s+(?P<found>\w{64})", said)
+    if wrong:
+        return VerificationError(
+            f"{what}: expected sha256 {wrong['expected']}, found {wrong['found']}; from {where}",
+            "that file isn't the one that recipe/recipe.yaml names: ask the index's owner, or fetch it again",
+        )
+    missing = re.search(r"No matching distribution found for (\S+)", said)
+    if missing and wheelhouse:
+        return SourceError(
+            f"{what}: {where} has no file for {missing[1]}",
+            "fill it with: pip download --no-deps --require-hashes -r locks/pip-linux-64.txt -d DIR",
+        )
+    if missing:
+        return SourceError(
+            f"{what}: {where} has no file for {missing[1]}, or can't be reached",
+            f"check pip's index-url; the log: {log}",
+        )
+    if "No module named pip" in said:
+        return MissingToolError(f"{what}: the build's Python has no pip", "take a channel that has the package pip")
+    last = "\n".join(f"  {line}" for line in log_lines(log)[-8:])
+    return SatenvError(f"{what}: {reason}\n{last}", f"the whole log: {log}")
+
+
+def log_lines(log: Path) -> list[str]:
+    """Return the lines of an engine's log without its hints on how to run scripts by hand, and without tables."""
+    said = log.read_text(encoding="utf-8") if log.is_file() else ""
+    return [line for line in said.splitlines() if not _NOISE.match(line)]

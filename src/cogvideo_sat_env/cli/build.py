@@ -1,0 +1,63 @@
+"""`satenv build`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from cogvideo_sat_env.cli.options import examples
+
+
+@click.command(
+    **examples("""
+    satenv build                                    the metapackage and its pieces, into ./channel
+    satenv build --out /srv/channel                 into that channel; what it has stays
+    satenv build --platform linux-aarch64           for another platform
+    satenv build --wheelhouse ./wheelhouse          the files of PyPI from a folder
+    satenv build --channel file:///data/conda-forge --no-test
+    """)
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("channel"), show_default=True,
+    help="Folder of the channel.",
+)  # fmt: skip
+@click.option("--platform", metavar="SUBDIR", help="conda subdir to build for [default: this machine's].")
+@click.option(
+    "--variant", "variants", multiple=True, metavar="NAME", help="Only this metapackage: cuda, cpu [default: all]."
+)
+@click.option(
+    "--wheelhouse", type=click.Path(path_type=Path), help="Folder with the files of PyPI, in place of the index."
+)
+@click.option(
+    "--channel", "channels", multiple=True, metavar="NAME|URL|DIR",
+    help="Where Python and the tests' packages come from [default: environment.yml's channels, else wheels].",
+)  # fmt: skip
+@click.option("--no-test", is_flag=True, help="Don't run the recipe's tests.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+def build(out, platform, variants, wheelhouse, channels, no_test, as_json, quiet) -> None:
+    """Build the metapackage cogvideo-sat-env, and the pieces that conda channels lack, into an indexed channel.
+
+    From the files of PyPI that recipe/ names by SHA-256. Run twice, the bytes are the same; run again after a failure,
+    what is finished is kept. The index is written last.
+    """
+    from cogvideo_sat_env.build.command import build as build_channel
+    from cogvideo_sat_env.paths import project_root
+    from cogvideo_sat_env.progress import choose
+
+    outcome = build_channel(
+        project_root(),
+        out.absolute(),
+        platform=platform,
+        variants=variants,
+        wheelhouse=wheelhouse,
+        channels=channels,
+        test=not no_test,
+        progress=choose(json=as_json, quiet=quiet),
+    )
+    if as_json:
+        click.echo(json.dumps(outcome.to_json(), indent=2))
+    else:
+        click.echo(outcome.to_text(), nl=False)
