@@ -17,6 +17,7 @@ from cogvideo_sat_env.cli.options import examples
     satenv lock --update transformers              move one package and what it forces, nothing else
     satenv lock --only linux-64-cuda --conda micromamba
     satenv lock --wheels                           the wheel locks, for sites without conda channels
+    satenv lock --with-channel channel --channel-url https://conda.example.org/cogvideo
     """)
 )
 @click.option("--only", multiple=True, metavar="VARIANT", help="Only this variant, e.g. linux-64-cpu.")
@@ -30,9 +31,35 @@ from cogvideo_sat_env.cli.options import examples
 @click.option("--update", multiple=True, metavar="NAME", help="Update this package, keep the others.")
 @click.option("--wheels", is_flag=True, help="Make the wheel locks instead (asks the package index).")
 @click.option("--python", "pythons", multiple=True, metavar="PATH", help="With --wheels: lock for this interpreter.")
+@click.option(
+    "--with-channel",
+    metavar="DIR|URL",
+    help="Lock nothing but cogvideo-sat-env, with this built channel before the others; no project file changes.",
+)
+@click.option("--channel-url", metavar="URL", help="Where that channel will be served: what the lock says.")
+@click.option("--override-channels", is_flag=True, help="That channel is the only one: a mirror of all that is needed.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="With --with-channel: the conda-lock file [cogvideo-sat-env-VARIANT.conda-lock.yml].",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
-def lock(only, render, frozen, conda, update, wheels, pythons, as_json, quiet) -> None:
+def lock(
+    only,
+    render,
+    frozen,
+    conda,
+    update,
+    wheels,
+    pythons,
+    with_channel,
+    channel_url,
+    override_channels,
+    out,
+    as_json,
+    quiet,
+) -> None:
     """Make conda-lock.yml with conda-lock, and everything that is rendered from it."""
     from cogvideo_sat_env.lock import command
     from cogvideo_sat_env.paths import project_root
@@ -42,7 +69,27 @@ def lock(only, render, frozen, conda, update, wheels, pythons, as_json, quiet) -
     root = project_root()
     if render and (only or frozen or conda or update or wheels):
         raise click.UsageError("--render works from the present locks: it takes none of the other options")
-    if render:
+    if with_channel is None and (channel_url or override_channels or out):
+        raise click.UsageError("--channel-url, --override-channels and --out go with --with-channel")
+    if with_channel is not None and (render or update or wheels or pythons):
+        raise click.UsageError("--with-channel locks one package anew: it takes --only, --frozen and --conda")
+    if override_channels and frozen:
+        raise click.UsageError("--override-channels leaves no channel that --frozen could stand for")
+    if with_channel is not None:
+        from cogvideo_sat_env.lock.with_channel import lock_with_channel
+
+        changed = lock_with_channel(
+            root,
+            with_channel,
+            wanted=only,
+            served_at=channel_url,
+            override=override_channels,
+            frozen=frozen,
+            conda=command.find_conda(conda),
+            out=out,
+            progress=progress,
+        )
+    elif render:
         changed = command.render_project(root)
     elif wheels:
         if only or frozen or conda or update:

@@ -80,8 +80,8 @@ def only(content: dict, platform: str) -> dict:
     }
 
 
-def dump(content: dict, name: str) -> str:
-    """Return the text of a lock file called `name`."""
-    header = HEADER.format(platforms=", ".join(content["metadata"]["platforms"]), name=name)
+def dump(content: dict, name: str, header: str = HEADER) -> str:
+    """Return the text of a lock file called `name`; `header` may name {platforms} and {name}."""
+    header = header.format(platforms=", ".join(content["metadata"]["platforms"]), name=name)
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
     return header + yaml.dump(content, Dumper=dumper, sort_keys=False, allow_unicode=True, width=1000)

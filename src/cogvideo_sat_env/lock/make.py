@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import stat
 import subprocess
@@ -42,14 +43,19 @@ def lock_variant(
     update: Sequence[str],
     previous: dict | None,
     progress: Progress,
+    asked: Mapping[str, str] | None = None,
 ) -> tuple[dict, dict[str, int]]:
     """Lock one variant with conda-lock; return the lock's content (conda-lock's format) and bytes by SHA-256.
 
     `environment` is the variant's own; `frozen` holds channel metadata to lock against in place of the channels;
-    `conda` is the user's conda, mamba or micromamba in place of our front-end; with `update`, everything of
-    `previous` that needn't move stays. Raises SolveError with the solver's reason, MissingToolError, InputError.
+    `asked` says, by base URL, where a channel is read that isn't served there yet; `conda` is the user's conda, mamba
+    or micromamba in place of our front-end; with `update`, everything of `previous` that needn't move stays.
+    Raises SolveError with the solver's reason, MissingToolError, InputError.
     """
-    with tempfile.TemporaryDirectory(prefix="satenv-lock-") as folder, _channels(environment, frozen) as channels:
+    with (
+        tempfile.TemporaryDirectory(prefix="satenv-lock-") as folder,
+        _channels(environment, frozen, asked or {}) as channels,
+    ):
         work = Path(folder)
         (work / "virtual-packages.yml").write_text(render_virtual_packages(variant), encoding="utf-8")
         (work / "names.json").write_text(json.dumps(conda_lock_lookup()), encoding="utf-8")
@@ -85,14 +91,16 @@ def render_virtual_packages(variant: Variant) -> str:
 
 
 @contextmanager
-def _channels(environment: Environment, frozen: Path | None) -> Iterator[Mapping[str, str]]:
+def _channels(environment: Environment, frozen: Path | None, asked: Mapping[str, str]) -> Iterator[Mapping[str, str]]:
     """Yield the channels to ask, each with its real base URL: they differ when locking against frozen metadata."""
     real = [channel_url(channel) for channel in environment.channels]
-    if frozen is None:
-        yield {url: url for url in real}
+    rest = [url for url in real if url not in asked]
+    if frozen is None or not rest:
+        yield {asked.get(url, url): url for url in real}
         return
-    with frozen_channels(frozen, real) as local:
-        yield dict(zip(local, real, strict=True))
+    with frozen_channels(frozen, rest) as local:
+        where = {**asked, **dict(zip(rest, local, strict=True))}
+        yield {where[url]: url for url in real}
 
 
 def _front_end(work: Path) -> Path:
@@ -179,7 +187,9 @@ def _reason(child: subprocess.CompletedProcess[str]) -> str:
     ]
     for index, line in enumerate(kept):
         if line.startswith("Could not lock the environment"):
-            return "\n".join(kept[index : index + 40]).partition("Traceback")[0]
+            # then come the solver's own words; what conda-lock adds to them is the answer once more and its own stack
+            said = itertools.takewhile(lambda line: not line.startswith('{"success"'), kept[index : index + 40])
+            return "\n".join(said)
     return "\n".join(kept[-15:])
 
 

@@ -67,17 +67,20 @@ def write_files(root: Path, texts: Mapping[str, str]) -> list[str]:
     return changed
 
 
+def explicit(head: Sequence[str], lock: Lock) -> str:
+    """Return the text of an explicit lockfile: the lines of `head`, then each package's URL and SHA-256."""
+    lines = [*head, f"# platform: {lock.platform}", f"# input_hash: {lock.content_hash}", "@EXPLICIT"]
+    return "\n".join(lines + [f"{a.url}#sha256:{a.sha256}" for a in _ordered(lock.conda)]) + "\n"
+
+
 def _explicit(variant: Variant, lock: Lock) -> str:
-    lines = [
+    head = [
         f"# Explicit lockfile of {variant.id}, generated from {variant.lock} by `scripts/satenv lock`; don't edit.",
         f"#   mamba create -n cogvideo-sat --file {variant.explicit_lock}",
         "#   mamba run -n cogvideo-sat \\",
         f"#       pip install --no-deps --no-build-isolation --require-hashes -r {variant.pip_lock}",
-        f"# platform: {lock.platform}",
-        f"# input_hash: {lock.content_hash}",
-        "@EXPLICIT",
     ]
-    return "\n".join(lines + [f"{a.url}#sha256:{a.sha256}" for a in _ordered(lock.conda)]) + "\n"
+    return explicit(head, lock)
 
 
 def _ordered(artefacts: Sequence[CondaArtefact]) -> list[CondaArtefact]:

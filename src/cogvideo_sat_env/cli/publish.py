@@ -1,0 +1,53 @@
+"""`satenv publish`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from cogvideo_sat_env.cli.options import examples
+
+
+@click.command(
+    **examples("""
+    satenv publish channel /srv/conda/cogvideo              what would be uploaded, and nothing more
+    satenv publish channel /srv/conda/cogvideo --yes        do it
+    satenv publish channel s3://bucket/cogvideo --yes       credentials as every AWS tool finds them
+    satenv publish channel https://prefix.dev/my-channel    key in RATTLER_AUTH_FILE or PREFIX_API_KEY
+    satenv publish channel https://conda.example.org/cogvideo --server quetz
+    """)
+)
+@click.argument("channel_dir", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("target")
+@click.option("--yes", is_flag=True, help="Upload; without it nothing is changed anywhere.")
+@click.option("--force", is_flag=True, help="Replace packages that are there under the same name with other bytes.")
+@click.option(
+    "--server",
+    type=click.Choice(["prefix", "quetz", "artifactory", "anaconda"]),
+    help="The kind of server behind an http(s) address [known for prefix.dev and anaconda.org].",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+def publish(channel_dir, target, yes, force, server, as_json, quiet) -> None:
+    """Publish the channel in CHANNEL_DIR to TARGET: a folder, s3://BUCKET/PREFIX or an http(s) address.
+
+    The channel is proven first (hashes, sizes, metadata, dependencies); packages go up before the index.
+    """
+    from cogvideo_sat_env.paths import project_root
+    from cogvideo_sat_env.progress import choose
+    from cogvideo_sat_env.publish import command
+
+    outcome = command.publish(
+        channel_dir,
+        target,
+        yes=yes,
+        force=force,
+        server=server,
+        root=project_root(),
+        progress=choose(json=as_json, quiet=quiet),
+    )
+    click.echo(json.dumps(outcome.to_json(), indent=2) if as_json else outcome.to_text(), nl=as_json)
+    sys.exit(outcome.exit_code)
