@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import hashlib
 import html
+import re
 import socket
 import struct
 import threading
@@ -24,13 +26,18 @@ class Fault:
 
     kind   truncate (body ends early), short (whole, but shorter than it should be), flip (one bit), longer (bytes
            after the end), reset (connection reset in the middle), slow (`seconds` before the body), loop (endless
-           redirect), stall (half, then nothing for `seconds`), or an HTTP status as "404"
+           redirect), stall (half, then nothing for `seconds`), trickle (a byte every `seconds`), no-range (Range is
+           ignored), gzip-said (Content-Encoding: gzip before a plain body), gzip (a body that is gzipped), swap (the
+           file `other` in its place), or an HTTP status as "404", with `seconds` as its Retry-After
     times  how often; None: always
+    at     the byte at which a body is cut off or flipped; None: in the middle
     """
 
     kind: str
     times: int | None = None
     seconds: float = 0.0
+    at: int | None = None
+    other: Path | None = None
 
 
 class ChannelServer:
@@ -39,6 +46,9 @@ class ChannelServer:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.requests: list[str] = []
+        self.headers: list[tuple[str, dict[str, str]]] = []  # path and headers of each request
+        self.login = ""  # the Authorization that every request must have
+        self.redirect_to = ""  # where everything is sent
         self._faults: dict[str, Fault] = {}
         self._lock = threading.Lock()
         handler = type("Handler", (_Handler,), {"owner": self})
@@ -53,14 +63,18 @@ class ChannelServer:
         """The address of the package index, for PIP_INDEX_URL."""
         return f"{self.url}/simple/"
 
-    def fail(self, file_name: str, kind: str, *, times: int | None = None, seconds: float = 0.0) -> None:
+    def fail(
+        self, file_name: str, kind: str, *, times: int | None = None, seconds: float = 0.0, at: int | None = None,
+        other: Path | None = None,
+    ) -> None:  # fmt: skip
         """Serve the file with this name wrongly from now on."""
-        self._faults[file_name] = Fault(kind, times, seconds)
+        self._faults[file_name] = Fault(kind, times, seconds, at, other)
 
     def heal(self) -> None:
         """Serve everything rightly again, and forget the requests."""
         self._faults.clear()
         self.requests.clear()
+        self.headers.clear()
 
     def fetched(self, ending: str = ".conda") -> list[str]:
         """Return the paths ending so that were asked for, in order."""
@@ -96,9 +110,19 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = unquote(urlsplit(self.path).path)
         self.owner.requests.append(path)
+        self.owner.headers.append((path, dict(self.headers)))
+        if self.owner.redirect_to:
+            self.send_response(302)
+            self.send_header("Location", self.owner.redirect_to + self.path)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        if self.owner.login and self.headers.get("Authorization") != self.owner.login:
+            self._plain(401, b"who are you\n")
+            return
         fault = self.owner.fault_for(path.rpartition("/")[2])
         if fault and fault.kind.isdigit():
-            self._plain(int(fault.kind), b"no\n")
+            self._plain(int(fault.kind), b"no\n", retry_after=fault.seconds)
             return
         if fault and fault.kind == "loop":
             self.send_response(302)
@@ -115,8 +139,10 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self._file(file, fault)
 
-    def _plain(self, status: int, body: bytes, kind: str = "text/plain") -> None:
+    def _plain(self, status: int, body: bytes, kind: str = "text/plain", retry_after: float = 0.0) -> None:
         self.send_response(status)
+        if retry_after:
+            self.send_header("Retry-After", f"{retry_after:.0f}")
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -140,18 +166,38 @@ class _Handler(BaseHTTPRequestHandler):
         self._plain(200, f"<!DOCTYPE html><html><body>\n{links}</body></html>\n".encode(), "text/html")
 
     def _file(self, file: Path, fault: Fault | None) -> None:
-        size = file.stat().st_size
         kind = fault.kind if fault else ""
-        self.send_response(200)
-        self.send_header("Content-Type", "application/octet-stream")
-        announced = {"short": size // 2, "longer": size + 10}.get(kind, size)
+        if kind == "swap":
+            file = fault.other
+        elif kind == "gzip":
+            packed = file.with_name(f"{file.name}.packed")
+            packed.write_bytes(gzip.compress(file.read_bytes()))
+            file = packed
+        size = file.stat().st_size
+        etag = f'"{file.stat().st_mtime_ns:x}-{size:x}"'
+        first = self._first_byte(etag) if kind not in ("no-range", "short", "longer", "flip") else 0
+        if first >= size:
+            self._plain(416, b"")
+            return
+        self.send_response(206 if first else 200)
+        self.send_header("Content-Type", "text/html" if file.suffix == ".html" else "application/octet-stream")
+        self.send_header("ETag", etag)
+        if first:
+            self.send_header("Content-Range", f"bytes {first}-{size - 1}/{size}")
+        if kind.startswith("gzip"):
+            self.send_header("Content-Encoding", "gzip")
+        announced = {"short": size // 2, "longer": size + 10}.get(kind, size - first)
         self.send_header("Content-Length", str(announced))
         self.end_headers()
         if kind == "slow":
             time.sleep(fault.seconds)
-        stop = size // 2 if kind in ("truncate", "short", "reset", "stall") else size
-        for piece in _pieces(file, stop, flip=size // 2 if kind == "flip" else None):
+        middle = fault.at if fault and fault.at is not None else size // 2
+        stop = middle if kind in ("truncate", "short", "reset", "stall") else size
+        flip = middle if kind == "flip" else None
+        for piece in _pieces(file, first, stop, flip, 1 if kind == "trickle" else CHUNK):
             self.wfile.write(piece)
+            if kind == "trickle":
+                time.sleep(fault.seconds)
         if kind == "longer":
             self.wfile.write(b"x" * 10)
         if kind == "stall":
@@ -164,11 +210,16 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.flush()
             self.connection.close()
 
+    def _first_byte(self, etag: str) -> int:
+        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        return int(asked[1]) if asked and self.headers.get("If-Range", etag) == etag else 0
 
-def _pieces(file: Path, stop: int, flip: int | None) -> Iterator[bytes]:
-    sent = 0
+
+def _pieces(file: Path, first: int, stop: int, flip: int | None, chunk: int) -> Iterator[bytes]:
+    sent = first
     with open(file, "rb") as stream:
-        while sent < stop and (piece := stream.read(min(CHUNK, stop - sent))):
+        stream.seek(first)
+        while sent < stop and (piece := stream.read(min(chunk, stop - sent))):
             if flip is not None and sent <= flip < sent + len(piece):
                 damaged = bytearray(piece)
                 damaged[flip - sent] ^= 1

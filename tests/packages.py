@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import sys
 import sysconfig
 import tarfile
@@ -47,6 +48,7 @@ class Binary:
 
     content: bytes
     prefix: bool = False
+    executable: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,8 @@ class Spec:
     depends: Sequence[str] = ()
     noarch: str | None = None
     entry_points: Sequence[str] = ()
+    constrains: Sequence[str] = ()
+    summary: str | None = None
 
 
 def make_package(spec: Spec, channel: Path, subdir: str) -> Path:
@@ -83,6 +87,7 @@ def make_package(spec: Spec, channel: Path, subdir: str) -> Path:
                 path.symlink_to(entry.target)
             elif isinstance(entry, Binary):
                 path.write_bytes(entry.content)
+                path.chmod(0o755 if entry.executable else 0o644)
             else:
                 path.write_text(entry.content, encoding="utf-8")
                 path.chmod(0o755 if entry.executable else 0o644)
@@ -90,9 +95,11 @@ def make_package(spec: Spec, channel: Path, subdir: str) -> Path:
 
 
 def _assemble(spec: Spec, root: Path, out: Path, subdir: str) -> Path:
+    number = re.search(r"_(\d+)$", spec.build)
     made = assemble_package(
-        spec.name, spec.version, subdir, spec.build, out,
+        spec.name, spec.version, subdir, spec.build, out, build_number=int(number[1]) if number else 0,
         files=collect_files(root, include_hidden=True), depends=list(spec.depends),
+        constrains=list(spec.constrains), summary=spec.summary, license="0BSD" if spec.summary else None,
         noarch=spec.noarch, compression_level=1, timestamp=STAMP,
     )  # fmt: skip
     placeholders = {

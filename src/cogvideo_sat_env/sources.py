@@ -8,10 +8,12 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
+from urllib.request import url2pathname
 
 from cogvideo_sat_env import __version__
 from cogvideo_sat_env.errors import InputError
+from cogvideo_sat_env.fetch.redact import redact
 from cogvideo_sat_env.lock.model import CondaArtefact
 
 KINDS = ("auto", "channel", "mirror", "wheels")
@@ -26,7 +28,7 @@ class Source:
     where: str = ""
 
     def __str__(self) -> str:
-        return f"{self.kind}={self.where}" if self.where else self.kind
+        return f"{self.kind}={redact(self.where)}" if self.where else self.kind  # it is shown, and kept in the receipt
 
     def locate(self, artefact: CondaArtefact) -> str:
         """Return the URL of an artefact in this source."""
@@ -34,13 +36,23 @@ class Source:
             return f"{self.where}/{quote(artefact.channel_path)}"
         return artefact.url
 
+    def find_links(self) -> list[str]:
+        """Return the wheelhouse that a mirror has for pip's --find-links; none where the index is to be asked."""
+        if self.kind != "mirror":
+            return []
+        page = f"{self.where}/wheelhouse/index.html"
+        if self.where.startswith("file:"):
+            path = Path(url2pathname(urlsplit(page).path))
+            return [str(path.parent)] if path.is_file() else []
+        return [page] if why_unreachable(page) is None else []
+
 
 def parse_source(text: str) -> Source:
     """Read `auto`, `channel`, `mirror=URL-or-DIR` or `wheels`. Raises InputError naming what is expected."""
     kind, equals, where = text.partition("=")
     if kind not in KINDS or bool(equals) != (kind == "mirror") or (equals and not where):
         raise InputError(
-            f"--source {text!r}: expected auto, channel, wheels or mirror=WHERE",
+            f"--source {redact(text)!r}: expected auto, channel, wheels or mirror=WHERE",
             "e.g. --source mirror=/data/mirror or --source mirror=https://mirror.example.org/conda",
         )
     if kind == "mirror" and "://" not in where:

@@ -1,0 +1,223 @@
+"""`satenv bundle install`: every byte proven, packages extracted straight out of the bundle, then the ordinary install.
+
+The bundle is read once: what is needed is extracted while it is proven, everything else is proven only. The prefix is
+not touched before all of it is right.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from cogvideo_sat_env import create as creation
+from cogvideo_sat_env.bundle import signature
+from cogvideo_sat_env.bundle.container import Bundle, Member, open_bundle
+from cogvideo_sat_env.bundle.extract import Extract, Keep, Workers, scratch_folder
+from cogvideo_sat_env.bundle.unpacktool import unpack_project
+from cogvideo_sat_env.bundle.verify import Sink, verify
+from cogvideo_sat_env.errors import InputError, VerificationError
+from cogvideo_sat_env.install import activation, receipt, space, store
+from cogvideo_sat_env.install.transaction import require_usable
+from cogvideo_sat_env.lock.model import CondaArtefact
+from cogvideo_sat_env.mirror.selection import WHEELHOUSE, Part, part_from_json
+from cogvideo_sat_env.paths import cache_dir, current_platform
+from cogvideo_sat_env.progress import Progress, human_bytes
+from cogvideo_sat_env.sources import Source, guess_device
+from cogvideo_sat_env.spec import Environment, read_environment
+from cogvideo_sat_env.variants import Variant, choose_variant, read_variants
+
+
+def install_bundle(
+    path: Path,
+    *,
+    prefix: Path | None,
+    name: str | None,
+    device: str,
+    python: Path | None,
+    base: Path | None,
+    signers: Path | None,
+    identity: str | None,
+    options: creation.Options,
+    doctor: bool,
+    progress: Progress,
+) -> creation.Outcome:
+    """Make the environment out of the bundle at `path`, without network.
+
+    Raises VerificationError (a byte differs, wrong signer), InputError (wrong platform, base or volume missing), and
+    what installing raises.
+    """
+    bundle = open_bundle(path, base)
+    if signers:
+        progress.say(f"{path.name}: signed by {signature.check(bundle, signers, identity)}")
+    bundle.require_base()
+    cache = cache_dir()
+    part = _choose(bundle, device)
+    root = unpack_project(bundle, cache)
+    environment = read_environment(root / "environment.yml")
+    target = creation.target_prefix(prefix, name, environment)
+    plan = _wheels_plan(bundle, part) if bundle.manifest["source"] == "wheels" else _lock_plan(root, part)
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="satenv-python-") as scratch:
+        if bundle.manifest["source"] == "wheels":
+            made, archive = _python_package(part, python, Path(scratch))
+            plan = replace(plan, artefacts=[*plan.artefacts, made])
+        creation.require_buildable(target, plan.variant)
+        wanted = _fingerprint(plan, environment)
+        if not options.repair and receipt.is_up_to_date(target, wanted):
+            packages = len(plan.artefacts) + len(plan.pip_pins)
+            return creation.Outcome(target, "up-to-date", "bundle", plan.facts["variant"], packages=packages)
+        if not options.repair:
+            require_usable(target, wanted, options.replace)  # before minutes of proving
+        if bundle.manifest["source"] == "wheels":
+            _extract_alone(archive, made, cache, progress)
+        _prove_and_extract(bundle, part, cache, progress)
+        outcome = creation.install_plan(target, plan, environment, options, progress)
+    proving = time.perf_counter() - start - sum(outcome.seconds.values())
+    outcome = replace(outcome, seconds={"prove and extract": proving, **outcome.seconds})
+    return creation.prove(outcome, progress) if doctor and outcome.status in ("created", "replaced") else outcome
+
+
+def _choose(bundle: Bundle, device: str) -> Part:
+    """Return the part of the bundle that is meant for this machine. Raises InputError naming what there is."""
+    try:
+        parts = [part_from_json(name, data) for name, data in bundle.manifest["parts"].items()]
+    except (KeyError, TypeError, ValueError) as error:
+        raise VerificationError(f"{bundle.path}: its manifest can't be read: {error}", "pack it again") from error
+    here = [part for part in parts if part.platform == current_platform()]
+    if not here:
+        there = ", ".join(sorted(part.variant for part in parts))
+        raise InputError(f"{bundle.path}: has nothing for {current_platform()}; it has {there}", "pack one for it")
+    if device == "auto" and len(here) == 1:
+        return here[0]
+    wanted = guess_device(current_platform())[0] if device == "auto" else device
+    devices = {variant.id: variant.device for variant in read_variants()}
+    match = next((part for part in here if devices.get(part.variant, "cuda") == wanted), None)
+    if match is None:
+        raise InputError(
+            f"{bundle.path}: has no variant for {wanted}; it has {', '.join(p.variant for p in here)}",
+            "choose another --variant",
+        )
+    return match
+
+
+def _variant(part: Part) -> Variant:
+    variants = read_variants()
+    found = next((variant for variant in variants if variant.id == part.variant), None)
+    return found or choose_variant(variants, part.platform, "cuda")
+
+
+def _lock_plan(root: Path, part: Part) -> creation.Plan:
+    environment = read_environment(root / "environment.yml")
+    plan = creation.lock_plan(root, environment, _variant(part), Source("bundle"))
+    ours = {(item.artefact.sha256, item.artefact.url) for item in part.conda}
+    if {(a.sha256, a.url) for a in plan.artefacts} != ours or {p.sha256 for p in plan.pip_pins} != {
+        p.sha256 for p in part.pip
+    }:
+        raise VerificationError(f"{root / part.lock}: differs from the bundle's own list of packages", "pack it again")
+    return plan
+
+
+def _wheels_plan(bundle: Bundle, part: Part) -> creation.Plan:
+    specs = bundle.manifest["specs"]
+    facts: dict[str, Any] = {
+        "variant": "wheels", "lock": part.lock.rpartition("/")[2], "lock_sha256": part.lock_sha256,
+        "inputs": f"bundle {bundle.id}", "data_only": False, "not_provided": bundle.manifest["not_provided"],
+    }  # fmt: skip
+    return creation.Plan(
+        Source("bundle"), _variant(part), [item.artefact for item in part.conda], (), specs, facts
+    )
+
+
+def _python_package(part: Part, named: Path | None, scratch: Path) -> tuple[CondaArtefact, Path]:
+    """Make the package `python` of an interpreter of this machine: the one that is named, or the running one.
+
+    Raises InputError unless it is of the minor version that the wheels are for.
+    """
+    from rattler_build import assemble_package, collect_files
+
+    from cogvideo_sat_env.install.hashing import sha256_file
+    from cogvideo_sat_env.wheels.fetch import EPOCH
+    from cogvideo_sat_env.wheels.interpreter import probe
+    from cogvideo_sat_env.wheels.python_package import BUILD, lay_out_python
+
+    interpreter = probe(named or Path(sys.executable))
+    if interpreter.tag != part.variant.rpartition("-")[2]:
+        raise InputError(
+            f"{named or sys.executable}: Python {interpreter.version}; this bundle's packages are for "
+            f"{part.variant.rpartition('-')[2]}",
+            "run the bundle with that Python, or name one with --python",
+        )
+    stage = scratch / "stage"
+    lay_out_python(interpreter, stage)
+    made = assemble_package(
+        "python", interpreter.version, part.platform, BUILD, scratch, license="Python-2.0", compression_level=1,
+        files=collect_files(stage, include_hidden=True), timestamp=datetime.fromtimestamp(EPOCH, timezone.utc),
+        detect_prefix=False,
+    )  # fmt: skip
+    archive, base = Path(made.path), part.conda[0].artefact.channel
+    artefact = CondaArtefact(
+        "python", interpreter.version, BUILD, part.platform, base, archive.name,
+        f"{base}/{part.platform}/{archive.name}", sha256_file(archive), size=archive.stat().st_size,
+    )  # fmt: skip
+    return artefact, archive
+
+
+def _fingerprint(plan: creation.Plan, environment: Environment) -> str:
+    variables = {k: v for k, v in environment.variables.items() if k not in plan.variant.drop_variables}
+    return receipt.fingerprint(
+        platform=plan.variant.platform, artefacts=plan.artefacts, pip_pins=plan.pip_pins, variables=variables,
+        activation_version=activation.load().version, source="bundle",
+    )  # fmt: skip
+
+
+def _prove_and_extract(bundle: Bundle, part: Part, cache: Path, progress: Progress) -> None:
+    artefacts = {f"channel/{item.path}": item.artefact for item in part.conda}
+    pins = {f"{WHEELHOUSE}/{pin.file_name}": pin for pin in part.pip}
+    for path, item in [*artefacts.items(), *pins.items()]:
+        if path not in bundle.members or bundle.members[path].sha256 != item.sha256:
+            raise VerificationError(f"{bundle.path}: lacks {path} with SHA-256 {item.sha256}", "pack it again")
+    shelf = store.Store(cache, (), progress)
+    there = shelf.find(list(artefacts.values()))
+    missing = {path: a for path, a in artefacts.items() if a.sha256 not in there}
+    workers = min(4, os.cpu_count() or 1)
+    _require_space(bundle, part, missing, cache, workers, progress)
+    total = sum(member.size for member in bundle.members.values())
+    with (
+        space.watch(cache, "the extracted packages"),
+        scratch_folder(cache) as scratch,
+        Workers(workers, shelf.packages) as extract,
+        progress.task(f"Proving {len(bundle.members)} files, extracting {len(missing)}", total, "bytes") as task,
+    ):
+
+        def take(member: Member) -> Sink | None:
+            if member.path in missing:
+                return Extract(missing[member.path], scratch, extract)
+            if member.path in pins:
+                return Keep(pins[member.path], cache)
+            return None
+
+        verify(bundle, take=take, seen=task.advance, jobs=workers)
+
+
+def _require_space(
+    bundle: Bundle, part: Part, missing: dict[str, CondaArtefact], cache: Path, workers: int, progress: Progress
+) -> None:
+    installed = {f"channel/{e['path']}": e["installed_bytes"] for e in bundle.manifest["parts"][part.variant]["conda"]}
+    largest = sorted((bundle.members[path].size for path in missing), reverse=True)[:workers]
+    needed = sum(installed[path] for path in missing) + sum(largest)
+    progress.say(
+        f"Needs {human_bytes(needed)} in {cache}: {len(missing)} packages are extracted there, and the environment "
+        "links to them"
+    )
+    space.require(cache, needed, "the extracted packages")
+
+
+def _extract_alone(archive: Path, artefact: CondaArtefact, cache: Path, progress: Progress) -> None:
+    with Workers(1, store.Store(cache, (), progress).packages) as extract:
+        extract.run(artefact, archive)

@@ -1,0 +1,70 @@
+"""What is in a bundle, and what differs between two, for people and for scripts. Python's standard library only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cogvideo_sat_env.bundle.container import Bundle
+
+
+def human(size: float) -> str:
+    """Return bytes as people read them, in powers of 1000."""
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
+def describe(bundle: Bundle) -> tuple[dict[str, Any], str]:
+    """Return what the bundle holds and needs: as values with stable keys, and as text."""
+    manifest = bundle.manifest
+    groups: dict[str, list[int]] = {}
+    for member in bundle.members.values():
+        count_size = groups.setdefault(member.path.partition("/")[0], [0, 0])
+        count_size[0] += 1
+        count_size[1] += member.size
+    found = {
+        "bundle": str(bundle.path), "id": bundle.id, "tool_version": manifest["tool_version"],
+        "source": manifest["source"], "bytes": manifest["data_size"] + len(bundle.tail),
+        "volumes": [volume["name"] for volume in manifest["volumes"]], "base": manifest["base"],
+        "tail_offset": 0 if manifest["volumes"] else manifest["data_size"],
+        "variants": {
+            name: {
+                "platform": part["platform"], "lock": part["lock"], "lock_sha256": part["lock_sha256"],
+                "conda": len(part["conda"]), "pip": len(part["pip"]), "installed_bytes": part["installed_bytes"],
+                "python": part["python"],
+            }
+            for name, part in sorted(manifest["parts"].items())
+        },
+        "tool": sorted(manifest["tool"]["wheels"]),
+        "members": {name: {"files": n, "bytes": size} for name, (n, size) in sorted(groups.items())},
+    }  # fmt: skip
+    lines = [f"{bundle.name}  {human(found['bytes'])}  manifest SHA-256 {bundle.id}"]
+    if manifest["base"]:
+        lines.append(f"a delta: applies only on top of {manifest['base']['name']} ({manifest['base']['id']})")
+    lines += [f"volume {name}" for name in found["volumes"]]
+    for name, part in found["variants"].items():
+        lines.append(
+            f"{name}: {part['conda']} conda packages, {part['pip']} pip files; needs "
+            f"{human(part['installed_bytes'])} on the disk" + (f"; {part['python']}" if part["python"] else "")
+        )
+    lines.append(f"runs with Python: {', '.join(found['tool'])}")
+    lines += [f"{name:<12} {n['files']:>5} files  {human(n['bytes']):>9}" for name, n in found["members"].items()]
+    return found, "\n".join(lines)
+
+
+def compare(old: Bundle, new: Bundle) -> tuple[dict[str, Any], str]:
+    """Return what `new` has and `old` has not, and the other way round."""
+    before, after = old.members, new.members
+    added = sorted(path for path in after if path not in before)
+    removed = sorted(path for path in before if path not in after)
+    changed = sorted(p for p in after if p in before and after[p].sha256 != before[p].sha256)
+    known = {member.sha256 for member in before.values()}
+    size = sum(member.size for member in {m.sha256: m for m in after.values()}.values() if member.sha256 not in known)
+    found = {
+        "old": old.id, "new": new.id, "added": added, "removed": removed, "changed": changed, "new_bytes": size
+    }  # fmt: skip
+    lines = [f"+ {path}" for path in added] + [f"- {path}" for path in removed] + [f"~ {path}" for path in changed]
+    lines.append(f"{len(added)} added, {len(removed)} removed, {len(changed)} changed; {human(size)} are new")
+    return found, "\n".join(lines)

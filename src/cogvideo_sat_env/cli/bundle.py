@@ -1,0 +1,198 @@
+"""`satenv bundle`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from cogvideo_sat_env.cli.options import examples
+
+_FILE = click.Path(path_type=Path)
+_BASE = click.option("--base", type=_FILE, help="The bundle that a delta applies on top of.")
+_SIGNERS = click.option("--signers", type=_FILE, help="Allowed signers (man ssh-keygen); unsigned is refused then.")
+_IDENTITY = click.option("--identity", metavar="WHO", help="Who of them must have signed.")
+_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+_QUIET = click.option("-q", "--quiet", is_flag=True, help="No progress.")
+
+
+@click.group(
+    **examples("""
+    satenv bundle pack sat.pyz                        everything for this machine's variant, in one file
+    satenv bundle verify sat.pyz                      every byte
+    python3 sat.pyz install -p /scratch/envs/sat      on the other side: no network, no root, only Python
+    """)
+)
+def bundle() -> None:
+    """Carry the environment to a site without internet: pack, verify, list, install, diff."""
+
+
+@bundle.command(
+    **examples("""
+    satenv bundle pack sat.pyz --mirror /data/mirror                 from a mirror
+    satenv bundle pack sat.pyz --platform linux-aarch64              for another platform
+    satenv bundle pack sat.pyz --source wheels                       where no conda channel can be reached
+    satenv bundle pack new.pyz --since old.pyz                       only what old.pyz lacks
+    satenv bundle pack sat.pyz --volume-size 4G --sign ~/.ssh/id_ed25519
+    """)
+)
+@click.argument("out", type=_FILE)
+@click.option("--mirror", "folder", type=_FILE, help="The mirror to pack, completed if need be [in the cache].")
+@click.option(
+    "--source", type=click.Choice(["lock", "wheels"]), default="lock", show_default=True,
+    help="wheels: the channel that `create --source wheels` makes; the target then needs the same Python.",
+)  # fmt: skip
+@click.option("--platform", "platforms", multiple=True, metavar="SUBDIR", help="A conda subdir; may be repeated.")
+@click.option("--all", "everything", is_flag=True, help="Every platform and variant that there is a lock for.")
+@click.option("--variant", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True,
+              help="As in mirror.")  # fmt: skip
+@click.option("--from", "mirrors", multiple=True, metavar="WHERE", help="What completes the mirror, as in mirror.")
+@click.option("--python", "pythons", multiple=True, metavar="3.X",
+              help="A Python of the target that the tool shall run with; may be repeated [3.10 to 3.13]. "
+              "With wheels: the Python to build on.")  # fmt: skip
+@click.option("--since", type=_FILE, help="Leave out what this bundle has: a delta.")
+@click.option("--volume-size", metavar="BYTES", help="Split the data into volumes of at most so much, e.g. 4G.")
+@click.option("--sign", "key", type=_FILE, help="Sign with this OpenSSH private key.")
+@click.option("--jobs", type=click.IntRange(1, 64), default=8, show_default=True, help="Transfers at once.")
+@click.option("--limit-rate", metavar="BYTES", help="Bytes per second for all transfers together, e.g. 20M.")
+@_JSON
+@_QUIET
+def pack(out, folder, source, platforms, everything, variant, mirrors, pythons, since, volume_size, key, jobs,
+         limit_rate, as_json, quiet) -> None:  # fmt: skip
+    """Write a bundle: channels, wheelhouse, locks, the tool with its own wheels, manifest, SBOM.
+
+    The same input gives the same bytes. Every file's SHA-256 is proven while it is packed.
+    """
+    from cogvideo_sat_env.bundle import content as contents
+    from cogvideo_sat_env.bundle.pack import pack as write
+    from cogvideo_sat_env.fetch.limit import parse_bytes
+    from cogvideo_sat_env.fetch.model import Policy
+    from cogvideo_sat_env.paths import cache_dir, project_root
+    from cogvideo_sat_env.progress import choose
+
+    progress = choose(json=as_json, quiet=quiet)
+    limit = parse_bytes(volume_size, "--volume-size") if volume_size else None
+    policy = Policy(jobs=jobs, limit_rate=parse_bytes(limit_rate, "--limit-rate") if limit_rate else None)
+    root, cache = project_root(), cache_dir()
+    if source == "wheels":
+        if folder or platforms or everything or mirrors or variant != "auto":
+            raise click.UsageError("--source wheels packs for this machine: leave the options of mirrors out")
+        content = contents.from_wheels(root, cache, Path(pythons[0]) if pythons else None, progress)
+    else:
+        content = contents.from_mirror(
+            root, folder or cache / "mirror", platforms=platforms, everything=everything, device=variant,
+            mirrors=mirrors, pythons=pythons, policy=policy, progress=progress,
+        )  # fmt: skip
+    packed = write(
+        out, content, root=root, cache=cache, since=since, volume_size=limit, key=key, policy=policy, progress=progress
+    )
+    click.echo(json.dumps(packed.to_json(), indent=2) if as_json else packed.to_text(), nl=as_json)
+
+
+@bundle.command(
+    **examples("""
+    satenv bundle verify sat.pyz
+    satenv bundle verify sat.pyz --signers allowed_signers --identity me@example.org
+    satenv bundle verify new.pyz --base old.pyz
+    """)
+)
+@click.argument("file", type=_FILE)
+@_BASE
+@_SIGNERS
+@_IDENTITY
+@_JSON
+@_QUIET
+def verify(file, base, signers, identity, as_json, quiet) -> None:
+    """Prove every byte of a bundle against its manifest, and its signature where --signers is given."""
+    from cogvideo_sat_env.bundle import signature
+    from cogvideo_sat_env.bundle.container import open_bundle
+    from cogvideo_sat_env.bundle.verify import verify as prove
+    from cogvideo_sat_env.progress import choose, human_bytes
+
+    opened = open_bundle(file, base)
+    signer = signature.check(opened, signers, identity) if signers else None
+    total, start = sum(m.size for m in opened.members.values()), time.perf_counter()
+    with choose(json=as_json, quiet=quiet).task(f"Proving {len(opened.members)} files", total, "bytes") as task:
+        size = prove(opened, seen=task.advance)
+    if as_json:
+        found = {
+            "bundle": str(file), "id": opened.id, "members": len(opened.members), "bytes": size, "signed_by": signer,
+            "seconds": round(time.perf_counter() - start, 3), "exit_code": 0,
+        }  # fmt: skip
+        click.echo(json.dumps(found, indent=2))
+        return
+    said = f", signed by {signer}" if signer else ""
+    click.echo(f"{file.name}: {len(opened.members)} members, {human_bytes(size)}: every byte as in its manifest{said}")
+
+
+@bundle.command("list", **examples("satenv bundle list sat.pyz     what is in it, and how much space it needs"))
+@click.argument("file", type=_FILE)
+@_JSON
+def list_members(file, as_json) -> None:
+    """Say what is in a bundle and what it needs on the target."""
+    from cogvideo_sat_env.bundle.container import open_bundle
+    from cogvideo_sat_env.bundle.report import describe
+
+    found, text = describe(open_bundle(file))
+    click.echo(json.dumps(found, indent=2) if as_json else text)
+
+
+@bundle.command(**examples("satenv bundle diff old.pyz new.pyz"))
+@click.argument("old", type=_FILE)
+@click.argument("new", type=_FILE)
+@_JSON
+def diff(old, new, as_json) -> None:
+    """Say what NEW has and OLD has not, and the other way round."""
+    from cogvideo_sat_env.bundle.container import open_bundle
+    from cogvideo_sat_env.bundle.report import compare
+
+    found, text = compare(open_bundle(old), open_bundle(new))
+    click.echo(json.dumps(found, indent=2) if as_json else text)
+
+
+@bundle.command(
+    **examples("""
+    satenv bundle install sat.pyz -p /scratch/envs/sat
+    satenv bundle install new.pyz --base old.pyz -p /scratch/envs/sat --replace
+    """)
+)
+@click.argument("file", type=_FILE)
+@click.option("-p", "--prefix", type=_FILE, help="Folder of the environment.")
+@click.option("-n", "--name", help="Name of the environment [default: that of environment.yml].")
+@click.option("--variant", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True,
+              help="Where the bundle has several for this machine.")  # fmt: skip
+@click.option("--python", type=_FILE, help="With wheels: the Python to build on [the running one].")
+@_BASE
+@_SIGNERS
+@_IDENTITY
+@click.option("--replace", is_flag=True, help="Replace an environment of ours that was made from something else.")
+@click.option("--repair", is_flag=True, help="Compare every file of the environment; put right what differs.")
+@click.option(
+    "--allow-link-scripts", multiple=True, metavar="PACKAGE|all",
+    help="Run the post-link scripts of a package; none is run otherwise, all are listed. May be repeated.",
+)  # fmt: skip
+@click.option(
+    "--break-lock", is_flag=True, help="Take over the lock of a process on another host that has been silent for long."
+)
+@click.option("--no-doctor", is_flag=True, help="Don't run the doctor at the end.")
+@_JSON
+@_QUIET
+def install(file, prefix, name, variant, python, base, signers, identity, replace, repair, allow_link_scripts,
+            break_lock, no_doctor, as_json, quiet) -> None:  # fmt: skip
+    """Make the environment out of a bundle: no network, no root. Every byte is proven before the prefix is touched."""
+    from cogvideo_sat_env.bundle.install import install_bundle
+    from cogvideo_sat_env.create import Options
+    from cogvideo_sat_env.progress import choose
+
+    outcome = install_bundle(
+        file, prefix=prefix, name=name, device=variant, python=python, base=base, signers=signers, identity=identity,
+        options=Options(
+            replace=replace, repair=repair, break_lock=break_lock, allow_link_scripts=allow_link_scripts
+        ),
+        doctor=not no_doctor, progress=choose(json=as_json, quiet=quiet),
+    )  # fmt: skip
+    click.echo(json.dumps(outcome.to_json(), indent=2) if as_json else outcome.to_text(), nl=as_json)
+    sys.exit(outcome.exit_code)

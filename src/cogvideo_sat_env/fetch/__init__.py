@@ -1,0 +1,1 @@
+"""Files from channels, mirrors, indexes and folders: parallel, resumed, retried, proven before they get their name."""

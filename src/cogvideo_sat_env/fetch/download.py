@@ -1,0 +1,219 @@
+"""One file: from the first of its addresses that has the right bytes, with patience, or one error that names all."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from cogvideo_sat_env.errors import SatenvError, SourceError, VerificationError
+from cogvideo_sat_env.fetch.limit import Limiter
+from cogvideo_sat_env.fetch.model import Policy, Wanted
+from cogvideo_sat_env.fetch.partial import Partial, hold
+from cogvideo_sat_env.fetch.redact import redact
+from cogvideo_sat_env.fetch.session import Sessions
+from cogvideo_sat_env.fetch.transfer import AgainError, Live, RefusedError, StoppedError, TooLongError, Transfer
+from cogvideo_sat_env.install.hashing import sha256_file
+from cogvideo_sat_env.progress import Progress, Task
+
+MIRRORS = (
+    "the source (or a proxy on the way) serves other bytes than were locked: try another --source, and tell whoever "
+    "keeps the mirror; if the channel itself replaced the file, make the lock again with scripts/satenv lock"
+)
+_MOST_RESUMED = 1000  # times that one file may be continued, however little came each time
+
+
+@dataclass(frozen=True)
+class Downloader:
+    """What all transfers share."""
+
+    policy: Policy
+    sessions: Sessions
+    limiter: Limiter
+    live: Live
+    task: Task
+    progress: Progress
+
+    def get(self, wanted: Wanted) -> None:
+        """Put the file where it is wanted, its size and SHA-256 proven.
+
+        Raises VerificationError (wrong or too few bytes), SourceError (not to be had); after wrong bytes nothing is
+        kept, after a break what has arrived is kept in FILE.partial for the next run.
+        """
+        with hold(wanted.path) as partial:
+            if wanted.path.is_file() and sha256_file(wanted.path, self.task.advance) == wanted.sha256:
+                partial.restart()  # another process has just received it
+                return
+            if wanted.size is not None and partial.size > wanted.size:
+                partial.restart()
+            self.task.advance(partial.size)
+            failures: list[SatenvError] = []
+            urls = [place for url in wanted.urls for place in self.sessions.places(url)]
+            for url in urls:
+                try:
+                    if url.startswith("file:"):
+                        self._take(wanted, url, partial)
+                    else:
+                        self._download(wanted, url, partial)
+                    return
+                except (SourceError, VerificationError) as error:
+                    failures.append(error)
+                    if len(urls) > len(failures):
+                        self.progress.say(f"{error.message}; trying the next source")
+            self.task.advance(-partial.size)
+            raise _combined(wanted, failures)
+
+    def _download(self, wanted: Wanted, url: str, partial: Partial) -> None:
+        transfer = Transfer(url)
+        vain, fresh, differed = 0, False, None
+        for _ in range(_MOST_RESUMED):
+            before, wait, wrong = partial.size, None, True
+            try:
+                transfer.run(
+                    partial, wanted.size, sessions=self.sessions, policy=self.policy, limiter=self.limiter,
+                    live=self.live, task=self.task, fresh=fresh,
+                )  # fmt: skip
+                self._prove(wanted, url, partial, transfer.served_as)
+                partial.keep_as(wanted.path)
+                return
+            except RefusedError as error:
+                raise _refused(wanted, url, error) from error
+            except AgainError as error:
+                vain = 0 if partial.size > before and not error.slow else vain + 1
+                failure: SatenvError = _gave_up(wanted, url, partial.size, error)
+                wait, wrong = error.wait, False
+            except TooLongError:
+                failure = _too_long(wanted, url)
+            except VerificationError as error:
+                failure = error
+            if wrong:
+                self.task.advance(-partial.size)
+                partial.restart()
+                if differed is not None:  # the same again: it isn't a fault on the way
+                    raise failure
+                differed, fresh, wait, vain = failure, True, None, 1
+            if vain >= self.policy.attempts:
+                raise failure
+            if vain or wait:
+                self._pause(vain, wait)
+            if isinstance(failure, VerificationError):
+                self.progress.say(f"{failure.message}; trying again")
+        raise failure
+
+    def _pause(self, vain: int, wait: float | None) -> None:
+        if wait is None:  # jitter: eight transfers that broke together don't come back together
+            wait = self.policy.backoff * 2 ** max(0, vain - 1) * random.uniform(0.75, 1.25)
+        if self.live.stop.wait(wait):
+            raise StoppedError
+
+    def _prove(self, wanted: Wanted, url: str, partial: Partial, served_as: str) -> None:
+        if wanted.size is not None and partial.size < wanted.size:
+            raise VerificationError(
+                f"{wanted.name} from {redact(url)}: truncated: expected {wanted.size:,} bytes, found {partial.size:,}",
+                MIRRORS,
+            )
+        if partial.hexdigest() != wanted.sha256:
+            hint = f", served as {served_as}" if served_as else ""
+            raise VerificationError(
+                f"{wanted.name} from {redact(url)}: expected SHA-256 {wanted.sha256}, found {partial.hexdigest()} "
+                f"({partial.size:,} bytes{hint})",
+                MIRRORS,
+            )
+
+    def _take(self, wanted: Wanted, url: str, partial: Partial) -> None:
+        """Link or copy from a folder."""
+        source = local_path(url)
+        real = os.path.realpath(source)
+        self.task.advance(-partial.size)
+        partial.restart()
+        side = partial.path.with_name(f"{partial.path.name}.{os.getpid()}")
+        try:
+            try:
+                os.link(real, side)
+            except OSError:  # another file system, or a file of somebody else's
+                shutil.copyfile(real, side)
+            size, found = side.stat().st_size, sha256_file(side, self._advance_or_stop)
+            if size == wanted.size or wanted.size is None:
+                if found == wanted.sha256:
+                    os.replace(side, wanted.path)
+                    return
+                text = f"expected SHA-256 {wanted.sha256}, found {found} ({size:,} bytes)"
+            else:
+                kind = "truncated: " if size < wanted.size else ""
+                text = f"{kind}expected {wanted.size:,} bytes, found {size:,}"
+            self.task.advance(-size)
+            raise VerificationError(f"{wanted.name} from {redact(url)}: {text}", MIRRORS)
+        except FileNotFoundError as error:
+            raise SourceError(
+                f"{source}: no such file; expected {wanted.name} there", "complete the mirror, or use another --source"
+            ) from error
+        finally:
+            side.unlink(missing_ok=True)
+
+    def _advance_or_stop(self, amount: int) -> None:
+        if self.live.stop.is_set():
+            raise StoppedError
+        self.task.advance(amount)
+
+
+def local_path(url: str) -> Path:
+    """Return the path that a file: address stands for."""
+    return Path(url2pathname(urlsplit(url).path))
+
+
+def _too_long(wanted: Wanted, url: str) -> VerificationError:
+    return VerificationError(
+        f"{wanted.name} from {redact(url)}: expected {wanted.size:,} bytes, more arrive", MIRRORS
+    )
+
+
+def _gave_up(wanted: Wanted, url: str, size: int, error: AgainError) -> SatenvError:
+    if error.cut_off:
+        expected = "more" if wanted.size is None else f"{wanted.size:,}"
+        return VerificationError(
+            f"{wanted.name} from {redact(url)}: truncated: expected {expected} bytes, found {size:,} when the transfer "
+            f"broke off ({error.why})",
+            "run it again: what is complete is kept, and this file goes on where it broke off; if it goes on so, use "
+            "another --source",
+        )
+    if error.status:
+        return SourceError(
+            f"{redact(url)}: answers {error.why}",
+            "the server is in trouble: run it again later (what is complete is kept), or use another --source",
+        )
+    return SourceError(
+        f"{redact(url)}: can't be reached ({error.why})",
+        "check the network and the proxy settings (HTTPS_PROXY); or use --source mirror=URL-or-DIR, or "
+        "--source wheels where only a package index can be reached",
+    )
+
+
+def _refused(wanted: Wanted, url: str, error: RefusedError) -> SourceError:
+    if error.status in (401, 403, 407):
+        remedy = (
+            "store the credentials where conda tools look for them (netrc, RATTLER_AUTH_FILE, keyring), or use another "
+            "--source"
+        )
+    elif error.status in (404, 410):
+        remedy = "the source lacks a locked file: complete the mirror, or make the lock again with scripts/satenv lock"
+    else:
+        remedy = "run it again later (what is complete is kept), or use another --source"
+    said = f"answers {error.why}" if error.status else f"can't be used ({error.why})"
+    return SourceError(f"{redact(url)}: {said} for {wanted.name}", remedy)
+
+
+def _combined(wanted: Wanted, failures: list[SatenvError]) -> SatenvError:
+    """Return one error that names every address; wrong bytes weigh more than an address that doesn't answer."""
+    if len(failures) == 1:
+        return failures[0]
+    if not failures:
+        return SourceError(f"{wanted.name}: no source is known for it", "name one with --from")
+    worst = next((f for f in failures if isinstance(f, VerificationError)), failures[0])
+    lines = "".join(f"\n    {failure.message}" for failure in failures)
+    return type(worst)(f"{wanted.name}: none of {len(failures)} sources has it:{lines}", worst.remedy)
+
+

@@ -1,0 +1,126 @@
+"""Files of the package index that the site has configured for pip, found by their SHA-256. Addresses stay in memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html.parser import HTMLParser
+from urllib.parse import unquote, urljoin, urlsplit
+
+import requests
+import urllib3
+from packaging.utils import canonicalize_name
+
+from cogvideo_sat_env.errors import SourceError
+from cogvideo_sat_env.fetch.session import Sessions
+from cogvideo_sat_env.lock.model import PipPin
+
+_ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
+_SECONDS = 60
+_TRIES = 3
+_LARGEST = 200_000_000  # bytes of one project's page
+
+
+@dataclass(frozen=True)
+class IndexFile:
+    """One file of a project; `sha256` is "" where the index doesn't say it."""
+
+    file_name: str
+    url: str
+    sha256: str
+    size: int | None = None
+
+
+class Index:
+    """The simple indexes at `urls`, in their order (PEP 503 and PEP 691)."""
+
+    def __init__(self, urls: Sequence[str]) -> None:
+        self._urls, self._sessions = urls, Sessions()
+        self._pages: dict[str, list[IndexFile]] = {}
+
+    def files(self, project: str) -> list[IndexFile]:
+        """Return what the indexes have of a project. Raises SourceError when none can be asked."""
+        name = canonicalize_name(project)
+        if name not in self._pages:
+            found, refusals = [], []
+            for url in self._urls:
+                try:
+                    found += self._page(f"{url.rstrip('/')}/{name}/")
+                except _RefusedError as error:
+                    refusals.append(str(error))
+            if not found:
+                raise SourceError(
+                    f"the package index has nothing of {project}: {'; '.join(refusals) or 'no index is configured'}",
+                    "check the network and pip's configuration (`pip config list`, PIP_INDEX_URL, proxies)",
+                )
+            self._pages[name] = found
+        return self._pages[name]
+
+    def locate(self, pin: PipPin) -> tuple[str, ...]:
+        """Return the addresses of exactly this file. Raises SourceError when no index has it."""
+        files = self.files(pin.name)
+        urls = [f.url for f in files if f.sha256 == pin.sha256]
+        urls += [f.url for f in files if not f.sha256 and f.file_name == pin.file_name]
+        if not urls:
+            same = [f for f in files if f.file_name == pin.file_name]
+            what = "other bytes under that name" if same else f"{len(files)} other files"
+            raise SourceError(
+                f"{pin.file_name}: the package index has no file with SHA-256 {pin.sha256} (it has {what})",
+                "ask a complete index (PIP_INDEX_URL), or make the lock again: scripts/satenv lock",
+            )
+        return tuple(dict.fromkeys(urls))
+
+    def _page(self, url: str) -> list[IndexFile]:
+        failure = ""
+        for _ in range(_TRIES):
+            try:
+                answer = self._sessions.get(url, {"Accept": _ACCEPT}, _SECONDS)
+                with answer:
+                    if answer.status_code == 200:
+                        return _parse(answer)
+                    failure = f"it answers {answer.status_code} {answer.reason or ''}".strip()
+                    if answer.status_code < 500 and answer.status_code != 429:
+                        break
+            except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+                failure = f"it can't be reached ({type(error).__name__})"
+        raise _RefusedError(failure)
+
+
+class _RefusedError(Exception):
+    """One index doesn't have the project, or can't be asked."""
+
+
+def _parse(answer: requests.Response) -> list[IndexFile]:
+    body = answer.raw.read(_LARGEST, decode_content=True)
+    if "json" in answer.headers.get("Content-Type", ""):
+        try:
+            return [
+                IndexFile(f["filename"], urljoin(answer.url, f["url"]), _sha256(f), f.get("size"))
+                for f in json.loads(body)["files"]
+            ]
+        except (ValueError, KeyError, TypeError) as error:
+            raise _RefusedError("it answers with something that is no index page") from error
+    page = _Links(answer.url)
+    page.feed(body.decode(answer.encoding or "utf-8", errors="replace"))
+    return page.files
+
+
+def _sha256(file: dict) -> str:
+    return (file.get("hashes") or {}).get("sha256", "")
+
+
+class _Links(HTMLParser):
+    def __init__(self, base: str) -> None:
+        super().__init__()
+        self._base = base
+        self.files: list[IndexFile] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        if tag == "base" and found.get("href"):
+            self._base = urljoin(self._base, found["href"])
+        if tag == "a" and found.get("href"):
+            url, _, fragment = urljoin(self._base, found["href"]).partition("#")
+            sha256 = fragment.removeprefix("sha256=") if fragment.startswith("sha256=") else ""
+            self.files.append(IndexFile(unquote(urlsplit(url).path.rpartition("/")[2]), url, sha256))

@@ -1,0 +1,45 @@
+"""What is wanted, and how patiently it is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One file: exactly these bytes. `urls` (http, https or file) are tried in order; `size` is in bytes."""
+
+    name: str
+    path: Path
+    sha256: str
+    urls: tuple[str, ...]
+    size: int | None = None
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How patient a fetch is.
+
+    jobs        transfers at once
+    attempts    tries in a row that bring nothing new, per address
+    backoff     seconds before the second try; doubled each time, with jitter
+    longest     seconds that a server's Retry-After may ask for at most
+    stall       seconds without a byte after which a transfer is given up
+    min_speed   bytes per second below which, over `window` seconds, it is given up as well
+    limit_rate  bytes per second for all transfers together; None: as fast as it goes
+    """
+
+    jobs: int = 8
+    attempts: int = 4
+    backoff: float = 0.25
+    longest: float = 120.0
+    stall: float = 60.0
+    min_speed: float = 1000.0
+    window: float = 30.0
+    limit_rate: float | None = None
+
+    @property
+    def slowest(self) -> float:
+        """The speed that counts as too slow; our own limit must never look like a slow server."""
+        return self.min_speed if self.limit_rate is None else min(self.min_speed, self.limit_rate / self.jobs / 4)

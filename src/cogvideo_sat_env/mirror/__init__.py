@@ -1,0 +1,1 @@
+"""A local mirror of a lock: its channels with just its records, and a wheelhouse."""

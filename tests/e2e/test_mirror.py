@@ -1,0 +1,28 @@
+"""The pip part of the committed locks, found by hash at the real index, for every platform."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cogvideo_sat_env.fetch.model import Policy
+from cogvideo_sat_env.mirror.make import make_mirror
+from cogvideo_sat_env.mirror.selection import choose, read_part
+from cogvideo_sat_env.paths import project_root
+from cogvideo_sat_env.progress import Silent
+
+pytestmark = pytest.mark.e2e
+
+
+def test_every_pip_file_of_the_locks_is_found_and_proven(tmp_path: Path) -> None:
+    parts = [replace(read_part(project_root(), variant), conda=()) for variant in choose([], True, "auto")]
+    pins = {pin.file_name: pin for part in parts for pin in part.pip}
+    made = make_mirror(tmp_path, parts, mirrors=(), policy=Policy(), fast=False, progress=Silent())
+    assert made.fetched == made.pip == len(pins) > 20
+    assert {path.name for path in (tmp_path / "wheelhouse").iterdir()} == {*pins, "index.html"}
+    again = make_mirror(
+        tmp_path, parts, mirrors=(), policy=Policy(), fast=False, progress=Silent(), index=lambda: pytest.fail("asked")
+    )
+    assert again.fetched == 0
