@@ -1,9 +1,11 @@
 """Create time by stage from a loopback mirror of generated packages, beside py-rattler's plain install in the same run.
 
-    python benchmarks/create.py [--packages 400] [--files 375] [--size 4000] [--repeat 3] [--work DIR]
+    python benchmarks/create.py [--packages 400] [--files 375] [--size 4000] [--repeat 3] [--work DIR] [--growth]
 
 "plain" is what py-rattler does with the same records and server: download, extract, link. It proves a SHA-256 for each
 download, too, but links as it goes, compiles no bytecode and writes no receipt. The runs alternate, medians are shown.
+"cold" has an empty package cache, "warm" a full one. CPU seconds are of both cores, without the server; unlike the wall
+clock they are little disturbed by other programs. --growth measures a quarter, a half and all of the packages.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import asyncio
 import json
 import multiprocessing
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -71,7 +74,17 @@ def _plain(records: list[RepoDataRecord], prefix: Path, cache: Path) -> float:
     return time.perf_counter() - start
 
 
-def _measure(work: Path, count: int, files: int, size: int, repeat: int) -> None:
+def _cpu() -> float:
+    """Return the CPU seconds of this process and of its children that have ended; other programs don't disturb them."""
+    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+
+
+def _peak() -> tuple[int, int]:
+    """Return the largest resident memory in MiB of this process, and of one of its children, so far."""
+    return tuple(resource.getrusage(who).ru_maxrss // 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+
+
+def _measure(work: Path, count: int, files: int, size: int, repeat: int) -> tuple[int, dict[str, float]]:
     mirror = work / "mirror"
     packages.make_many(mirror / "conda-forge", count - 1, files, size)
     packages.make_host_python(mirror / "conda-forge", [])
@@ -84,7 +97,7 @@ def _measure(work: Path, count: int, files: int, size: int, repeat: int) -> None
     url = port.get()
     records = asyncio.run(_records(artefacts, mirror, url))
     rows: dict[str, list[float]] = {}
-    linked = 0
+    linked, peak = 0, ()
 
     def note(name: str, seconds: float) -> None:
         rows.setdefault(name, []).append(seconds)
@@ -98,15 +111,19 @@ def _measure(work: Path, count: int, files: int, size: int, repeat: int) -> None
                 "locate": lambda a: f"{url}/{a.channel_path}", "receipt_facts": {}, "activation": activation.load(),
                 "variables": {}, "cache": here / "our-cache", "progress": Silent(),
             }  # fmt: skip
-            start = time.perf_counter()
+            start, cpu = time.perf_counter(), _cpu()
             result = install_prefix(prefix, **arguments)
             note(f"{temperature}: satenv, all", time.perf_counter() - start)
+            note(f"{temperature}: satenv, CPU", _cpu() - cpu)
+            peak = peak or _peak()  # before py-rattler's plain install runs in this very process
             linked = result.files
             for stage, seconds in result.stages.items():
                 if seconds >= 0.01:
                     note(f"{temperature}:   {stage}", seconds)
+            cpu = _cpu()
             seconds = _plain(records, here / f"plain-{temperature}", here / "plain-cache")
             note(f"{temperature}: py-rattler plain", seconds)
+            note(f"{temperature}: py-rattler plain, CPU", _cpu() - cpu)
         start = time.perf_counter()
         assert install_prefix(prefix, **arguments).status == "up-to-date"
         note("no-op: in the process", time.perf_counter() - start)
@@ -116,7 +133,10 @@ def _measure(work: Path, count: int, files: int, size: int, repeat: int) -> None
         note("no-op: a process of its own", time.perf_counter() - start)
         shutil.rmtree(here)
     server.terminate()
+    shutil.rmtree(mirror)
+    medians = {name: statistics.median(seconds) for name, seconds in rows.items()}
     print(f"{len(artefacts)} packages, {linked:,} files, {human_bytes(total)} compressed, {os.cpu_count()} cores")
+    print(f"peak memory of satenv: {peak[0]} MiB in its own process, {peak[1]} MiB in the largest of its children")
     print(f"{'what':<32}{'median s':>10}{'min s':>10}{'max s':>10}")
     for name, seconds in rows.items():
         print(f"{name:<32}{statistics.median(seconds):>10.2f}{min(seconds):>10.2f}{max(seconds):>10.2f}")
@@ -126,7 +146,20 @@ def _measure(work: Path, count: int, files: int, size: int, repeat: int) -> None
         )
         compiled = statistics.median(rows.get(f"{temperature}:   bytecode", [0.0]))
         print(f"{temperature}: satenv / plain = {ours / plain:.2f}; without bytecode {(ours - compiled) / plain:.2f}")
-    print(json.dumps({name: round(statistics.median(seconds), 3) for name, seconds in rows.items()}))
+    print(json.dumps({name: round(seconds, 3) for name, seconds in medians.items()}))
+    return linked, medians
+
+
+def _growth(work: Path, options: argparse.Namespace) -> None:
+    """Measure a quarter, a half and all of the packages, and print seconds for 1,000 files: linear growth is flat."""
+    table = []
+    for count in (options.packages // 4, options.packages // 2, options.packages):
+        with tempfile.TemporaryDirectory(dir=work) as folder:
+            table.append((count, *_measure(Path(folder), count, options.files, options.size, options.repeat)))
+    columns = ("cold: satenv, all", "cold: satenv, CPU", "warm: satenv, all", "warm: satenv, CPU")
+    print(f"{'packages':>9}{'files':>10}" + "".join(f"{name + ' /1000':>26}" for name in columns))
+    for count, files, medians in table:
+        print(f"{count:>9}{files:>10,}" + "".join(f"{medians[name] / files * 1000:>26.3f}" for name in columns))
 
 
 def main() -> None:
@@ -137,8 +170,12 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=4000, help="bytes of each file")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--work", type=Path, help="where to work (default: a temporary directory)")
+    parser.add_argument("--growth", action="store_true", help="a quarter, a half and all of the packages")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.work) as folder:
+        if options.growth:
+            _growth(Path(folder), options)
+            return
         _measure(Path(folder), options.packages, options.files, options.size, options.repeat)
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["faultplugin"]
+
 PROJECT = Path(__file__).parents[1]
 
 
@@ -40,7 +42,7 @@ def project(tmp_path: Path) -> Path:
     root.mkdir()
     for name in ("environment.yml", "conda-lock.yml"):
         shutil.copy(PROJECT / name, root)
-    for name in ("environments", "locks"):
+    for name in ("environments", "locks", "recipe"):
         shutil.copytree(PROJECT / name, root / name)
     return root
 

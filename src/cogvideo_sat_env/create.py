@@ -29,6 +29,18 @@ PREFERRED_PYTHON = "3.11"  # the one of environment.yml
 
 
 @dataclass(frozen=True)
+class Options:
+    """How to install, apart from what: see `install_prefix`."""
+
+    replace: bool = False
+    repair: bool = False
+    keep: bool = False
+    full: bool = False
+    break_lock: bool = False
+    allow_link_scripts: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
 class Plan:
     """What is to be in the prefix, and where its bytes are."""
 
@@ -56,6 +68,9 @@ class Outcome:
     link_scripts: Sequence[str] = ()
     collisions: Sequence[str] = ()
     report: Report | None = None
+    link_scripts_run: Sequence[str] = ()
+    mended: Sequence[str] = ()
+    kept: str = ""
 
     @property
     def exit_code(self) -> int:
@@ -75,6 +90,9 @@ class Outcome:
             "seconds": {stage: round(seconds, 3) for stage, seconds in self.seconds.items()},
             "not_provided": list(self.not_provided),
             "link_scripts_not_run": list(self.link_scripts),
+            "link_scripts_run": list(self.link_scripts_run),
+            "mended": list(self.mended),
+            "kept": self.kept or None,
             "collisions": list(self.collisions),
             "doctor": self.report.to_json() if self.report else None,
             "activate": activation.activation_command(self.prefix),
@@ -86,6 +104,8 @@ class Outcome:
         from cogvideo_sat_env.doctoring import report_text
 
         if self.status == "up-to-date":
+            if self.seconds:  # every byte was compared
+                return f"{self.prefix} is as it should be ({self.packages} packages, {self.files:,} files)\n"
             return f"{self.prefix} is up to date ({self.packages} packages, from {self.source}); nothing to do\n"
         lines = []
         if self.report:
@@ -94,11 +114,18 @@ class Outcome:
             lines.append(f"not provided by wheels: {item['spec']} ({item['reason']})")
         if self.link_scripts:
             lines.append(f"link scripts were not run: {', '.join(self.link_scripts)}")
+        if self.link_scripts_run:
+            lines.append(f"link scripts were run, as allowed: {', '.join(self.link_scripts_run)}")
         lines += [f"two packages ship the same file: {collision}" for collision in self.collisions]
         lines.append(
             f"{self.prefix}: {self.status} from {self.source}, {self.packages} packages, {human_bytes(self.bytes)}, "
             f"{self.files:,} files, {sum(self.seconds.values()):.0f} s"
         )
+        if self.mended:
+            lines += [f"put right: {entry}" for entry in self.mended]
+            return "\n".join(lines) + "\n"
+        if self.kept:
+            lines.append(f"What was there before is kept: satenv undo -p {self.prefix} (or --forget to free its space)")
         lines += ["", "Activate it with:", activation.activation_command(self.prefix)]
         return "\n".join(lines) + "\n"
 
@@ -111,7 +138,7 @@ def create(
     variant: str,
     platform: str | None,
     python: Path | None,
-    replace_old: bool,
+    options: Options,
     doctor: bool,
     progress: Progress,
 ) -> Outcome:
@@ -120,11 +147,12 @@ def create(
     environment = read_environment(root / "environment.yml")
     wanted = parse_source(source)
     platform = platform or current_platform()
-    target = _target(prefix, name, environment)
+    target = target_prefix(prefix, name, environment)
     chosen, why = _variant(platform, variant, wanted)
-    _require_buildable(target, chosen)
+    require_buildable(target, chosen)
     found = receipt.read(target)
-    if found and python is None and _is_same(target, found, _inputs(root, chosen, wanted, found)):
+    quick = found and python is None and not options.repair
+    if quick and _is_same(target, found, _inputs(root, chosen, wanted, found)):
         packages = len(found["packages"]) + len(found["pip"])
         return Outcome(target, "up-to-date", found["source"], found["variant"], packages=packages)
     start = time.perf_counter()
@@ -132,12 +160,13 @@ def create(
     if why and plan.source.kind != "wheels":
         progress.say(why)
     prepared = time.perf_counter() - start
-    outcome = _install(target, plan, environment, replace_old, progress)
+    outcome = install_plan(target, plan, environment, options, progress)
     outcome = replace(outcome, seconds={"prepare": prepared, **outcome.seconds})
-    return _prove(outcome, progress) if doctor and outcome.status != "up-to-date" else outcome
+    return prove(outcome, progress) if doctor and outcome.status in ("created", "replaced") else outcome
 
 
-def _target(prefix: Path | None, name: str | None, environment: Environment) -> Path:
+def target_prefix(prefix: Path | None, name: str | None, environment: Environment) -> Path:
+    """Return the prefix that -p and -n mean. Raises InputError."""
     if prefix is not None and name is not None:
         raise InputError("-p and -n exclude each other", "name the folder or the environment, not both")
     if name is not None and (not name or "/" in name or name.startswith(".")):
@@ -150,7 +179,7 @@ def _is_same(target: Path, found: dict[str, Any], inputs: set[str]) -> bool:
     return found.get("inputs") in inputs and _nothing_left(target) and not receipt.missing(target, found)
 
 
-def _require_buildable(target: Path, variant: Variant) -> None:
+def require_buildable(target: Path, variant: Variant) -> None:
     """Raise InputError for a prefix in which training can't work, before anything is fetched."""
     if not variant.data_only and any(character.isspace() for character in str(target)):
         raise InputError(
@@ -210,7 +239,7 @@ def _plan(
     root: Path, environment: Environment, variant: Variant, source: Source, python: Path | None, progress: Progress
 ) -> Plan:
     if source.kind in ("auto", "channel", "mirror"):
-        plan = _lock_plan(root, environment, variant, source)
+        plan = lock_plan(root, environment, variant, source)
         if source.kind != "auto":
             return plan
         first = plan.artefacts[0]
@@ -231,7 +260,8 @@ def _plan(
         ) from error
 
 
-def _lock_plan(root: Path, environment: Environment, variant: Variant, source: Source) -> Plan:
+def lock_plan(root: Path, environment: Environment, variant: Variant, source: Source) -> Plan:
+    """Return what the lock of `variant` says, to be had from `source`. Raises InputError."""
     from cogvideo_sat_env.lock.model import read_lock
     from cogvideo_sat_env.lock.render import read_sizes
 
@@ -256,9 +286,8 @@ def _wheels_plan(
     from dataclasses import asdict
 
     from cogvideo_sat_env.wheels.channel import build_channel
-    from cogvideo_sat_env.wheels.lock import default_lock
 
-    interpreter, lock = _wheel_python(root / "locks", python, default_lock)
+    interpreter, lock = wheel_python(root / "locks", python)
     progress.say(
         "These are a package index's wheels in conda packages, not conda-forge's binaries; "
         f"Python is the one at {interpreter.base} ({interpreter.version}), which has to stay there"
@@ -275,9 +304,10 @@ def _wheels_plan(
     return Plan(Source("wheels"), variant, channel.artefacts, (), channel.specs, facts)
 
 
-def _wheel_python(locks: Path, named: Path | None, default_lock: Any) -> tuple[Any, Path]:
+def wheel_python(locks: Path, named: Path | None) -> tuple[Any, Path]:
     """Return the interpreter that becomes the package `python`, and its wheel lock: 3.11 where there is one."""
     from cogvideo_sat_env.wheels.interpreter import probe
+    from cogvideo_sat_env.wheels.lock import default_lock
 
     if named is not None:
         interpreter = probe(named)
@@ -292,7 +322,11 @@ def _wheel_python(locks: Path, named: Path | None, default_lock: Any) -> tuple[A
     raise failure
 
 
-def _install(target: Path, plan: Plan, environment: Environment, replace_old: bool, progress: Progress) -> Outcome:
+def install_plan(
+    target: Path, plan: Plan, environment: Environment, options: Options, progress: Progress
+) -> Outcome:
+    """Make the prefix hold what `plan` says. Raises the errors of install_prefix."""
+    from cogvideo_sat_env.install.store import layers_from_environment
     from cogvideo_sat_env.install.transaction import install_prefix
 
     variables = {k: v for k, v in environment.variables.items() if k not in plan.variant.drop_variables}
@@ -308,8 +342,15 @@ def _install(target: Path, plan: Plan, environment: Environment, replace_old: bo
         variables=variables,
         cache=cache_dir(),
         progress=progress,
-        replace=replace_old,
+        replace=options.replace,
+        repair=options.repair,
+        keep=options.keep,
+        full=options.full,
+        break_lock=options.break_lock,
+        allow_link_scripts=options.allow_link_scripts,
+        layers=layers_from_environment(),
         requested=plan.requested,
+        find_links=plan.source.find_links() if plan.pip_pins else (),
     )
     return Outcome(
         target,
@@ -323,10 +364,14 @@ def _install(target: Path, plan: Plan, environment: Environment, replace_old: bo
         plan.facts["not_provided"],
         result.link_scripts,
         result.collisions,
+        link_scripts_run=result.link_scripts_run,
+        mended=result.mended,
+        kept=result.kept,
     )
 
 
-def _prove(outcome: Outcome, progress: Progress) -> Outcome:
+def prove(outcome: Outcome, progress: Progress) -> Outcome:
+    """Run the doctor's quick level on what was made; return the outcome with its report."""
     from cogvideo_sat_env import doctor
     from cogvideo_sat_env.doctoring import show_check
 

@@ -9,6 +9,7 @@ import yaml
 
 from cogvideo_sat_env.errors import InputError
 
+MAX_DEPTH = 100  # our files nest four deep; libyaml's composer recurses, and would overflow the stack at some 100,000
 MAX_BYTES = 64 * 1024 * 1024  # a conda-lock.yml of ten platforms has 5 MB; more than this is not one of our files
 
 
@@ -60,6 +61,7 @@ def load(path: Path, what: str) -> tuple[Any, Lines]:
     try:
         # libyaml's loader reads a 3 MB lock in a second instead of ten
         loader_class = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        _refuse_deep_nesting(text, path, loader_class)
         root = yaml.compose(text, Loader=loader_class)
         _refuse_duplicate_keys(root, path, set())
         loader = loader_class("")
@@ -71,6 +73,24 @@ def load(path: Path, what: str) -> tuple[Any, Lines]:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: {error}; expected {what} in YAML", "restore the file, e.g. with git") from error
     return data, Lines(root)
+
+
+def _refuse_deep_nesting(text: str, path: Path, loader_class: type) -> None:
+    """Raise InputError for YAML that is nested deeper than MAX_DEPTH; only what could be is looked through twice."""
+    brackets = text.count("[") + text.count("{")
+    if brackets <= MAX_DEPTH and all(len(line) <= MAX_DEPTH * 10 for line in text.splitlines()):
+        return
+    depth = 0
+    for event in yaml.parse(text, Loader=loader_class):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise InputError(
+                    f"{path}:{event.start_mark.line + 1}: nested more than {MAX_DEPTH} deep",
+                    "check that this is the right file",
+                )
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
 
 
 def _refuse_duplicate_keys(node: yaml.Node | None, path: Path, seen_nodes: set[int]) -> None:

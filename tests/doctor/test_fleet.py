@@ -103,6 +103,24 @@ def test_a_rank_of_another_run_is_not_let_in(hub):
     assert "belongs to another run" in caught.value.message
 
 
+def test_one_who_connects_and_says_nothing_keeps_nobody_out(hub):
+    """A port scanner, as security departments run them."""
+    with socket.create_connection(("127.0.0.1", hub[1])):
+        assert abs(Member("127.0.0.1", hub[1], b"one run", 1, 5.0).clock_skew()) < 1.0
+
+
+def test_a_silent_program_on_rank_0s_port_is_an_error_and_no_hang():
+    with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(SourceError) as caught:
+        Member("127.0.0.1", other.getsockname()[1], b"one run", 1, 0.2)
+    assert "belongs to another program" in caught.value.message and "SATENV_FLEET_PORT" in caught.value.remedy
+
+
+def test_a_port_that_is_taken_is_an_error_of_rank_0():
+    with socket.create_server(("", 0)) as other, pytest.raises(SourceError) as caught:
+        Hub(other.getsockname()[1], b"one run", 2)
+    assert "can't listen" in caught.value.message and "SATENV_FLEET_PORT" in caught.value.remedy
+
+
 def test_a_rank_that_ends_too_early_is_not_waited_for(hub):
     rank0, port = hub
     text = (

@@ -184,13 +184,16 @@ def test_a_lock_of_another_platform_is_refused(site: Site) -> None:
     assert not (site.home / "env").exists()
 
 
+@pytest.mark.fault("path-long", "error", "names the file whose place for the prefix is too short: conda packages leave 255 bytes")
 def test_a_prefix_too_long_for_a_binary_placeholder_is_refused_before_linking(site: Site) -> None:
     prefix = site.home / ("l" * 200) / "env"
     with pytest.raises(PrefixError, match=r"lib/libprefixed.so of prefixed has room for"):
         site.install(prefix)
-    assert not (site.cache / "pkgs").exists()
+    assert site.leftovers() == [] and not (site.home / ("l" * 200) / "env").exists()
+    assert "Linking" not in site.progress.titles
 
 
+@pytest.mark.fault("lock-edited", "error", "names the file name that can't be one")
 def test_an_edited_lock_can_not_lead_out_of_the_cache(site: Site) -> None:
     wrong = [replace(a, file_name="../../../x.conda") for a in site.artefacts[:1]]
     with pytest.raises(InputError, match="can't be a file of a lock"):

@@ -11,10 +11,17 @@ import traceback
 import click
 
 from cogvideo_sat_env import __version__
+from cogvideo_sat_env.cli.build import build
+from cogvideo_sat_env.cli.bundle import bundle
 from cogvideo_sat_env.cli.check import check
 from cogvideo_sat_env.cli.create import create
 from cogvideo_sat_env.cli.doctor import doctor
 from cogvideo_sat_env.cli.lock import lock
+from cogvideo_sat_env.cli.mirror import mirror
+from cogvideo_sat_env.cli.plan import plan
+from cogvideo_sat_env.cli.publish import publish
+from cogvideo_sat_env.cli.update import undo, update
+from cogvideo_sat_env.cli.why import why
 from cogvideo_sat_env.errors import EXIT_CODES, SatenvError
 
 _EXIT_TEXT = "\n".join(f"  {code:<3} {text}" for code, text in EXIT_CODES.items())
@@ -30,13 +37,20 @@ def cli() -> None:
 
     \b
     satenv create            make the environment from the committed lock and prove that it trains
+    satenv update            bring it to the present lock; satenv undo goes back
     satenv doctor            prove it again, later or in full
-    satenv check             do spec, ledger, locks and rendered files agree?
+    satenv check             do spec, ledger, locks, rendered files and recipe agree?
     satenv lock              make the locks anew
+    satenv mirror            the lock's channels and pip files in a folder, for sites without internet
+    satenv bundle            the same in one file that installs itself: pack, verify, list, install, diff
+    satenv plan              how much GPU memory fine-tuning needs
+    satenv build             build the metapackage and its pieces into a channel
+    satenv publish           upload a built channel: to a folder, S3 or a package server
+    satenv why               why a package is bounded, with evidence and proof
     """
 
 
-for _command in (create, doctor, check, lock):
+for _command in (create, update, undo, doctor, check, lock, mirror, bundle, plan, publish, why, build):
     cli.add_command(_command)
 
 

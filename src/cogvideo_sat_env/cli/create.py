@@ -18,6 +18,7 @@ from cogvideo_sat_env.cli.options import examples
     satenv create --source mirror=/data/mirror      from a mirror of the channels: a folder or an https:// address
     satenv create --source wheels                   where only a Python package index can be reached
     satenv create --variant cpu -n sat-cpu          without CUDA
+    satenv create --repair                          put right every file that isn't as it should be
     """)
 )
 @click.option("-p", "--prefix", type=click.Path(path_type=Path), help="Folder of the environment.")
@@ -41,10 +42,32 @@ from cogvideo_sat_env.cli.options import examples
     "--python", type=click.Path(path_type=Path), help="With wheels: the Python to build on [3.11 if there is one]."
 )
 @click.option("--replace", is_flag=True, help="Replace an environment of ours that was made from another lock.")
+@click.option(
+    "--repair", is_flag=True, help="Compare every file of the environment with its lock; put right what differs."
+)
+@click.option(
+    "--verify",
+    type=click.Choice(["changed", "full"]),
+    default="changed",
+    show_default=True,
+    help="Hash again what of the package cache has changed since it was proven, or all of it.",
+)
+@click.option(
+    "--allow-link-scripts",
+    multiple=True,
+    metavar="PACKAGE|all",
+    help="Run the post-link scripts of a package; none is run otherwise, all are listed. May be repeated.",
+)
+@click.option(
+    "--break-lock", is_flag=True, help="Take over the lock of a process on another host that has been silent for long."
+)
 @click.option("--no-doctor", is_flag=True, help="Don't run the doctor at the end.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
-def create(prefix, name, source, variant, platform, python, replace, no_doctor, as_json, quiet) -> None:
+def create(
+    prefix, name, source, variant, platform, python, replace, repair, verify, allow_link_scripts, break_lock, no_doctor,
+    as_json, quiet,
+) -> None:  # fmt: skip
     """Create the environment: fetch, verify everything, link, prove.
 
     Every artefact's size and SHA-256 is checked before the first file is linked; the prefix is complete or absent.
@@ -60,7 +83,13 @@ def create(prefix, name, source, variant, platform, python, replace, no_doctor, 
         variant=variant,
         platform=platform,
         python=python,
-        replace_old=replace,
+        options=creation.Options(
+            replace=replace,
+            repair=repair,
+            full=verify == "full",
+            break_lock=break_lock,
+            allow_link_scripts=allow_link_scripts,
+        ),
         doctor=not no_doctor,
         progress=progress,
     )

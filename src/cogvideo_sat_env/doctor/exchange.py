@@ -6,12 +6,13 @@ import json
 import threading
 import time
 from multiprocessing import AuthenticationError
-from multiprocessing.connection import Client, Connection, Listener
+from multiprocessing.connection import Client, Connection, Listener, answer_challenge, deliver_challenge
 from typing import Any
 
 from cogvideo_sat_env.errors import SourceError
 
 _PINGS = 5
+_GREETING = 10.0  # seconds that a listener may take to say its first word
 _LARGEST = 64 * 2**20  # bytes of one message; a report of all checks has about a hundredth
 
 
@@ -25,9 +26,10 @@ class Hub:
         self.messages: dict[int, dict[str, Any]] = {}
         self.lost: set[int] = set()
         self._answers: dict[str, Any] = {}
+        self._key = key
         self._news = threading.Condition()
         try:
-            self._listener = Listener(("", port), backlog=ranks, authkey=key)
+            self._listener = Listener(("", port), backlog=ranks)
         except OSError as error:
             raise SourceError(
                 f"rank 0 can't listen on port {port}: {error.strerror}",
@@ -62,7 +64,7 @@ class Hub:
         while True:
             try:
                 connection = self._listener.accept()
-            except (AuthenticationError, EOFError, ConnectionError):  # of another run, or a port scanner
+            except ConnectionError:
                 continue
             except OSError:  # closed
                 return
@@ -70,6 +72,12 @@ class Hub:
 
     def _serve(self, connection: Connection) -> None:
         rank = -1
+        try:  # in this thread: one who connects and says nothing may not keep the others out
+            deliver_challenge(connection, self._key)
+            answer_challenge(connection, self._key)
+        except (AuthenticationError, EOFError, OSError):  # of another run, or a port scanner
+            connection.close()
+            return
         try:
             while True:
                 kind, rank, content = json.loads(connection.recv_bytes(_LARGEST))
@@ -97,7 +105,14 @@ class Member:
         deadline = time.monotonic() + seconds
         while True:
             try:
-                self._connection = Client((address, port), authkey=key)
+                self._connection = Client((address, port))
+                if not self._connection.poll(min(_GREETING, seconds)):
+                    raise SourceError(
+                        f"{address}:{port} belongs to another program, which says nothing",
+                        "export SATENV_FLEET_PORT with another port",
+                    )
+                answer_challenge(self._connection, key)
+                deliver_challenge(self._connection, key)
                 return
             except AuthenticationError as error:
                 raise SourceError(

@@ -1,22 +1,21 @@
-"""What the archives say about themselves, read before the first link: paths, placeholders, scripts, collisions."""
+"""What the packages say about themselves, read before the first link: paths, placeholders, scripts, collisions."""
 
 from __future__ import annotations
 
-import asyncio
 import json
+import os
+import posixpath
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from rattler.package_streaming import PackageArchive
-
 from cogvideo_sat_env.errors import PrefixError, VerificationError
+from cogvideo_sat_env.install import proof
+from cogvideo_sat_env.install.proof import Proof
 from cogvideo_sat_env.lock.model import CondaArtefact
-from cogvideo_sat_env.progress import Progress
 
-_PARALLEL = 16
 _LINK_SCRIPT = re.compile(r"^bin/\.(?P<package>.+)-(?P<kind>post-link|pre-link|pre-unlink|post-unlink)\.sh$")
 _SITE = re.compile(r"^(?:lib/python3\.\d+t?/)?site-packages/")
 
@@ -31,14 +30,18 @@ _HARMLESS = re.compile(
 
 
 @dataclass(frozen=True)
-class Archive:
-    """One verified archive: its lock entry, where it lies, and its own info/index.json and info/paths.json."""
+class Package:
+    """One extracted package: its lock entry, its proof, and its own info/index.json and info/paths.json."""
 
     artefact: CondaArtefact
-    path: Path
-    index_json: str
+    proof: Proof
     index: Mapping[str, Any]
     paths: Sequence[Mapping[str, Any]]
+
+    @property
+    def folder(self) -> Path:
+        """Where it is extracted."""
+        return self.proof.folder
 
     @property
     def installed_bytes(self) -> int:
@@ -47,90 +50,105 @@ class Archive:
 
     @property
     def link_scripts(self) -> tuple[str, ...]:
-        """Its link scripts: they are never run."""
+        """Its link scripts: they aren't run unless allowed."""
         return tuple(str(e["_path"]) for e in self.paths if _LINK_SCRIPT.match(str(e["_path"])))
 
 
-def read_archives(
-    artefacts: Sequence[CondaArtefact], files: Mapping[str, Path], progress: Progress
-) -> list[Archive]:
-    """Read index.json and paths.json of every archive; `files` gives the verified file by SHA-256.
-
-    Raises VerificationError when an archive isn't the package that the lock says, or has paths outside of a prefix.
-    """
-
-    async def read_all() -> list[Archive]:
-        gate = asyncio.Semaphore(_PARALLEL)
-
-        async def one(artefact: CondaArtefact) -> Archive:
-            async with gate:
-                archive = await _read(artefact, files[artefact.sha256])
-                task.advance(1)
-                return archive
-
-        return list(await asyncio.gather(*(one(artefact) for artefact in artefacts)))
-
-    with progress.task("Reading what the packages hold", len(artefacts), "packages") as task:
-        return asyncio.run(read_all())
+def read_packages(artefacts: Sequence[CondaArtefact], proofs: Mapping[str, Proof]) -> list[Package]:
+    """Read what the extracted packages say; `proofs` by SHA-256. Raises VerificationError."""
+    packages = []
+    for artefact in artefacts:
+        proven = proofs[artefact.sha256]
+        try:
+            index = json.loads((proven.folder / "info" / "index.json").read_bytes())
+        except (OSError, ValueError) as error:
+            raise VerificationError(f"{proven.folder}: can't be read: {error}", "run it again") from error
+        packages.append(Package(artefact, proven, index, proof.read_paths(proven.folder)))
+    return packages
 
 
-async def _read(artefact: CondaArtefact, path: Path) -> Archive:
-    try:
-        opened = await PackageArchive.from_path(path)
-        found = await opened.read_files(["info/index.json", "info/paths.json"])
-        index_json = (found["info/index.json"] or b"").decode("utf-8")
-        index = json.loads(index_json)
-        paths = json.loads((found["info/paths.json"] or b'{"paths": []}').decode("utf-8"))["paths"]
-    except (ValueError, KeyError, TypeError, OSError, RuntimeError) as error:
-        raise VerificationError(
-            f"{path}: has the SHA-256 of the lock but is no readable conda package: {error}",
-            "make the lock again with scripts/satenv lock, and tell the channel",
-        ) from error
-    said = (index.get("name"), index.get("version"), index.get("build"))
-    if said != (artefact.name, artefact.version, artefact.build):
-        raise VerificationError(
-            f"{path}: expected {artefact.name} {artefact.version} {artefact.build}, found {' '.join(map(str, said))}",
-            "the lock was changed by hand or the channel renamed a package: make it again with scripts/satenv lock",
-        )
-    for entry in paths:
-        inside = PurePosixPath(str(entry["_path"]))
-        if inside.is_absolute() or ".." in inside.parts:
-            raise VerificationError(f"{path}: holds {str(inside)!r}, a path out of any prefix", "tell its channel")
-    return Archive(artefact, path, index_json, index, paths)
-
-
-def require_prefix_fits(prefix: Path, archives: Sequence[Archive]) -> None:
-    """Raise PrefixError when `prefix` is longer than a placeholder in a binary file: it could not be put in."""
+def require_prefix_fits(prefix: Path, packages: Sequence[Package]) -> None:
+    """Raise PrefixError when `prefix` is longer than the place that binaries have for it."""
     length = len(str(prefix).encode("utf-8"))
-    for archive in archives:
-        for entry in archive.paths:
+    for package in packages:
+        for entry in package.paths:
             placeholder = entry.get("prefix_placeholder")
-            if entry.get("file_mode") == "binary" and placeholder and length > len(placeholder.encode("utf-8")):
+            if placeholder and entry.get("file_mode") == "binary" and length > len(placeholder.encode("utf-8")):
                 raise PrefixError(
-                    f"{prefix}: {length} bytes long; {entry['_path']} of {archive.artefact.name} has room for "
+                    f"{prefix}: {length} bytes long; {entry['_path']} of {package.artefact.name} has room for "
                     f"{len(placeholder.encode('utf-8'))}",
                     "choose a shorter prefix with -p",
                 )
 
 
-def collisions(archives: Sequence[Archive]) -> list[str]:
+def collisions(packages: Sequence[Package]) -> list[str]:
     """Return the paths that two packages ship with different content, described; what matters at run time first.
 
     They are told, not refused: conda only warns as well, and a lock of published packages must install.
     """
     first: dict[str, tuple[str, object]] = {}
     harmful, harmless = [], []
-    for archive in sorted(archives, key=lambda a: a.artefact.name):
-        python = archive.index.get("noarch") == "python"
-        for entry in archive.paths:
+    for package in sorted(packages, key=lambda p: p.artefact.name):
+        python = package.index.get("noarch") == "python"
+        name = package.artefact.name
+        for entry in package.paths:
             if entry.get("path_type") == "directory":
                 continue
-            path = _SITE.sub("<site>/", str(entry["_path"]))
-            if python and path.startswith("python-scripts/"):
+            path = entry["_path"]
+            if "site-packages/" in path:
+                path = _SITE.sub("<site>/", path)
+            elif python and path.startswith("python-scripts/"):
                 path = "bin/" + path.removeprefix("python-scripts/")
-            name, content = archive.artefact.name, entry.get("sha256")
+            content = entry.get("sha256")
             other, other_content = first.setdefault(path, (name, content))
             if other != name and other_content != content:
                 said = f"{path.replace('<site>', 'site-packages')}: both in {other} and in {name}"
                 (harmless if _HARMLESS.search(path) else harmful).append(said)
     return [*harmful, *harmless]
+
+
+def require_no_link_out(packages: Sequence[Package]) -> None:
+    """Raise VerificationError when a file would be written through another package's link out of the prefix."""
+    links = {e["_path"]: p for p in packages for e in p.paths if e.get("path_type") == "softlink"}
+    folders = {e["_path"].rpartition("/")[0] for p in packages for e in p.paths}
+    folders |= {parent for folder in folders for parent in _parents(folder)}
+    for path in sorted(folders & links.keys()):
+        target = os.readlink(links[path].folder / path)
+        inside = posixpath.normpath(posixpath.join(posixpath.dirname(path), target))
+        if target.startswith("/") or inside == ".." or inside.startswith("../"):
+            raise VerificationError(
+                f"{links[path].artefact.file_name}: {path} is a link to {target}, out of the prefix, and another "
+                "package's files would be written through it",
+                "don't use this package; tell its channel",
+            )
+
+
+def require_case_fits(folder: Path, packages: Sequence[Package]) -> None:
+    """Raise PrefixError when paths that differ in case only would overwrite each other in `folder`."""
+    if not folds_case(folder):
+        return
+    first: dict[str, str] = {}
+    for package in packages:
+        for entry in package.paths:
+            other = first.setdefault(entry["_path"].casefold(), entry["_path"])
+            if other != entry["_path"]:
+                raise PrefixError(
+                    f"{folder}: this file system takes {other} and {entry['_path']} (of {package.artefact.name}) for "
+                    "the same file",
+                    "choose a prefix on a file system that tells upper from lower case",
+                )
+
+
+def folds_case(folder: Path) -> bool:
+    """Tell whether the file system of `folder` takes names that differ in case only for the same."""
+    probe = folder / ".satenv-Case"
+    probe.touch()
+    try:
+        return (folder / ".satenv-cASE").exists()
+    finally:
+        probe.unlink()
+
+
+def _parents(folder: str) -> list[str]:
+    parts = folder.split("/")
+    return ["/".join(parts[:end]) for end in range(1, len(parts))]

@@ -21,14 +21,12 @@ _TAG = "import sys; print(sys.implementation.cache_tag)"
 
 def compile_noarch(python: PrefixPython, records: Sequence[Path], prefix: Path, progress: Progress) -> int:
     """Compile the noarch packages of the conda-meta `records` and enter the bytecode there. Return the file count."""
-    wanted: dict[Path, list[str]] = {}
-    for path in records:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        wanted[path] = [name for name in record["files"] if name.endswith(".py")]
+    read = {path: json.loads(path.read_text(encoding="utf-8")) for path in records}
+    wanted = {path: [name for name in record["files"] if name.endswith(".py")] for path, record in read.items()}
     made = compile_files(python, [name for names in wanted.values() for name in names], prefix, progress)
-    for path, names in wanted.items():
-        record = json.loads(path.read_text(encoding="utf-8"))
-        new = [made[name] for name in names if name in made and made[name] not in record["files"]]
+    for path, record in read.items():
+        there = set(record["files"])
+        new = [made[name] for name in wanted[path] if name in made and made[name] not in there]
         record["files"] += new
         record["paths_data"]["paths"] += [{"_path": name, "path_type": "pyc_file"} for name in new]
         write_record(path, record)

@@ -1,4 +1,4 @@
-"""Links verified archives into the staging directory, written for their final prefix."""
+"""Links proven packages into the staging directory, written for their final prefix."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
 from cogvideo_sat_env.errors import PrefixError, SatenvError, VerificationError
 from cogvideo_sat_env.install import space
-from cogvideo_sat_env.install.archive import Archive
+from cogvideo_sat_env.install.archive import Package
 from cogvideo_sat_env.install.staging import held_fds
 from cogvideo_sat_env.progress import Progress
 
 _WORKER = Path(__file__).with_name("link_worker.py")
+VIEW = ".satenv-view"  # in the staging directory while linking: links to the extracted packages, for rattler
+_SAID = ".satenv-said"
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Linked:
 
 
 def link(
-    archives: Sequence[Archive],
+    packages: Sequence[Package],
     *,
     staging: Path,
     prefix: Path,
@@ -40,36 +41,46 @@ def link(
     requested: Sequence[str],
     cache: Path,
     progress: Progress,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> Linked:
-    """Link `archives` into `staging` so that every embedded path says `prefix`; conda-meta tells the real channels.
+    """Link `packages` into `staging` so that every embedded path says `prefix`.
 
-    Link scripts are not run. `requested` are the match specs that the user asked for. The extracted packages stay in
-    `cache`/pkgs and are proven against their own lists of hashes.
-    Raises PrefixError (no space), VerificationError (an archive that can't be linked as it says).
+    Link scripts are not run. `requested` are the match specs that the user asked for. `cache` is where most of the
+    packages are extracted: without hard links between the two the prefix needs space of its own. `meanwhile` is called
+    while another process links.
+    Raises PrefixError (no space), VerificationError (a package that can't be linked as it says).
     """
-    packages = cache / "pkgs"
-    with space.watch(cache, "the package cache"):
-        packages.mkdir(parents=True, exist_ok=True)
-    _require_space(archives, packages, prefix)
+    if not space.same_file_system(cache, prefix):  # no hard links: the prefix gets copies
+        space.require(prefix, sum(p.installed_bytes for p in packages), "the environment")
+    view = staging / VIEW
     job = {
         "staging": str(staging),
         "prefix": str(prefix),
         "platform": platform,
-        "package_cache": str(packages),
+        "view": str(view),
         "packages": [
             {
-                "path": str(a.path),
-                "index_json": a.index_json,
-                "size": a.path.stat().st_size,
-                "sha256": a.artefact.sha256,
-                "md5": a.artefact.md5,
-                "file_name": a.artefact.file_name,
-                "channel": a.artefact.channel,
+                "name": _name(p),
+                "folder": str(p.folder),
+                "size": p.proof.archive_size,
+                "sha256": p.artefact.sha256,
+                "md5": p.artefact.md5,
+                "file_name": p.artefact.file_name,
+                "url": p.artefact.url,
+                "channel": p.artefact.channel,
             }
-            for a in archives
+            for p in packages
         ],
     }
-    with progress.task("Linking", len(archives), "packages") as task, tempfile.TemporaryFile("w+") as said:
+    _run(job, staging, cache, progress, meanwhile)
+    shutil.rmtree(view)
+    if (staging / "__clobbers__").exists() and not any(staging.glob("__clobbers__/*/*")):
+        (staging / "__clobbers__").rmdir()
+    return _finish(packages, staging, view, requested)
+
+
+def _run(job: dict, staging: Path, cache: Path, progress: Progress, meanwhile: Callable[[], None]) -> None:
+    with progress.task("Linking", len(job["packages"]), "packages") as task, open(staging / _SAID, "w+") as said:
         child = subprocess.Popen(
             [sys.executable, "-I", str(_WORKER)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True, encoding="utf-8",
@@ -79,6 +90,7 @@ def link(
         try:
             child.stdin.write(json.dumps(job) + "\n")
             child.stdin.flush()
+            meanwhile()
             for line in child.stdout:
                 last = json.loads(line)
                 if last["event"] == "linked":
@@ -95,32 +107,23 @@ def link(
                 child.stdin.close()
         said.seek(0)
         words = said.read()
+    (staging / _SAID).unlink()
     if last["event"] != "done":
-        raise _error(last, words, child.returncode, staging, packages)
-    if (staging / "__clobbers__").exists() and not any(staging.glob("__clobbers__/*/*")):
-        (staging / "__clobbers__").rmdir()
-    return _finish(archives, staging, requested)
+        raise _error(last, words, child.returncode, staging, cache)
 
 
-def _require_space(archives: Sequence[Archive], packages: Path, prefix: Path) -> None:
-    new = sum(a.installed_bytes for a in archives if not (packages / _extracted_name(a)).is_dir())
-    space.require(packages, new, "the extracted packages")
-    if not space.same_file_system(packages, prefix):  # no hard links: the prefix gets copies
-        space.require(prefix, sum(a.installed_bytes for a in archives), "the environment")
+def _name(package: Package) -> str:
+    return f"{package.artefact.name}-{package.artefact.version}-{package.artefact.build}"
 
 
-def _extracted_name(archive: Archive) -> str:
-    return f"{archive.artefact.name}-{archive.artefact.version}-{archive.artefact.build}"
-
-
-def _error(last: dict, said: str, code: int, staging: Path, packages: Path) -> SatenvError:
+def _error(last: dict, said: str, code: int, staging: Path, cache: Path) -> SatenvError:
     text = str(last.get("text", ""))
     if any(mark in text for mark in space.MARKS):
         # rattler's message doesn't always say which of the two it was writing
-        where = min(packages, staging.parent, key=lambda folder: shutil.disk_usage(folder).free)
+        where = min(cache, staging.parent, key=lambda folder: shutil.disk_usage(folder).free)
         return space.full(where, "the packages")
     if "Permission denied" in text or "os error 13" in text or "Read-only file system" in text:
-        return PrefixError(f"{staging.parent} or {packages}: not writable: {text}", "choose another -p or SATENV_CACHE")
+        return PrefixError(f"{staging.parent}: not writable: {text}", "choose another prefix with -p")
     if last["event"] == "error":
         return VerificationError(
             f"linking failed: {text}", "the bytes are as locked, so a package is at fault: tell its channel"
@@ -131,28 +134,32 @@ def _error(last: dict, said: str, code: int, staging: Path, packages: Path) -> S
     )
 
 
-def _finish(archives: Sequence[Archive], staging: Path, requested: Sequence[str]) -> Linked:
-    """Give each conda-meta record its real URL, write the history that conda and mamba want, and count."""
+def _finish(packages: Sequence[Package], staging: Path, view: Path, requested: Sequence[str]) -> Linked:
+    """Mend what the conda-meta records say of the cache and of what was asked for, write the history, and count."""
     files, noarch, names = 0, [], []
-    for archive in archives:
-        artefact = archive.artefact
-        path = staging / "conda-meta" / f"{_extracted_name(archive)}.json"
+    for package in packages:
+        artefact = package.artefact
+        path = staging / "conda-meta" / f"{_name(package)}.json"
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            said = path.read_text(encoding="utf-8")
+        except OSError as error:
             raise VerificationError(f"{artefact.file_name} was not linked: {path.name}: {error}", None) from error
-        record |= {"url": artefact.url, "channel": artefact.channel, "fn": artefact.file_name}
+        # the view is gone when the prefix is there; as text, because parsing 400 records takes half a second
+        said = said.replace(json.dumps(str(view / _name(package))), json.dumps(str(package.folder)))
+        # py-rattler 0.28's own parameter refuses its own MatchSpec
         asked = [spec for spec in requested if re.split(r"[ <>=!~\[]", spec, maxsplit=1)[0] == artefact.name]
-        record["requested_specs"] = asked  # py-rattler 0.28's own parameter refuses its own MatchSpec
         if asked:
+            record = json.loads(said)
+            record["requested_specs"] = asked
             record["requested_spec"] = asked[0]  # the field that conda reads
-        write_record(path, record)
-        files += len(record["files"])
-        if archive.index.get("noarch") == "python":
+            said = _json(record)
+        path.write_text(said, encoding="utf-8")
+        files += len(package.paths)
+        if package.index.get("noarch") == "python":
             noarch.append(path)
-        names.append(f"+{artefact.channel}/{artefact.subdir}::{_extracted_name(archive)}")
+        names.append(f"+{artefact.channel}/{artefact.subdir}::{_name(package)}")
     # the newest build time of the packages: the same environment gets the same history
-    stamps = [float(a.index.get("timestamp") or 0) for a in archives]
+    stamps = [float(p.index.get("timestamp") or 0) for p in packages]
     newest = max(stamps, default=0.0)
     moment = datetime.fromtimestamp(newest / 1000 if newest > 1e11 else newest, timezone.utc)
     specs = json.dumps(list(requested))
@@ -162,6 +169,10 @@ def _finish(archives: Sequence[Archive], staging: Path, requested: Sequence[str]
     return Linked(files, tuple(noarch))
 
 
+def _json(record: dict) -> str:
+    return json.dumps(record) + "\n"  # not indented: that is five times slower
+
+
 def write_record(path: Path, record: dict) -> None:
-    """Write a conda-meta record as conda does: JSON, two spaces."""
-    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    """Write a conda-meta record."""
+    path.write_text(_json(record), encoding="utf-8")

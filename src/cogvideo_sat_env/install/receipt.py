@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cogvideo_sat_env import __version__
+from cogvideo_sat_env.install.staging import PENDING
 from cogvideo_sat_env.lock.model import CondaArtefact, PipPin
 
 SCHEMA = 1
@@ -80,6 +81,7 @@ def write(root: Path, receipt: Mapping[str, Any]) -> None:
     """Write `receipt` into the prefix at `root`."""
     path = root / PATH
     path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)  # never through a link into the cache
     path.write_text(json.dumps(receipt, indent=1) + "\n", encoding="utf-8")
 
 
@@ -103,6 +105,8 @@ def missing(prefix: Path, receipt: Mapping[str, Any]) -> list[str]:
     records = {path.name for path in (prefix / "conda-meta").glob("*.json")}
     expected = [f"{p['name']}-{p['version']}-{p['build']}.json" for p in receipt["packages"]]
     gone = [f"conda-meta/{name}" for name in expected if name not in records]
+    if (prefix / PENDING).exists():
+        gone.append(PENDING)  # its link scripts were cut off
     if any(p["name"] == "python" for p in receipt["packages"]) and not (prefix / "bin" / "python").exists():
         gone.append("bin/python")  # with wheels a link to the host's Python, which may have been removed
     for name, entry in receipt["files"].items():

@@ -40,9 +40,16 @@ def require(folder: Path, needed: int, what: str) -> None:
 
 def full(folder: Path, what: str, needed: int | None = None) -> PrefixError:
     """Return the error for a disk that filled up while `what` was written to `folder`; `needed` in bytes."""
+    system = os.statvfs(existing(folder))
+    if system.f_files and not system.f_favail:
+        return PrefixError(
+            f"{folder}: no file can be made there any more while writing {what}: its inodes are used up",
+            "delete files there, ask for a larger quota of files, or choose another place (-p, SATENV_CACHE)",
+        )
     amount = f"; {what} needs {human_bytes(needed)} ({needed:,} bytes)" if needed else f" while writing {what}"
+    free = f"{human_bytes(system.f_bavail * system.f_frsize)} and {system.f_favail:,} inodes are free there now"
     return PrefixError(
-        f"{folder}: no space left on the device, or quota exceeded{amount}",
+        f"{folder}: no space left on the device, or quota exceeded{amount} ({free})",
         "free some space, or choose another place (-p for the prefix, SATENV_CACHE for the cache)",
     )
 

@@ -4,6 +4,7 @@ Siblings of PREFIX/NAME, all on its file system:
   .NAME.satenv-new-XXXX    a prefix being made
   .NAME.satenv-old-XXXX    the prefix that is being replaced, whole, between two renames
   .NAME.satenv-trash-XXXX  something being deleted, perhaps half gone; never put back
+  .NAME.satenv-undo-XXXX   the prefix before the last update, whole, kept for `satenv undo`
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from pathlib import Path
 from cogvideo_sat_env.errors import PrefixError
 from cogvideo_sat_env.progress import Progress
 
-NEW, OLD, TRASH = "new", "old", "trash"
+NEW, OLD, TRASH, UNDO = "new", "old", "trash", "undo"
+PENDING = "etc/cogvideo-sat-env/link-scripts-pending"  # in a prefix whose link scripts haven't ended yet
 WRITERS_SECONDS = 30  # that the children of a killed run may take to notice
 _held: dict[Path, int] = {}  # open staging directories of this process, locked
 
 
 def siblings(prefix: Path, kind: str) -> list[Path]:
-    """Return the siblings of `prefix` of one kind (NEW, OLD or TRASH), sorted."""
+    """Return the siblings of `prefix` of one kind (NEW, OLD, TRASH or UNDO), sorted."""
     start = f".{prefix.name}.satenv-{kind}-"
     return sorted(path for path in prefix.parent.iterdir() if path.name.startswith(start))
 
@@ -84,6 +86,9 @@ def _await_writers(path: Path) -> None:
 
 def recover(prefix: Path, progress: Progress) -> None:
     """Undo what a killed run left: put back a prefix caught between two renames, delete the rest. Needs the lock."""
+    if (prefix / PENDING).exists():
+        progress.say(f"{prefix}: an earlier run was cut off before its link scripts had ended; it is made anew")
+        discard(prefix, prefix)
     for old in siblings(prefix, OLD):
         if os.path.lexists(prefix):
             discard(prefix, old)
@@ -115,16 +120,16 @@ def discard(prefix: Path, path: Path) -> None:
     raise PrefixError(f"{trash}: can't be deleted: {failure}", "delete it by hand; it is not in use") from failure
 
 
-def commit(prefix: Path, staging: Path) -> bool:
-    """Rename `staging` to `prefix`, deleting the prefix that was there. Return whether there was one.
+def commit(prefix: Path, staging: Path) -> Path | None:
+    """Rename `staging` to `prefix`. Return where the prefix that was there is now, if there was one.
 
     SIGKILL at any point leaves the old prefix, the new one, or (for the moment between two renames) none in place
-    with both whole beside it; `recover` then puts the old one back.
+    with both whole beside it; `recover` then puts the old one back. To be followed by `settle` or `take_back`.
     """
     _release(staging)
     if not os.path.lexists(prefix) or not any(prefix.iterdir()):
         staging.rename(prefix)  # onto an empty directory, too: POSIX allows it
-        return False
+        return None
     old = _sibling(prefix, OLD)
     prefix.rename(old)
     try:
@@ -132,8 +137,52 @@ def commit(prefix: Path, staging: Path) -> bool:
     except OSError:
         old.rename(prefix)
         raise
-    discard(prefix, old)
-    return True
+    return old
+
+
+def settle(prefix: Path, old: Path | None, keep: bool) -> None:
+    """The new prefix is good: delete the old one, or `keep` it for undo in place of what was kept before."""
+    before = siblings(prefix, UNDO)
+    if old is not None and keep:
+        old.rename(_sibling(prefix, UNDO))
+    elif old is not None:
+        discard(prefix, old)
+    if old is not None:
+        for path in before:
+            discard(prefix, path)
+
+
+def take_back(prefix: Path, old: Path | None) -> None:
+    """Undo a `commit`: the old prefix is put back, the new one deleted."""
+    new = _sibling(prefix, TRASH)
+    prefix.rename(new)
+    if old is not None:
+        old.rename(prefix)
+    discard(prefix, new)
+
+
+def kept(prefix: Path) -> Path | None:
+    """Return the prefix that is kept for undo, or None."""
+    found = siblings(prefix, UNDO) if prefix.parent.is_dir() else []
+    return found[-1] if found else None
+
+
+def swap(prefix: Path, other: Path) -> None:
+    """Put the sibling `other` in place of `prefix`, which is kept for undo in its stead.
+
+    SIGKILL at any point leaves one of the two in place, or is put right by `recover`.
+    """
+    old = commit(prefix, other)
+    if old is not None:
+        old.rename(_sibling(prefix, UNDO))
+
+
+def drop_kept(prefix: Path) -> int:
+    """Delete what is kept for undo; return how many prefixes that were."""
+    found = siblings(prefix, UNDO)
+    for path in found:
+        discard(prefix, path)
+    return len(found)
 
 
 def _sibling(prefix: Path, kind: str) -> Path:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import os
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cogvideo_sat_env.errors import InputError, PrefixError
-from cogvideo_sat_env.install import activation as activation_files
 from cogvideo_sat_env.install import receipt, space, staging
 from cogvideo_sat_env.install.activation import Activation
-from cogvideo_sat_env.install.hashing import describe
+from cogvideo_sat_env.install.job import Clock, Job
 from cogvideo_sat_env.install.prefixlock import prefix_lock
 from cogvideo_sat_env.install.receipt import is_up_to_date
 from cogvideo_sat_env.lock.model import CondaArtefact, PipPin
@@ -31,11 +27,13 @@ NAME_MAX = 255 - len("..satenv-trash-01234567")  # bytes: the siblings' names mu
 class InstallResult:
     """What was done.
 
-    status      "created", "replaced" or "up-to-date"
+    status      "created", "replaced", "repaired" or "up-to-date"
     stages      seconds by stage, in order
     bytes       of the artefacts that were proven (compressed)
     files       linked, laid out and generated, without bytecode
-    link_scripts and collisions are for the user to read; link scripts are never run
+    link_scripts (those that were not run) and collisions are for the user to read
+    mended      what a repair put right, and why
+    kept        where the replaced prefix is kept for `undo`, if it is
     """
 
     prefix: Path
@@ -45,20 +43,10 @@ class InstallResult:
     packages: int = 0
     files: int = 0
     link_scripts: tuple[str, ...] = ()
+    link_scripts_run: tuple[str, ...] = ()
     collisions: tuple[str, ...] = ()
-
-
-class _Clock:
-    def __init__(self) -> None:
-        self.stages: dict[str, float] = {}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.stages[name] = self.stages.get(name, 0.0) + time.perf_counter() - start
+    mended: tuple[str, ...] = ()
+    kept: str = ""
 
 
 def install_prefix(
@@ -79,13 +67,23 @@ def install_prefix(
     finish: Callable[[Path, Path], None] | None = None,
     find_links: Sequence[str] = (),
     lock_timeout: float | None = None,
+    layers: Sequence[Path] = (),
+    full: bool = False,
+    repair: bool = False,
+    keep: bool = False,
+    break_lock: bool = False,
+    allow_link_scripts: Sequence[str] = (),
 ) -> InstallResult:
     """Make `prefix` hold exactly `artefacts` and `pip_pins`, or leave everything as it was.
 
     `locate` gives the URL (http, https, file) of an artefact; `source` is its kind, as told to the user and recorded.
     `replace` allows an older environment of ours in place of the new one. `requested` are the user's match specs.
     `finish(staging, prefix)` runs after linking, before the pip stage. `find_links` is a wheelhouse asked in place of
-    the package index. `lock_timeout` is in seconds.
+    the package index. `lock_timeout` is in seconds. `layers` are read-only caches to take packages from. With `full`
+    every byte of what the cache already has is hashed again. With `repair` a prefix of ours is compared with what it
+    should be, and what differs is put right, file by file. `keep` keeps the prefix that is replaced for `undo`.
+    `break_lock` takes the lock of another host that gave no sign of life for long. `allow_link_scripts` are names of
+    packages whose post-link scripts may run, or "all".
     Raises the errors of errors.py; on KeyboardInterrupt what was staged is removed and it goes on.
     """
     if platform != current_platform():
@@ -98,10 +96,9 @@ def install_prefix(
         platform=platform, artefacts=artefacts, pip_pins=pip_pins, variables=variables,
         activation_version=activation.version, source=source,
     )  # fmt: skip
-    clock = _Clock()
+    clock = Clock()
     with clock.stage("compare"):
-        # what a killed run left beside a good prefix is removed below, under the lock
-        if is_up_to_date(prefix, wanted) and not (staging.any_left(prefix) and os.access(prefix.parent, os.W_OK)):
+        if not repair and is_up_to_date(prefix, wanted) and _nothing_left(prefix):
             return InstallResult(prefix, "up-to-date", clock.stages, packages=len(artefacts) + len(pip_pins))
     _require_possible(prefix)
     try:
@@ -110,96 +107,83 @@ def install_prefix(
         raise PrefixError(
             f"{prefix.parent}: can't be made: {error.strerror}", "choose another prefix with -p"
         ) from error
-    with prefix_lock(prefix, progress, lock_timeout):
+    job = Job(
+        prefix, wanted, platform, artefacts, pip_pins, locate, source, receipt_facts, activation, variables, cache,
+        progress, requested, finish, find_links, layers, full, frozenset(allow_link_scripts),
+    )  # fmt: skip
+    with prefix_lock(prefix, progress, lock_timeout, break_lock=break_lock):
         with clock.stage("recover"):
             staging.recover(prefix, progress)
-        if is_up_to_date(prefix, wanted):  # another run made it while this one waited
+        if is_up_to_date(prefix, wanted) and not repair:  # another run made it while this one waited
             return InstallResult(prefix, "up-to-date", clock.stages, packages=len(artefacts) + len(pip_pins))
         with space.watch(prefix, "the environment"):
-            _require_ours(prefix, wanted, replace)
-        return _make(
-            prefix, wanted, clock, platform, artefacts, pip_pins, locate, source, receipt_facts, activation, variables,
-            cache, progress, requested, finish, find_links,
-        )  # fmt: skip
+            old = _require_repairable(prefix, wanted) if repair else _require_ours(prefix, wanted, replace)
+        return _make(job, clock, old if repair else None, keep)
 
 
-def _make(
-    prefix: Path,
-    wanted: str,
-    clock: _Clock,
-    platform: str,
-    artefacts: Sequence[CondaArtefact],
-    pip_pins: Sequence[PipPin],
-    locate: Callable[[CondaArtefact], str],
-    source: str,
-    receipt_facts: Mapping[str, Any],
-    activation: Activation,
-    variables: Mapping[str, str],
-    cache: Path,
-    progress: Progress,
-    requested: Sequence[str],
-    finish: Callable[[Path, Path], None] | None,
-    find_links: Sequence[str],
-) -> InstallResult:
+def _nothing_left(prefix: Path) -> bool:
+    """Whether no killed run has left anything beside a good prefix that could be removed, under the lock."""
+    return not (staging.any_left(prefix) and os.access(prefix.parent, os.W_OK))
+
+
+def _make(job: Job, clock: Clock, broken: dict[str, Any] | None, keep: bool) -> InstallResult:
+    """Stage what `job` says; put it in place, or mend the prefix after it where the receipt `broken` is given."""
     # the libraries behind these load slowly: an environment that is up to date doesn't wait for them
-    from cogvideo_sat_env.install import archive, bytecode, fetch, link, pip_stage, prefixpython
+    from cogvideo_sat_env.install import linkscripts, repair
+    from cogvideo_sat_env.install.stage import inspect, provide, stage
 
+    prefix = job.prefix
     with clock.stage("fetch"):
-        files = fetch.fetch(artefacts, locate=locate, cache=cache, progress=progress)
+        proofs = provide(job.artefacts, job.locate, job.cache, job.layers, job.progress, job.full)
     with clock.stage("inspect"):
-        archives = archive.read_archives(artefacts, files, progress)
-        archive.require_prefix_fits(prefix, archives)
-        collisions = archive.collisions(archives)
+        packages = inspect(job, proofs)
     root = staging.make(prefix)
+    mended: Sequence[repair.Mended] = ()
+    ran: tuple[str, ...] = ()
+    status = "created"
     try:
         with space.watch(prefix.parent, "the environment"):
-            with clock.stage("link"):
-                linked = link.link(
-                    archives, staging=root, prefix=prefix, platform=platform, requested=requested, cache=cache,
-                    progress=progress,
-                )  # fmt: skip
-                # rattler marks prefixes as caches, which back-up programs would leave out
-                (root / "CACHEDIR.TAG").unlink(missing_ok=True)
-                if finish:
-                    finish(root, prefix)
-            python = prefixpython.find(root) if pip_pins or linked.noarch_python else None
-            with clock.stage("bytecode"):
-                if python and linked.noarch_python:
-                    bytecode.compile_noarch(python, linked.noarch_python, prefix, progress)
-            manifest: dict[str, dict[str, object]] = {}
-            with clock.stage("pip"):
-                if python and pip_pins:
-                    fetched = pip_stage.fetch_pins(python, pip_pins, cache, progress, find_links)
-                    with tempfile.TemporaryDirectory(prefix="satenv-build-") as scratch:
-                        wheels = pip_stage.build_wheels(python, pip_pins, fetched, Path(scratch), progress)
-                        manifest |= pip_stage.lay_out(python, pip_pins, wheels, prefix, progress).manifest
-            with clock.stage("activation"):
-                generated = activation_files.install(root, prefix, activation, variables)
-                manifest |= {name: describe(root / name) for name in generated}
-                scripts = [f"{a.artefact.name}: {script}" for a in archives for script in a.link_scripts]
-                receipt.write(
-                    root,
-                    receipt.build(
-                        fingerprint=wanted, source=source, platform=platform, artefacts=artefacts, pip_pins=pip_pins,
-                        files=manifest, link_scripts=scripts, collisions=collisions, facts=receipt_facts,
-                    ),
-                )  # fmt: skip
-            with clock.stage("rename"):
-                replaced = staging.commit(prefix, root)
+            staged = stage(job, packages, root, clock)
+            if broken is not None:
+                with clock.stage("repair"):
+                    mended = repair.mend(prefix, root, broken)
+                status = "repaired" if mended else "up-to-date"
+                staging.discard(prefix, root)
+            else:
+                with clock.stage("rename"):
+                    old = staging.commit(prefix, root)
+                status = "replaced" if old else "created"
+                with clock.stage("link scripts"):
+                    try:
+                        ran = linkscripts.run(prefix, staged.allowed_scripts, job.progress)
+                    except BaseException:
+                        staging.take_back(prefix, old)
+                        raise
+                with clock.stage("rename"):
+                    staging.settle(prefix, old, keep)
     except BaseException:
         if root.exists():
             staging.discard(prefix, root)
         raise
     return InstallResult(
         prefix,
-        "replaced" if replaced else "created",
+        status,
         clock.stages,
-        bytes=sum(path.stat().st_size for path in files.values()),
-        packages=len(artefacts) + len(pip_pins),
-        files=linked.files + len(manifest) + 1,
-        link_scripts=tuple(scripts),
-        collisions=tuple(collisions),
+        bytes=sum(proven.archive_size for proven in proofs.values()),
+        packages=len(job.artefacts) + len(job.pip_pins),
+        files=staged.files,
+        link_scripts=staged.link_scripts,
+        link_scripts_run=ran,
+        collisions=staged.collisions,
+        mended=tuple(str(entry) for entry in mended),
+        kept=str(staging.kept(prefix) or ""),
     )
+
+
+def require_usable(prefix: Path, wanted: str, replace: bool) -> None:
+    """Raise PrefixError for a prefix that `install_prefix` would refuse, for callers with long work before it."""
+    _require_possible(prefix)
+    _require_ours(prefix, wanted, replace)
 
 
 def _require_possible(prefix: Path) -> None:
@@ -217,6 +201,23 @@ def _require_possible(prefix: Path) -> None:
     nearest = space.existing(prefix.parent)
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise PrefixError(f"{nearest}: not writable; {prefix} can't be made", "choose another prefix with -p")
+
+
+def _require_repairable(prefix: Path, wanted: str) -> dict[str, Any]:
+    """Return the receipt of `prefix`. Raises PrefixError unless it was made from the same lock."""
+    found = receipt.read(prefix)
+    if found is None:
+        raise PrefixError(
+            f"{prefix}: has no receipt of this program, so that there is nothing to repair it after",
+            "make it with satenv create; a folder that isn't ours is left alone",
+        )
+    if found.get("fingerprint") != wanted:
+        raise PrefixError(
+            f"{prefix}: was made from another lock, source or variant ({found.get('variant')} from "
+            f"{found.get('source')}, {found.get('made')})",
+            "name that --source and --variant, or bring it to the present lock with satenv update",
+        )
+    return found
 
 
 def _require_ours(prefix: Path, wanted: str, replace: bool) -> None:

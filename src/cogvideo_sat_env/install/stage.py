@@ -1,0 +1,117 @@
+"""Makes everything that a prefix is to hold in a staging directory beside it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cogvideo_sat_env.install import activation as activation_files
+from cogvideo_sat_env.install import archive, bytecode, fetch, link, pip_stage, prefixpython, receipt, space
+from cogvideo_sat_env.install.archive import Package
+from cogvideo_sat_env.install.hashing import describe
+from cogvideo_sat_env.install.job import Clock, Job
+from cogvideo_sat_env.install.linkscripts import LinkScript, mark_pending
+from cogvideo_sat_env.install.proof import Proof
+from cogvideo_sat_env.install.store import Store, Unpacker
+from cogvideo_sat_env.lock.model import CondaArtefact
+from cogvideo_sat_env.progress import Progress
+
+
+@dataclass(frozen=True)
+class Staged:
+    """What was staged: the count of files, paths that two packages ship, link scripts (refused ones as text)."""
+
+    files: int
+    collisions: tuple[str, ...]
+    link_scripts: tuple[str, ...]
+    allowed_scripts: tuple[LinkScript, ...]
+
+
+def provide(
+    artefacts: Sequence[CondaArtefact],
+    locate: Callable[[CondaArtefact], str],
+    cache: Path,
+    layers: Sequence[Path],
+    progress: Progress,
+    full: bool = False,
+) -> dict[str, Proof]:
+    """Have every package extracted and proven in the package cache; return the proofs by SHA-256 of the archive.
+
+    What isn't there is fetched, and extracted while the next is on its way. Raises the errors of errors.py.
+    """
+    store = Store(cache, layers, progress, full)
+    proofs = store.find(artefacts)
+    missing = list({a.sha256: a for a in artefacts if a.sha256 not in proofs}.values())
+    if not missing:
+        return proofs
+    with Unpacker(store, cache) as unpacker:
+        there = store.archives_in_layers(missing)
+        for artefact in missing:
+            if artefact.sha256 in there:
+                unpacker.add(artefact, there[artefact.sha256])
+        absent = [a for a in missing if a.sha256 not in there]
+        if absent:
+            fetch.fetch(absent, locate=locate, cache=cache, progress=progress, ready=unpacker.add)
+        unpacker.finish(progress)
+    return proofs | store.load(missing)
+
+
+def inspect(job: Job, proofs: Mapping[str, Proof]) -> list[Package]:
+    """Read what the packages say of themselves; require that they are possible in the prefix.
+
+    Raises PrefixError (prefix too long), VerificationError.
+    """
+    packages = archive.read_packages(job.artefacts, proofs)
+    archive.require_prefix_fits(job.prefix, packages)
+    archive.require_no_link_out(packages)
+    return packages
+
+
+def stage(job: Job, packages: Sequence[Package], root: Path, clock: Clock) -> Staged:
+    """Make everything in `root`, written for `job.prefix`. Raises the errors of errors.py."""
+    prefix, progress = job.prefix, job.progress
+    collisions: list[str] = []
+    archive.require_case_fits(root, packages)
+    with clock.stage("link"):
+        linked = link.link(
+            packages, staging=root, prefix=prefix, platform=job.platform, requested=job.requested, cache=job.cache,
+            progress=progress, meanwhile=lambda: collisions.extend(archive.collisions(packages)),
+        )  # fmt: skip
+        # rattler marks prefixes as caches, which back-up programs would leave out
+        (root / "CACHEDIR.TAG").unlink(missing_ok=True)
+        if job.finish:
+            job.finish(root, prefix)
+    python = prefixpython.find(root) if job.pip_pins or linked.noarch_python else None
+    with clock.stage("bytecode"):
+        if python and linked.noarch_python:
+            bytecode.compile_noarch(python, linked.noarch_python, prefix, progress)
+    manifest: dict[str, dict[str, object]] = {}
+    with clock.stage("pip"):
+        if python and job.pip_pins:
+            fetched = pip_stage.fetch_pins(python, job.pip_pins, job.cache, progress, job.find_links)
+            with (
+                space.watch(Path(tempfile.gettempdir()), "the pip packages (TMPDIR)"),
+                tempfile.TemporaryDirectory(prefix="satenv-build-") as scratch,
+            ):
+                wheels = pip_stage.build_wheels(python, job.pip_pins, fetched, Path(scratch), progress)
+                with space.watch(prefix.parent, "the pip packages"):
+                    manifest |= pip_stage.lay_out(python, job.pip_pins, wheels, prefix, progress).manifest
+    with clock.stage("activation"):
+        generated = activation_files.install(root, prefix, job.activation, job.variables)
+        manifest |= {name: describe(root / name) for name in generated}
+        scripts = [LinkScript.of(p, name) for p in packages for name in p.link_scripts]
+        allowed = tuple(s for s in scripts if job.may_run(s.package) and s.runs_after_linking)
+        refused = tuple(str(script) for script in scripts if script not in allowed)
+        receipt.write(
+            root,
+            receipt.build(
+                fingerprint=job.wanted, source=job.source, platform=job.platform, artefacts=job.artefacts,
+                pip_pins=job.pip_pins, files=manifest, link_scripts=refused, collisions=collisions,
+                facts={**job.facts, "link_scripts_run": [str(script) for script in allowed]},
+            ),
+        )  # fmt: skip
+        if allowed:
+            mark_pending(root)
+    return Staged(linked.files + len(manifest) + 1, tuple(collisions), refused, allowed)

@@ -1,0 +1,131 @@
+"""Extracts one verified archive into the package cache and proves what came out of it.
+
+rattler extracts: it never writes through a link or out of the folder, and makes no device nodes. What is ours is to
+compare the result with the package's own list, so that nothing is missing, and to say so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from zipfile import BadZipFile
+
+from filelock import FileLock
+from rattler.package_streaming import extract
+from zstandard import ZstdError
+
+from cogvideo_sat_env.errors import VerificationError
+from cogvideo_sat_env.install import bombs, proof
+from cogvideo_sat_env.install.proof import Proof
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What an archive has to be: the lock's name, version, build and SHA-256; `key` names it in the package cache."""
+
+    key: str
+    name: str
+    version: str
+    build: str
+    sha256: str
+
+
+def proof_path(packages: Path, key: str) -> Path:
+    """Return where the proof of the package `key` lies in the package cache."""
+    return packages / f"{key}.proof.json"
+
+
+def unpack(archive: Path, wanted: Wanted, packages: Path) -> None:
+    """Make `packages`/KEY hold the extracted `archive`, with its proof beside it, unless another process just has.
+
+    Raises VerificationError for an archive that isn't what the lock or its own list of files says, OSError as it comes.
+    """
+    folder = packages / wanted.key
+    with FileLock(packages / f"{wanted.key}.lock"):
+        scratch, gone = packages / f".{wanted.key}.partial", packages / f".{wanted.key}.gone"
+        for left in (scratch, gone):  # of a killed run: whoever holds the lock is alone
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(left)
+        noted = proof_path(packages, wanted.key)
+        known = proof.read(noted)
+        if known == Proof(folder, wanted.sha256, archive.stat().st_size) and proof.changed(noted, folder) is None:
+            return
+        try:
+            _extract(archive, wanted, scratch)
+            found = dict(proof.walk(str(scratch)))
+            _require_as_listed(scratch, wanted, found)
+            if os.path.lexists(folder):
+                folder.rename(gone)
+                shutil.rmtree(gone)
+            scratch.rename(folder)
+            proof.write(noted, Proof(folder, wanted.sha256, archive.stat().st_size), found)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(scratch)
+
+
+def _extract(archive: Path, wanted: Wanted, scratch: Path) -> None:
+    try:
+        bombs.require_bounded(archive)
+        scratch.mkdir()
+        sha256, _ = extract(archive, scratch)
+    except (ZstdError, BadZipFile, EOFError, ValueError, RuntimeError) as error:
+        raise unreadable(archive, str(error)) from error
+    except OSError as error:
+        if error.errno is None and "space left" not in str(error) and "quota" not in str(error):
+            raise unreadable(archive, str(error)) from error
+        raise
+    if sha256.hex() != wanted.sha256:
+        raise VerificationError(
+            f"{archive}: expected SHA-256 {wanted.sha256}, found {sha256.hex()} while it was extracted",
+            "something changes the cache while it is used: choose another with SATENV_CACHE",
+        )
+
+
+def unreadable(archive: Path, why: str) -> VerificationError:
+    """Return the error for a file that has the locked SHA-256 and still is no package."""
+    return VerificationError(
+        f"{archive}: has the SHA-256 of the lock but is no readable conda package: {why}",
+        "make the lock again with scripts/satenv lock, and tell the channel",
+    )
+
+
+def _require_as_listed(folder: Path, wanted: Wanted, found: Mapping[str, os.stat_result]) -> None:
+    try:
+        index = json.loads((folder / "info" / "index.json").read_bytes())
+        said = (index.get("name"), index.get("version"), index.get("build"))
+    except (OSError, ValueError, AttributeError) as error:
+        raise unreadable(Path(wanted.key), f"info/index.json: {error}") from error
+    if said != (wanted.name, wanted.version, wanted.build):
+        raise VerificationError(
+            f"{wanted.key}: expected {wanted.name} {wanted.version} {wanted.build}, found {' '.join(map(str, said))}",
+            "the lock was changed by hand or the channel renamed a package: make it again with scripts/satenv lock",
+        )
+    seen: set[str] = set()
+    for entry in proof.read_paths(folder):
+        name, kind = str(entry["_path"]), entry.get("path_type")
+        if name.startswith("/") or ".." in PurePosixPath(name).parts:
+            raise VerificationError(f"{wanted.key}: holds {name!r}, a path out of any prefix", "tell its channel")
+        if name in seen:
+            raise VerificationError(f"{wanted.key}: lists {name!r} twice", "tell its channel")
+        seen.add(name)
+        if kind == "directory":
+            continue
+        there = found.get(name)
+        if there is None:
+            raise VerificationError(f"{wanted.key}: lists {name!r} but doesn't hold it", "tell its channel")
+        is_link = stat.S_ISLNK(there.st_mode)
+        size = entry.get("size_in_bytes")
+        if is_link != (kind == "softlink") or (not is_link and size is not None and size != there.st_size):
+            what = "a link" if is_link else f"a file of {there.st_size:,} bytes"
+            listed = "a link" if kind == "softlink" else "a file" if size is None else f"a file of {size:,} bytes"
+            raise VerificationError(
+                f"{wanted.key}: {name!r} is {what}, its own list says {listed}: a member may be there twice",
+                "don't use this package; tell its channel",
+            )

@@ -1,0 +1,97 @@
+"""`satenv update` and `satenv undo`: an environment brought to the present lock in one step, and back."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cogvideo_sat_env import create as creation
+from cogvideo_sat_env.create import Options, Outcome
+from cogvideo_sat_env.errors import InputError
+from cogvideo_sat_env.install import receipt, space, staging
+from cogvideo_sat_env.install.prefixlock import prefix_lock
+from cogvideo_sat_env.install.proof import walk
+from cogvideo_sat_env.paths import current_platform
+from cogvideo_sat_env.progress import Progress, human_bytes
+from cogvideo_sat_env.variants import read_variants
+
+
+@dataclass(frozen=True)
+class Undone:
+    """What `undo` did: "undone" (swapped) or "forgotten" (what was kept is deleted)."""
+
+    prefix: Path
+    status: str
+    text: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it for scripts; the keys are stable."""
+        return {"prefix": str(self.prefix), "status": self.status}
+
+
+def update(
+    prefix: Path, *, source: str | None, variant: str | None, options: Options, doctor: bool, progress: Progress
+) -> Outcome:
+    """Bring the environment at `prefix` to the present lock; the former one is kept for `undo` if `options` say so.
+
+    Source and variant are those that it was made with, unless given. Raises InputError when it isn't ours, and the
+    errors of `create`.
+    """
+    found = _ours(prefix)
+    source = source or str(found["source"])
+    if variant is None:
+        devices = {v.id: v.device for v in read_variants()}
+        variant = devices.get(str(found.get("variant")), "auto")
+    if options.keep:
+        _say_space(prefix, progress)
+    outcome = creation.create(
+        prefix=prefix, name=None, source=source, variant=variant, platform=current_platform(), python=None,
+        options=replace(options, replace=True), doctor=doctor, progress=progress,
+    )  # fmt: skip
+    return replace(outcome, status="updated") if outcome.status == "replaced" else outcome
+
+
+def undo(prefix: Path, *, forget: bool, break_lock: bool, progress: Progress) -> Undone:
+    """Put back what was at `prefix` before the last update (again: forward), or with `forget` delete it.
+
+    Raises InputError when nothing is kept, PrefixError when it can't be done.
+    """
+    prefix = Path(os.path.abspath(prefix))
+    if staging.kept(prefix) is None:
+        raise InputError(
+            f"{prefix}: nothing is kept of before; satenv update keeps one environment until the next update", None
+        )
+    with prefix_lock(prefix, progress, break_lock=break_lock):
+        staging.recover(prefix, progress)
+        kept = staging.kept(prefix)
+        if kept is None:
+            raise InputError(f"{prefix}: another run has just deleted what was kept", None)
+        if forget:
+            count = staging.drop_kept(prefix)
+            return Undone(prefix, "forgotten", f"{prefix}: what was kept for undo is deleted ({count})\n")
+        found = _ours(kept)
+        with space.watch(prefix, "the environment"):
+            staging.swap(prefix, kept)
+    made = f"{found.get('made')} from {found.get('source')}"
+    return Undone(prefix, "undone", f"{prefix}: is again what was made {made}; satenv undo swaps them back\n")
+
+
+def _ours(prefix: Path) -> dict[str, Any]:
+    found = receipt.read(prefix)
+    if found is None:
+        raise InputError(f"{prefix}: holds no environment of this program", "make one with satenv create")
+    return found
+
+
+def _say_space(prefix: Path, progress: Progress) -> None:
+    """Say what keeping the former environment costs: the files that the package cache doesn't share."""
+    sizes = [(s.st_size, s.st_nlink) for _, s in walk(str(prefix))]
+    own = sum(size for size, links in sizes if links == 1)
+    free = shutil.disk_usage(prefix).free
+    progress.say(
+        f"The environment that is there now is kept for satenv undo: {human_bytes(sum(size for size, _ in sizes))}, of "
+        f"which {human_bytes(own)} are shared with nothing else; {human_bytes(free)} are free (--no-keep deletes it)"
+    )
