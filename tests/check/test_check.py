@@ -10,12 +10,27 @@ from pathlib import Path
 
 import pytest
 
-from cogvideo_sat_env import check
+from cogvideo_sat_env import check, check_recipe
 from cogvideo_sat_env.ledger import read_ledger
 from cogvideo_sat_env.requirements import read_requirements
 from cogvideo_sat_env.spec import read_environment
 
 PROJECT = Path(__file__).parents[2]
+_rendered: dict[tuple, check_recipe.Recipe] = {}
+
+
+@pytest.fixture(autouse=True)
+def rendered_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recipe is the same in most of these projects, and to render it takes longer than all the rest."""
+    render = check_recipe.read_recipe
+
+    def read(root: Path, platforms):
+        key = (*((root / "recipe" / name).read_bytes() for name in ("recipe.yaml", "variants.yaml")), tuple(platforms))
+        if key not in _rendered:
+            _rendered[key] = render(root, platforms)
+        return _rendered[key]
+
+    monkeypatch.setattr(check_recipe, "read_recipe", read)
 
 
 def edit(path: Path, old: str, new: str, count: int = 1) -> None:

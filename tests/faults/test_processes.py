@@ -69,10 +69,9 @@ def test_a_kill_at_each_rename_of_an_update_leaves_old_or_new(
 ) -> None:
     prefix = site.home / "env"
     fewer = [a for a in site.artefacts if a.name != "data"]
-    old = receipt.read(site.install(prefix).prefix)["fingerprint"]
+    site.install(prefix)
     if action == "undo":
         site.install(prefix, artefacts=fewer, replace=True, keep=True)
-    before = receipt.read(prefix)["fingerprint"]
     with monkeypatch.context() as killing:
         stop_at(killing, number)
         try:
@@ -84,7 +83,6 @@ def test_a_kill_at_each_rename_of_an_update_leaves_old_or_new(
             assert type(error).__name__ == "Killed"
     staging.recover(prefix, site.progress)
     assert complete(prefix) and site.leftovers() in ([], [path.name for path in staging.siblings(prefix, staging.UNDO)])
-    assert receipt.read(prefix)["fingerprint"] in {old, before} | {receipt.read(prefix)["fingerprint"]}
     names = {p["name"] for p in receipt.read(prefix)["packages"]}
     assert names in ({a.name for a in site.artefacts}, {a.name for a in fewer})
 
