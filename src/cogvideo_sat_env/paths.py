@@ -32,14 +32,25 @@ def cache_dir() -> Path:
     named = os.environ.get("SATENV_CACHE")
     if named:
         return Path(named).resolve()
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    base = os.environ.get("XDG_CACHE_HOME") or home("SATENV_CACHE") / ".cache"
     return Path(base).resolve() / "cogvideo-sat-env"
 
 
 def envs_dir() -> Path:
     """Return where `-n NAME` puts a prefix: SATENV_ENVS, else the conda user's environments folder."""
     named = os.environ.get("SATENV_ENVS")
-    return Path(named).resolve() if named else Path(os.path.expanduser("~")).resolve() / ".conda" / "envs"
+    return Path(named).resolve() if named else home("SATENV_ENVS").resolve() / ".conda" / "envs"
+
+
+def home(instead: str) -> Path:
+    """Return the user's home directory: HOME, else the password database's.
+
+    Raises InputError, naming the variable `instead` to set, for a user who has none (a container's bare number).
+    """
+    found = os.path.expanduser("~")
+    if not os.path.isabs(found):
+        raise InputError("this user has no home directory: HOME is not set", f"name a folder in {instead}")
+    return Path(found)
 
 
 def current_platform() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from keyring.backend import KeyringBackend
 
 import channelserver
 from cogvideo_sat_env.errors import InputError, SourceError
+from cogvideo_sat_env.fetch import credentials
 from cogvideo_sat_env.fetch.model import Policy, Wanted
 from cogvideo_sat_env.fetch.pool import fetch_files
 from cogvideo_sat_env.fetch.redact import redact
@@ -195,3 +197,21 @@ def test_mirrors_of_rattlers_configuration_are_asked_in_order(
 )
 def test_nothing_secret_is_shown(text: str, shown: str) -> None:
     assert redact(text) == shown
+
+
+@pytest.mark.parametrize("fault", ["silent", "broken"])
+def test_a_keyring_that_fails_or_never_answers_is_an_error(
+    tmp_path: Path, server: channelserver.ChannelServer, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    def ask(*_: str) -> str:
+        if fault == "broken":
+            raise RuntimeError(SECRET)
+        threading.Event().wait()
+        raise AssertionError("unreachable")
+
+    monkeypatch.setattr(Ring, "get_password", ask)
+    monkeypatch.setattr(credentials, "KEYRING_SECONDS", 0.2)
+    reason = "RuntimeError" if fault == "broken" else "no answer in 0.2 s"
+    with pytest.raises(InputError, match=f"keyring can't be asked for 127.0.0.1 .{reason}.") as refused:
+        _fetch(tmp_path, f"{server.url}/chan/a-1-0.conda")
+    assert "PYTHON_KEYRING_BACKEND" in str(refused.value.remedy)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import queue
+import threading
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +17,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from cogvideo_sat_env.errors import InputError
+
+KEYRING_SECONDS = 30
 
 
 @dataclass(frozen=True, repr=False)
@@ -92,23 +96,44 @@ def _of_rattler(entry: object, where: str) -> Credential | None:
 def from_keyring(url: str) -> Credential | None:
     """Ask the keyring for the host of `url`: rattler's entry, then a login as pip and others keep them.
 
-    Raises InputError when there is a keyring that can't be asked.
+    Raises InputError when there is a keyring that can't be asked, or doesn't answer in KEYRING_SECONDS.
     """
-    import keyring
-    from keyring.errors import KeyringError, NoKeyringError
-
     host = urlsplit(url).hostname or ""
+    answers: queue.SimpleQueue[Credential | InputError | None] = queue.SimpleQueue()
+    # a locked keyring asks its owner on a screen that a batch job hasn't; its call can't be interrupted
+    threading.Thread(target=_ask_keyring, args=(host, answers), daemon=True).start()
+    try:
+        answer = answers.get(timeout=KEYRING_SECONDS)
+    except queue.Empty:
+        answer = _keyring_error(host, f"no answer in {KEYRING_SECONDS} s")
+    if isinstance(answer, InputError):
+        raise answer
+    return answer
+
+
+def _ask_keyring(host: str, answers: queue.SimpleQueue[Credential | InputError | None]) -> None:
+    import keyring
+    from keyring.errors import NoKeyringError
+
     try:
         found = keyring.get_password("rattler", host)
         if found:
-            return _of_rattler(json.loads(found), "the keyring's entry 'rattler'")
+            answers.put(_of_rattler(json.loads(found), "the keyring's entry 'rattler'"))
+            return
         login = keyring.get_credential(host, None)
     except NoKeyringError:
-        return None
-    except (KeyringError, ValueError) as error:
-        raise InputError(
-            f"the keyring can't be asked for {host} ({type(error).__name__})",
-            "unlock it, or put the login into netrc and leave the keyring out: "
-            "PYTHON_KEYRING_BACKEND=keyring.backends.null.Keyring",
-        ) from None
-    return _basic(login.username or "", login.password) if login else None
+        answers.put(None)
+    except InputError as error:
+        answers.put(error)
+    except Exception as error:  # each backend raises its own; their words could quote the secret
+        answers.put(_keyring_error(host, type(error).__name__))
+    else:
+        answers.put(_basic(login.username or "", login.password) if login else None)
+
+
+def _keyring_error(host: str, reason: str) -> InputError:
+    return InputError(
+        f"the keyring can't be asked for {host} ({reason})",
+        "unlock it, or put the login into netrc and leave the keyring out: "
+        "PYTHON_KEYRING_BACKEND=keyring.backends.null.Keyring",
+    )
