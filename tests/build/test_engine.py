@@ -49,8 +49,10 @@ def test_everything_is_built_in_order_tested_and_indexed(make, tmp_path):
 
 
 def test_two_builds_elsewhere_are_the_same_bytes(make, tmp_path):
+    """Another folder to build into, another channel to build with: a package names neither."""
     make("one")
-    make("another/deeper")
+    shutil.copytree(tmp_path / "empty", tmp_path / "mirror")
+    make("another/deeper", channels=[str(tmp_path / "mirror")])
     assert listing(tmp_path / "one") == listing(tmp_path / "another" / "deeper")
 
 
@@ -159,6 +161,14 @@ def test_another_build_into_the_same_channel_is_refused(make, tmp_path):
         make()
 
 
+def test_without_room_for_a_build_that_is_said(make, tmp_path, monkeypatch):
+    full = shutil.disk_usage(tmp_path)._replace(free=3_000_000)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: full)
+    with pytest.raises(PrefixError, match=r"channel: 3\.0 MB free there; a build needs 100\.0 MB"):
+        make()
+    assert not (tmp_path / "channel").exists()
+
+
 def test_a_folder_of_something_else_is_refused(make, tmp_path):
     (tmp_path / "channel").mkdir()
     (tmp_path / "channel" / "thesis.tex").write_text("x")
@@ -176,6 +186,7 @@ def test_a_folder_of_something_else_is_refused(make, tmp_path):
         ({"variants": ["osx-arm64-data"]}, r"there is no variant 'osx-arm64-data' for linux-64"),
         ({"wheelhouse": Path("/not/there")}, r"/not/there: no such folder"),
         ({"channels": ["/not/there"]}, r"/not/there: no such folder; expected a conda channel"),
+        ({"channels": ["/dev"]}, r"/dev: not an indexed channel; expected noarch/repodata\.json there"),
     ],
 )
 def test_bad_input_is_one_clear_error(make, tmp_path, options, message):

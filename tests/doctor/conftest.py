@@ -21,6 +21,8 @@ from cogvideo_sat_env.doctor.hardware import GpuFacts, Link
 from cogvideo_sat_env.doctor.model import CheckSpec
 from cogvideo_sat_env.doctor.runner import PROBES, Doctor
 
+from .overlay import Overlay
+
 
 class Machine:
     """A machine with the given driver, GPUs and links; without arguments one that has none."""
@@ -131,3 +133,17 @@ def good_prefix(request: pytest.FixtureRequest) -> Path:
     """A complete environment: SATENV_E2E_PREFIX, else the one that the wheels source creates."""
     named = os.environ.get("SATENV_E2E_PREFIX")
     return Path(named).absolute() if named else Path(request.getfixturevalue("wheels_prefix"))
+
+
+@pytest.fixture
+def clean_shell(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Take away the tests' own variables that the doctor would rightly tell."""
+    for name in ("PYTHONPATH", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"):
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
+@pytest.fixture
+def overlay(good_prefix: Path, tmp_path: Path, clean_shell: pytest.MonkeyPatch) -> Overlay:
+    """A thin copy of the good environment, to be broken."""
+    return Overlay(good_prefix, tmp_path / "broken")

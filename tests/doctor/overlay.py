@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from cogvideo_sat_env import doctor
+
 _FACTS = """
 import json, sys, sysconfig
 print(json.dumps({"site": sysconfig.get_path("purelib"), "version": "%d.%d" % sys.version_info[:2]}))
@@ -84,3 +86,18 @@ class Overlay:
             ],
             check=True,
         )  # fmt: skip
+
+
+def examine(overlay: Overlay, check: str, **options: object) -> doctor.CheckResult:
+    """Run one check in the copy; `options` are settings of checks, with _ for the dot."""
+    named = {name.replace("_", ".", 1): value for name, value in options.items()}
+    (result,) = doctor.run(overlay.root, only=[check], options=named).results
+    return result
+
+
+def patch(overlay: Overlay, path: str, old: str, new: str) -> None:
+    """Change a file of the copy's packages."""
+    place = overlay.own(f"lib/python{overlay.version}/site-packages/{path}")
+    text = place.read_text()
+    assert old in text, f"{old!r} is not in {path}"
+    place.write_text(text.replace(old, new, 1))

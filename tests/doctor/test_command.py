@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -120,6 +121,32 @@ def test_junit_is_written_beside_the_report(prefix, tmp_path):
     assert done.returncode == 0 and 'name="toolchain.extensions-dir"' in (tmp_path / "doctor.xml").read_text()
 
 
+@pytest.mark.parametrize("place", ["missing/doctor.xml", "."])
+def test_a_junit_report_that_cannot_be_written_is_told_before_anything_runs(prefix, tmp_path, place):
+    done = command("-p", str(prefix.root), "--only", "toolchain.extensions-dir", "--junit", str(tmp_path / place))
+    assert done.returncode == 3 and "JUnit" in done.stderr and not done.stdout
+
+
+def test_a_folder_that_the_output_cannot_spell_is_no_fault(prefix, tmp_path):
+    link = tmp_path / "präfix-\udcff"
+    link.symlink_to(prefix.root)
+    done = command("-p", str(link), "--only", "toolchain.extensions-dir", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0 and r"pr\xe4fix-\udcff" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("program", ["cogvideo_sat_env.doctor", "cogvideo_sat_env"])
+def test_a_reader_that_has_seen_enough_changes_no_exit_code(prefix, program):
+    (prefix.root / "bin" / "python").write_text("#!/no/such/interpreter\n")
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", program, "doctor", "-p", str(prefix.root), "--only", "identity.floors"],
+        env={**os.environ, "PYTHONPATH": str(SOURCE)}, stdout=writer, stderr=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
 def test_strict_makes_a_warning_fail(prefix):
     arguments = ("-p", str(prefix.root), "--only", "identity.pollution")  # `command` sets PYTHONPATH
     assert command(*arguments).returncode == 0 and command(*arguments, "--strict").returncode == 1
@@ -166,7 +193,8 @@ def test_a_fault_of_the_program_is_told_from_a_failed_check(prefix):
     assert done.returncode == 70 and "please report it" in done.stderr
 
 
-def test_a_batch_system_that_ends_the_doctor_leaves_no_process(prefix, tmp_path):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
+def test_a_batch_system_or_a_lost_terminal_that_ends_the_doctor_leaves_no_process(prefix, tmp_path, number, code):
     """Slurm sends SIGTERM, then kills what is left: the checks have sessions of their own."""
     prefix.module("torch", f"import os, time\nopen({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\ntime.sleep(60)\n")
     process = subprocess.Popen(
@@ -175,9 +203,9 @@ def test_a_batch_system_that_ends_the_doctor_leaves_no_process(prefix, tmp_path)
     )  # fmt: skip
     while not ((tmp_path / "pid").exists() and (tmp_path / "pid").read_text()) and process.poll() is None:
         time.sleep(0.05)
-    process.terminate()
+    process.send_signal(number)
     process.communicate(timeout=30)
-    assert process.returncode == 143
+    assert process.returncode == code
     pid = int((tmp_path / "pid").read_text())
     state = Path(f"/proc/{pid}/stat")
     assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] in "ZX"

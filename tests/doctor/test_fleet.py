@@ -320,6 +320,19 @@ def test_a_srun_that_refuses_is_quoted(job, prefix, tmp_path):
     assert code == 1 and not found and "srun: error: Unable to allocate resources" in said
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"), [(["--ntasks", "3"], "started 2 ranks"), (["--ntasks", "2"], "SLURM_PROCID=7")]
+)
+def test_a_rank_among_others_than_told_is_refused_and_waits_for_nobody(prefix, arguments, words):
+    variables = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_LOCALID": "0", "SLURM_PROCID": "7" if "7" in words else "1"}
+    ran = subprocess.run(
+        [sys.executable, "-m", "cogvideo_sat_env.doctor", "-p", str(prefix.root), *arguments],
+        capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(SOURCE), "SLURM_STEP_NODELIST": "node1", **variables},
+    )  # fmt: skip
+    assert ran.returncode == 3 and words in ran.stderr
+
+
 def test_one_rank_alone_is_refused(job):
     code, _, said = job(1)
     assert code == 3 and "nobody to be compared with" in said

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from cogvideo_sat_env.doctor.checks.imports import TRAINING_TRANSITIVE, TRANSITIVE
+from cogvideo_sat_env.doctor.checks.imports import DATA_NAMES, TRAINING_TRANSITIVE, TRANSITIVE
 from cogvideo_sat_env.paths import DATA
 
 MODULES = [item["module"] for item in yaml.safe_load((DATA / "requirements.yml").read_text())["requirements"]]
@@ -78,6 +78,21 @@ def test_a_crash_that_depends_on_the_order_is_named(closure, first, second):
     path.write_text(f"{path.read_text()}\nimport os, signal\nif {first!r} in sys.modules: os.kill(os.getpid(), signal.SIGSEGV)\n")
     result = closure.check("imports.order")
     assert result.status == "failed" and result.details["problems"] == [f"{first}, {second}: crashed with signal 11"]
+
+
+def test_each_name_that_upstream_imports_is_looked_up_and_its_error_told(prefix):
+    prefix.file("etc/cogvideo-sat-env/receipt.json", '{"data_only": true}')
+    names = {module: "\n".join(f"{name} = 0" for name in wanted) for module, wanted in DATA_NAMES.items()}
+    for module in [*names, "torch", "torch.utils", "torchvision", "torchvision.io", "PIL"]:
+        prefix.module(f"{module.replace('.', '/')}/__init__", names.get(module, ""))
+    assert prefix.check("imports.upstream-names").status == "passed"
+    prefix.module("decord/__init__", "def __getattr__(name): raise RuntimeError('no libcuda')\n")  # when asked, as in transformers
+    prefix.module("webdataset/gopen/__init__", "gopen = Pipe = 0\n")
+    result = prefix.check("imports.upstream-names")
+    assert result.status == "failed" and result.details["problems"] == {
+        "webdataset.gopen.gopen_schemes": "no such name", "decord.VideoReader": "RuntimeError: no libcuda",
+        "decord.bridge": "RuntimeError: no libcuda",
+    }  # fmt: skip
 
 
 def test_every_module_of_sat_is_imported_but_those_that_nobody_can(closure):

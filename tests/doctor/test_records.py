@@ -62,13 +62,34 @@ def test_a_package_that_is_gone_fails_and_one_that_differs_or_was_added_is_told(
     linked.file("conda-meta/black-25.1.0-0.json", "{}")
     result = linked.check("identity.receipt")
     assert result.status == "warning" and "numpy 1.26.0-py311_1 (receipt: 2.4.6-0)" in result.finding
-    assert "1 package added since: black 25.1.0" in result.finding and "--replace" in result.remedy
+    assert "1 package added since: black 25.1.0" in result.finding
+    assert "--repair (keeps what was added)" in result.remedy and "--replace" not in result.remedy
     (linked.root / "conda-meta/numpy-1.26.0-py311_1.json").rename(linked.root / "conda-meta/numpy-2.4.6-0.json")
     result = linked.check("identity.receipt")  # an addition alone harms nobody: the metapackage itself may be one
     assert result.status == "passed" and "1 package added since: black 25.1.0" in result.finding
     (linked.root / "conda-meta/kornia-0.9.0-0.json").unlink()
     result = linked.check("identity.receipt")
     assert result.status == "failed" and result.finding == "1 package of the receipt not in the environment: kornia"
+
+
+def test_the_metapackage_on_top_is_named_and_no_damage(linked, project):
+    """`conda install cogvideo-sat-env` adds it and may replace a piece by the recipe's build of the same version."""
+    locked_receipt(linked, project)
+    linked.file("conda-meta/black-25.1.0-0.json", "{}")
+    linked.file("conda-meta/cogvideo-sat-env-0.1.0-cuda129_100.json", "{}")
+    (linked.root / "conda-meta/kornia-0.9.0-0.json").rename(linked.root / "conda-meta/kornia-0.9.0-pyh1_0.json")
+    for lock in ("the lock\n", "the lock, another platform relocked\n"):
+        (project / "conda-lock.yml").write_text(lock)
+        result = linked.check("identity.receipt")
+        assert result.status == "passed", result.finding
+        assert "2 packages added since: cogvideo-sat-env 0.1.0, black 25.1.0" in result.finding
+        assert "another build of the same version: kornia 0.9.0-pyh1_0 (receipt: 0.9.0-0)" in result.finding
+        assert "no damage" in result.finding
+    explicit = project / "locks/conda-linux-64.lock"
+    explicit.write_text(explicit.read_text().replace("numpy-2.4.6", "numpy-2.5.0"))
+    result = linked.check("identity.receipt")
+    assert result.status == "warning" and result.details["lock"] == ["numpy 2.4.6-0 (lock: 2.5.0-0)"]
+    assert "leaves out what conda or mamba installed on top: cogvideo-sat-env 0.1.0" in result.remedy
 
 
 def test_pip_packages_of_the_receipt_count(linked):
@@ -188,7 +209,7 @@ def test_a_file_that_is_not_what_was_linked_is_named_with_its_package(linked, ho
     result = linked.check("identity.files")
     word = "missing" if how == "removed" else "changed"
     assert result.status == "failed" and f"1 {word} (numpy: {SITE}/numpy/__init__.py)" in result.finding
-    assert result.details[word] == {"numpy": [f"{SITE}/numpy/__init__.py"]} and "--replace" in result.remedy
+    assert result.details[word] == {"numpy": [f"{SITE}/numpy/__init__.py"]} and "--repair" in result.remedy
 
 
 def test_files_of_the_pip_stage_are_compared_with_the_receipt(linked):

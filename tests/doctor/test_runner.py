@@ -10,7 +10,7 @@ import pytest
 from cogvideo_sat_env.doctor import run
 from cogvideo_sat_env.doctor.hardware import Gpu, GpuFacts
 from cogvideo_sat_env.doctor.model import CheckSpec
-from cogvideo_sat_env.errors import PrefixError
+from cogvideo_sat_env.errors import InputError, PrefixError
 
 from .conftest import Machine
 
@@ -277,6 +277,32 @@ def test_an_interrupt_ends_the_running_processes(toy, tmp_path):
     assert gone(int((tmp_path / "pid").read_text()))
 
 
+def test_a_second_interrupt_ends_even_what_does_not_listen(toy, tmp_path, monkeypatch):
+    """A probe in compiled code doesn't hear SIGTERM; nobody waits ten seconds before the second Ctrl-C."""
+    text = f"""
+        def a(request):
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            Path({str(tmp_path / "pid")!r}).write_text(str(os.getpid()))
+            time.sleep(60)
+        def b(request):
+            while not Path({str(tmp_path / "pid")!r}).exists(): time.sleep(0.05)
+            return passed("done")
+        """
+    doctor = toy(text, spec("a", limit=60.0), spec("b"))
+    doctor._workers = 2
+
+    def interrupt(*anything):
+        raise KeyboardInterrupt
+
+    def first(result):
+        monkeypatch.setattr("cogvideo_sat_env.doctor.visit._end", interrupt)
+        interrupt()
+
+    with pytest.raises(KeyboardInterrupt):
+        doctor.run("quick", on_check=first)
+    assert gone(int((tmp_path / "pid").read_text()))
+
+
 def test_every_result_is_told_as_it_comes(toy):
     told = []
     report = toy(
@@ -331,6 +357,26 @@ def test_a_python_that_cannot_be_started_fails_each_check(toy, prefix):
     (prefix.root / "bin" / "python").write_text("#!/no/such/interpreter\n")
     result = only(doctor.run("quick"))
     assert result.status == "failed" and "can't be started" in result.finding and "satenv create" in result.remedy
+
+
+@pytest.mark.parametrize(
+    ("body", "words"), [("kill -SEGV $$", "SIGSEGV"), ("echo no module named encodings; exit 1", "encodings")]
+)
+@pytest.mark.parametrize(("leak", "remedy"), [("", "create the env"), ("/host/lib", "unset LD_LIBRARY_PATH")])
+def test_a_python_that_dies_before_the_check_is_to_blame_itself(toy, prefix, body, words, leak, remedy):
+    doctor = toy("def a(request): return passed('a')", spec("a"), LD_LIBRARY_PATH=leak)
+    prefix.program("python", f"{body}\n")
+    result = only(doctor.run("quick"))
+    assert result.finding.startswith("the environment's Python doesn't start: ") and words in result.finding
+    assert result.remedy.startswith(remedy) and "satenv create" in result.remedy
+
+
+def test_without_room_for_temporary_files_there_is_no_finding_but_an_error(toy, monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "gone"))
+    with pytest.raises(InputError) as caught:
+        toy("def a(request): return passed('a')", spec("a")).run("quick")
+    assert f"{tmp_path / 'gone'}: No such file or directory" in caught.value.message and "TMPDIR" in caught.value.remedy
 
 
 def test_a_folder_without_python_is_refused(tmp_path):

@@ -100,7 +100,31 @@ def test_folders_and_zips_are_read(examined, prefix):
     assert "torch 2.5.1+cu124" in examined(None, "all.zip").finding
 
 
-@pytest.mark.parametrize("content", ["{", '["a"]', '{"affected": []}', '{"id": "x", "affected": 3}', "[]"], ids=repr)
+TORCH = '{"id": "x", "affected": [{"package": {"name": "torch", "ecosystem": "PyPI"}, %s}]}'
+
+
+@pytest.mark.parametrize(
+    "content",
+    [TORCH % '"ranges": [3]', TORCH % '"versions": 5', '{"id": "x", "affected": [{"package": "torch"}]}'],
+)
+def test_an_advisory_that_is_not_as_osv_says_is_named(examined, content):
+    result = examined(content)
+    assert result.status == "failed" and "x: " in result.finding and "OSV's JSON format" in result.finding
+
+
+def test_a_damaged_zip_is_named_with_the_file_in_it(examined, prefix):
+    with zipfile.ZipFile(prefix.root / "all.zip", "w") as archive:
+        archive.writestr("GHSA.json", json.dumps(advisory()))
+    content = bytearray((prefix.root / "all.zip").read_bytes())
+    content[50] ^= 0xFF
+    (prefix.root / "all.zip").write_bytes(content)
+    result = examined(None, "all.zip")
+    assert result.status == "failed" and "all.zip:GHSA.json" in result.finding and "whole zip" in result.finding
+
+
+@pytest.mark.parametrize(
+    "content", ["{", '["a"]', '{"affected": []}', '{"id": "x", "affected": 3}', "[]", "[" * 200_000], ids=lambda c: c[:20]
+)
 def test_what_is_no_advisory_fails_and_is_never_taken_for_a_clean_answer(examined, content):
     result = examined(content)
     assert result.status == "failed" and "advisories" in result.finding and "osv.json" in result.finding

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -170,6 +171,16 @@ def test_a_target_that_cannot_be_written_is_named(channel, tmp_path):
     (tmp_path / "site" / "noarch").write_text("in the way")
     with pytest.raises(SourceError, match=r"noarch.*the index there is as it was"):
         run(channel, tmp_path / "site")
+
+
+def test_a_target_without_space_is_named_and_not_the_source(channel, tmp_path, monkeypatch):
+    def full(source: Path, target: Path) -> None:  # what shutil raises on Linux
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(source), None, str(target))
+
+    monkeypatch.setattr("shutil.copyfile", full)
+    with pytest.raises(SourceError, match=r"No space left on device") as failure:
+        run(channel, tmp_path / "site")
+    assert failure.value.message.startswith(str(tmp_path / "site"))
 
 
 def test_two_at_once_do_not_mix(channel, tmp_path):

@@ -47,6 +47,8 @@ def find_base(root: Path, named: Sequence[str], progress: Progress) -> Base:
     for name in named:
         if name.startswith((".", "/")) and not Path(name).is_dir():
             raise InputError(f"{name}: no such folder; expected a conda channel", "see --channel")
+        if Path(name).is_dir() and not any(Path(name).glob("noarch/repodata.json*")):
+            raise InputError(f"{name}: not an indexed channel; expected noarch/repodata.json there", "see --channel")
     if named:
         return Base(tuple(Path(n).resolve().as_uri() if Path(n).is_dir() else channel_url(n) for n in named))
     environment = read_environment(root / "environment.yml")

@@ -18,9 +18,11 @@ from cogvideo_sat_env.build.outputs import Output
 from cogvideo_sat_env.build.repack import LEVEL
 from cogvideo_sat_env.build.worker import ask
 from cogvideo_sat_env.errors import PrefixError, VerificationError
+from cogvideo_sat_env.progress import human_bytes
 from cogvideo_sat_env.wheels.fetch import sha256_of
 
 RECORD = "built.json"
+ROOM = 100_000_000  # bytes; a Python and the largest package, unpacked
 INDEX = ("repodata.json.zst", "repodata.json")  # clients look at them in this order
 
 
@@ -70,10 +72,16 @@ class Channel:
             _write(self.staging, made)
 
     def work(self) -> Path:
-        """Return an empty folder for one build."""
+        """Return an empty folder for one build. Raises PrefixError when there is no room for one."""
         folder = self.staging / "work"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
+        free = shutil.disk_usage(folder).free
+        if free < ROOM:  # the engine would only say that it couldn't make its environment
+            raise PrefixError(
+                f"{self.out}: {human_bytes(free)} free there; a build needs {human_bytes(ROOM)} at least",
+                "free some space, then run again; or name another place with --out",
+            )
         return folder
 
     def find(self, output: Output, inputs: str) -> tuple[Path, Made] | None:

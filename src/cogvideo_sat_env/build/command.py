@@ -57,7 +57,7 @@ class Outcome:
         lines = [f"{self.channel}: {self.status} for {self.platform}, {len(self.packages)} packages"]
         lines += [f"  {item.file}  {human_bytes(item.size)}  {item.status}; {item.tests}" for item in self.packages]
         lines += [f"  {name} isn't there for {self.platform}: {other}" for name, other in self.alternatives.items()]
-        lines.append(f"conda install -c {self.channel.resolve().as_uri()} -c conda-forge cogvideo-sat-env")
+        lines.append(f"conda install -c {self.channel.resolve().as_uri()} -c conda-forge -c nvidia cogvideo-sat-env")
         return "\n".join(lines) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""The same bytes from the same inputs: rattler-build writes the time of the build into every package."""
+"""The same bytes from the same inputs: rattler-build writes time and channels of the build into every package."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 
 
 def repack(package: Path, target: Path, timestamp: int) -> None:
-    """Write the .conda archive `package` to `target`, every time in it being `timestamp` (seconds since 1970)."""
+    """Write the .conda archive `package` to `target`, every time in it being `timestamp` (seconds since 1970).
+
+    The channels that it was built with are left out: paths and hosts of the machine, which others have elsewhere.
+    """
     partial = target.with_name(f".{target.name}.partial")
     with zipfile.ZipFile(package) as source, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as out:
         for name in source.namelist():
@@ -37,9 +40,13 @@ def _tar(packed: bytes, timestamp: int) -> bytes:
     ):
         for member in source:
             content = source.extractfile(member) if member.isfile() else None
-            if member.name == "info/index.json" and content is not None:
-                index = {**json.load(content), "timestamp": timestamp * 1000}
-                text = (json.dumps(index, indent=2) + "\n").encode()
+            if member.name in ("info/index.json", "info/about.json") and content is not None:
+                told = json.load(content)
+                if member.name == "info/index.json":
+                    told["timestamp"] = timestamp * 1000
+                else:
+                    told.pop("channels", None)
+                text = (json.dumps(told, indent=2) + "\n").encode()
                 content, member.size = io.BytesIO(text), len(text)
             member.mtime = timestamp
             member.uid = member.gid = 0

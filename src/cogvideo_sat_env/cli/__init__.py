@@ -57,6 +57,8 @@ for _command in (create, update, undo, doctor, check, lock, mirror, bundle, plan
 def main() -> None:
     """Run the command line; every error of ours becomes one message and its exit code."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # clean up as on Ctrl-C when a batch system ends us
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # a lost terminal, unless under nohup
+        signal.signal(signal.SIGHUP, lambda *_: sys.exit(129))
     try:
         code = _run()
     except SystemExit as ended:

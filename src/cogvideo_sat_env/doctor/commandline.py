@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 from cogvideo_sat_env import __version__, why
-from cogvideo_sat_env.doctor.examine import Request, answer
+from cogvideo_sat_env.doctor.examine import Request, answer, say
 from cogvideo_sat_env.doctor.model import LEVELS
 from cogvideo_sat_env.errors import EXIT_CODES, InputError, SatenvError
 from cogvideo_sat_env.paths import envs_dir
@@ -61,7 +61,7 @@ def run_doctor(options: argparse.Namespace) -> int:
         config=options.config, nodes=options.nodes, ntasks=options.ntasks,
     )  # fmt: skip
     text, code = answer(request, lambda: _prefix(options.prefix, options.name))
-    print(text, end="")
+    say(text)
     return code
 
 
@@ -101,7 +101,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, command in COMMANDS.items():
         command.add(subparsers.add_parser(name, help=command.help, description=command.help))
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, _end)  # clean up as on Ctrl-C when a batch system ends us
+    # clean up as on Ctrl-C when a batch system or a lost terminal ends us
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            signal.signal(number, _end)
     try:
         return COMMANDS[options.command].run(options)
     except SatenvError as error:

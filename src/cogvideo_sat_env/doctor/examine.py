@@ -14,7 +14,7 @@ from typing import Any
 
 from cogvideo_sat_env.doctor import fleet
 from cogvideo_sat_env.doctor.catalogue import CHECKS, select
-from cogvideo_sat_env.doctor.junit import write_junit
+from cogvideo_sat_env.doctor.junit import check_target, write_junit
 from cogvideo_sat_env.doctor.model import CheckResult
 from cogvideo_sat_env.doctor.report import Report
 from cogvideo_sat_env.doctor.runner import run
@@ -51,6 +51,8 @@ def answer(request: Request, find_prefix: Callable[[], Path]) -> tuple[str, int]
     if not request.patience > 0:
         raise InputError(f"--patience {request.patience:g}: expected a number above 0", "--patience 3")
     options = read_options(request)
+    if request.junit:
+        check_target(request.junit)
     if request.nodes is not None or request.ntasks is not None:
         several = fleet.examine(find_prefix(), _wish(request, options))
         if several is None:  # rank 0 tells it all
@@ -146,4 +148,19 @@ def report_text(report: Report) -> str:
     """Return the report for people: coloured on a terminal, unless NO_COLOR is set."""
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     width = shutil.get_terminal_size((80, 24)).columns if sys.stdout.isatty() else 80
-    return report.to_text(width=min(width, 120), colour=colour)
+    return printable(report.to_text(width=min(width, 120), colour=colour))
+
+
+def say(text: str) -> None:
+    """Write to standard output; when the reader of a pipe has seen enough, the exit code is still the checks'."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - Python flushes it at exit
+
+
+def printable(text: str) -> str:
+    """Return `text` with escapes for what the output's encoding lacks: folders may have any name."""
+    encoding = sys.stdout.encoding or "ascii"
+    return text.encode(encoding, errors="backslashreplace").decode(encoding)

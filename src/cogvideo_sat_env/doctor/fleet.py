@@ -74,6 +74,10 @@ def examine(prefix: Path, wish: Wish, environ: Mapping[str, str] | None = None) 
         if ranks == 1:
             raise InputError("one rank on one node has nobody to be compared with", "leave --nodes and --ntasks out")
         return _read(launch.launch(prefix, nodes, ranks, wish.arguments, variables))
+    if wish.ntasks is not None and wish.ntasks != place.ranks:
+        raise InputError(
+            f"--ntasks {wish.ntasks}, but srun or torchrun started {place.ranks} ranks", f"--ntasks {place.ranks}"
+        )
     if place.rank == 0:
         return _lead(prefix, wish, place)
     _follow(prefix, wish, place)

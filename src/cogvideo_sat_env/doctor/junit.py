@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from xml.etree import ElementTree
@@ -34,6 +35,17 @@ def to_junit(report: Report) -> bytes:
         root.set(name, str(sum(int(suite.get(name, "0")) for suite in root)))
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True) + b"\n"
+
+
+def check_target(path: Path) -> None:
+    """Raise InputError when no report can be written to `path`: better now than after minutes of checks."""
+    if path.is_dir():
+        raise InputError(f"{path}: a folder; expected the file for the JUnit report", "name a file")
+    if not os.access(path.absolute().parent, os.W_OK | os.X_OK):
+        raise InputError(
+            f"{path}: no folder there that can be written; expected the place of the JUnit report",
+            f"mkdir -p '{path.parent}', or name another file with --junit",
+        )
 
 
 def write_junit(report: Report, path: Path) -> None:

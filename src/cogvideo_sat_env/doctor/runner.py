@@ -18,7 +18,7 @@ from cogvideo_sat_env.doctor.hardware import Hardware, NvidiaSmi
 from cogvideo_sat_env.doctor.locked import locked
 from cogvideo_sat_env.doctor.model import LEVELS, CheckResult, CheckSpec
 from cogvideo_sat_env.doctor.report import Report
-from cogvideo_sat_env.doctor.visit import PROBES, Visit
+from cogvideo_sat_env.doctor.visit import PROBES, Visit, writing_to
 from cogvideo_sat_env.errors import PrefixError
 from cogvideo_sat_env.ledger import Ledger, read_ledger
 from cogvideo_sat_env.paths import DATA
@@ -78,7 +78,9 @@ class Doctor:
         """Run the checks of `level`; `on_check` is called in this thread as each one ends."""
         chosen = catalogue.select(level, only, skip, self._checks)
         started, clock = datetime.now(timezone.utc), time.monotonic()
-        with tempfile.TemporaryDirectory(prefix="satenv-doctor-", ignore_cleanup_errors=True) as name:
+        with writing_to(Path(os.environ.get("TMPDIR") or "/tmp")):
+            temporary = tempfile.TemporaryDirectory(prefix="satenv-doctor-", ignore_cleanup_errors=True)
+        with temporary as name:
             folder = Path(name)
             active = activation.capture(self.prefix, folder, self._environ)
             visit = Visit(

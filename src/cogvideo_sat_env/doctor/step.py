@@ -45,6 +45,11 @@ def find(environ: Mapping[str, str]) -> Step | None:
     rank, ranks, local = (_number(environ, name) for name in names)
     if ranks == 1:
         return None
+    if rank >= ranks:
+        raise InputError(
+            f"{names[0]}={rank} and {names[1]}={ranks}; expected a rank below that",
+            "start the ranks with srun or torchrun",
+        )
     if not address:
         raise InputError(
             f"rank {rank} of {ranks}: nothing says where rank 0 is; expected MASTER_ADDR or Slurm's list of nodes",

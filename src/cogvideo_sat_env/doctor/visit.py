@@ -9,8 +9,9 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,14 @@ from cogvideo_sat_env.doctor.endings import how_it_ended, last_words, read_outco
 from cogvideo_sat_env.doctor.model import FAILED, GPU, NOT_RUN, PASSED, WARNING, CheckResult, CheckSpec
 from cogvideo_sat_env.doctor.remedies import advise, install
 from cogvideo_sat_env.doctor.symptoms import explain, read_symptoms
-from cogvideo_sat_env.errors import SatenvError
+from cogvideo_sat_env.errors import InputError, SatenvError
 from cogvideo_sat_env.ledger import Ledger
 
 PROBES = Path(__file__).resolve().parent / "checks"
 _TAIL_LINES = 30
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_STARTED = "started"  # checks/_harness.py
+_LOADER = ("LD_PRELOAD", "LD_LIBRARY_PATH")
 _GRACE = 10.0  # seconds between asking a probe to end and ending it
 _RECREATE = "create the environment again: scripts/satenv create"
 
@@ -96,9 +99,15 @@ class Visit:
                         waiting.append(left)
         finally:  # after an interrupt too: no process outlives the doctor
             self._stopped = True
-            for process in list(self._running):
-                _end(process)
-            pool.shutdown(wait=True, cancel_futures=True)
+            try:
+                for process in list(self._running):
+                    _end(process)
+            except BaseException:  # interrupted again: no more politeness
+                for process in list(self._running):
+                    _signal(process.pid, signal.SIGKILL)
+                raise
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
         return [done[spec.id] for spec in chosen]
 
     def _why_not(self, spec: CheckSpec) -> str | None:
@@ -118,25 +127,10 @@ class Visit:
         """Run one process; return the results of its first checks, at least one: up to where the process ended."""
         spec = unit[0]
         start = time.monotonic()
-        folder = Path(tempfile.mkdtemp(prefix=f"{spec.id}-", dir=self._folder))
-        output, checks = folder / "output", []
-        for index, other in enumerate(unit):
-            (folder / f"work-{index}").mkdir()
-            checks.append(
-                {
-                    "subject": other.subject,
-                    "function": other.function,
-                    "workdir": str(folder / f"work-{index}"),
-                    "result": str(folder / f"result-{index}.json"),
-                }
-            )
-        request = {
-            "folder": str(self._probes),
-            "checks": checks,
-            "shared": str(self._folder / "shared"),
-            "inputs": self._inputs,
-        }
-        (folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
+        with writing_to(self._folder):
+            folder = Path(tempfile.mkdtemp(prefix=f"{spec.id}-", dir=self._folder))
+            checks = self._ask(folder, unit)
+        output = folder / "output"
         limit = self._patience * sum(other.limit for other in unit)
         try:
             code = self._process(folder, output, limit)
@@ -163,8 +157,34 @@ class Visit:
                 finding = f"no answer within {limit:.0f} s; ended{last_words(said)}"
             else:
                 finding, remedy = how_it_ended(code, said), None
+                if not (folder / _STARTED).exists():
+                    leaking = " ".join(name for name in _LOADER if self._env.get(name))
+                    finding = f"the environment's Python doesn't start: {finding}"
+                    remedy = f"unset {leaking}; if that isn't it, {_RECREATE}" if leaking else _RECREATE
             results.append(self._failure(broken, spent, finding, said, remedy))
         return results
+
+    def _ask(self, folder: Path, unit: Unit) -> list[dict[str, str]]:
+        """Write the request of one process into `folder`; return what it says of each check."""
+        checks = []
+        for index, other in enumerate(unit):
+            (folder / f"work-{index}").mkdir()
+            checks.append(
+                {
+                    "subject": other.subject,
+                    "function": other.function,
+                    "workdir": str(folder / f"work-{index}"),
+                    "result": str(folder / f"result-{index}.json"),
+                }
+            )
+        request = {
+            "folder": str(self._probes),
+            "checks": checks,
+            "shared": str(self._folder / "shared"),
+            "inputs": self._inputs,
+        }
+        (folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
+        return checks
 
     def _process(self, folder: Path, output: Path, limit: float) -> int | None:
         """Run the probe's process; return its exit code, None when it took longer than `limit` seconds."""
@@ -216,6 +236,18 @@ class Visit:
         if outcome["status"] == FAILED:
             details["output"] = _ANSI.sub("", said).splitlines()[-_TAIL_LINES:]
         return CheckResult(spec.id, spec.level, outcome["status"], seconds, finding, remedy or None, details)
+
+
+@contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Raise InputError when the doctor's own temporary files can't be written to `folder`: no finding can be had."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{folder}: {error.strerror}; expected a folder for temporary files (TMPDIR)",
+            "export TMPDIR with a folder that can be written and has 1 GB of room",
+        ) from error
 
 
 def _last_resort(prefix: Path, check: str, finding: str) -> str:

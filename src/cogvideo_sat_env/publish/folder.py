@@ -49,7 +49,7 @@ class Folder:
             raise SourceError(f"{self.path}: another publish is at work there", "wait for it, run again") from error
         except OSError as error:
             raise SourceError(
-                f"{error.filename or self.path}: {error.strerror}; the index there is as it was",
+                f"{error.filename2 or error.filename or self.path}: {error.strerror}; the index there is as it was",
                 "check permissions and free space, run again",
             ) from error
 

@@ -26,6 +26,7 @@ from typing import Any
 
 _PACKAGE = "satenv_checks"
 CANNOT_LOAD = 70
+STARTED = "started"  # beside the request: until it is there, Python itself is to blame
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
@@ -58,6 +59,7 @@ def main() -> int:
     """Run the request's checks, one after the other. Returns the exit code."""
     signal.signal(signal.SIGTERM, _stop)
     request = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    Path(sys.argv[1]).with_name(STARTED).touch()
     code = 0
     if any("{rank}" in check["result"] for check in request["checks"]):
         _end_with_torchrun()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,15 +37,25 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
         with zipfile.ZipFile(path) as archive:
             for name in sorted(archive.namelist()):
                 if name.endswith(".json"):
-                    yield from _parse(archive.read(name), f"{path}:{name}")
+                    yield from _parse(_member(archive, name, path), f"{path}:{name}")
     else:
         yield from _parse(path.read_bytes(), str(path))
 
 
 def hits(advisory: dict[str, Any], installed: dict[str, str]) -> Iterator[Hit]:
-    """Yield what `advisory` says about `installed` (normalised PyPI name to version). Withdrawn ones say nothing."""
+    """Yield what `advisory` says about `installed` (normalised PyPI name to version). Withdrawn ones say nothing.
+
+    Raises ValueError, naming the advisory, for one that isn't as OSV's schema says.
+    """
     if advisory.get("withdrawn"):
         return
+    try:
+        yield from _hits(advisory, installed)
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"{advisory['id']}: {error}; expected an advisory in OSV's JSON format") from error
+
+
+def _hits(advisory: dict[str, Any], installed: dict[str, str]) -> Iterator[Hit]:
     for affected in advisory.get("affected") or []:
         package = affected.get("package") or {}
         name = key(str(package.get("name", "")))
@@ -96,10 +107,17 @@ def fixed_in(affected: dict[str, Any]) -> list[str]:
     ]  # fmt: skip
 
 
+def _member(archive: zipfile.ZipFile, name: str, path: Path) -> bytes:
+    try:
+        return archive.read(name)
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # RuntimeError: a password is wanted
+        raise ValueError(f"{path}:{name}: {error}; expected a whole zip file") from error
+
+
 def _parse(content: bytes, where: str) -> Iterator[dict[str, Any]]:
     try:
         found = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: {error}; expected advisories in OSV's JSON format") from error
     if isinstance(found, dict) and isinstance(found.get("vulns"), list):
         found = found["vulns"]

@@ -19,13 +19,16 @@ def receipt(request: Request) -> Outcome:
     prefix, written = Path(request.inputs["prefix"]), request.inputs["receipt"]
     if not written:
         return not_run("not run: no receipt; this environment was not made by satenv")
-    remedy = f"scripts/satenv create -p '{prefix}' --replace"
+    repair = f"scripts/satenv create -p '{prefix}' --repair (keeps what was added)"
     wanted = {item["name"]: (item["version"], item.get("build", "")) for item in written.get("packages") or []}
     there = _prefix.names(prefix)
     gone = [name for name in wanted if name not in there]
-    differing = [f"{name} {'-'.join(there[name])} (receipt: {'-'.join(wanted[name])})"
-                 for name in wanted if name in there and there[name] != wanted[name]]  # fmt: skip
-    added = [f"{name} {there[name][0]}" for name in there if name not in wanted]
+    # only a conda client writes records: what they say beyond the receipt was asked for there, and is no damage
+    rebuilt = [name for name in wanted if name in there and there[name] != wanted[name]
+               and there[name][0] == wanted[name][0]]  # fmt: skip
+    differing = [_against(name, there[name], wanted[name]) for name in wanted
+                 if name in there and name not in rebuilt and there[name] != wanted[name]]  # fmt: skip
+    added = [f"{name} {there[name][0]}" for name in sorted(there, key=_metapackage_first) if name not in wanted]
     distributions = _prefix.installed()
     for pin in written.get("pip") or []:
         found = distributions.get(key(pin["name"]))
@@ -33,29 +36,47 @@ def receipt(request: Request) -> Outcome:
             gone.append(f"{pin['name']} (pip)")
         elif not _same(found, pin["version"]):
             differing.append(f"{pin['name']} {found} (receipt: {pin['version']})")
-    details = {"missing": gone, "differing": differing, "added": added}
+    builds = [_against(name, there[name], wanted[name]) for name in rebuilt]
+    details = {"missing": gone, "differing": differing, "rebuilt": builds, "added": added}
+    since = f"; {_count(added, 'package')} added since: {_some(added)}" if added else ""
+    if builds:
+        since += f"; {_count(builds, 'package')} since in another build of the same version: {_some(builds)}"
     if gone:
         finding = f"{_count(gone, 'package')} of the receipt not in the environment: {_some(gone)}"
-        return failed(finding, remedy, **details)
-    more = f"; {_count(added, 'package')} added since: {_some(added)}" if added else ""
+        return failed(finding, repair, **details)
     if differing:
-        finding = f"{_count(differing, 'package')} differ from the receipt: {_some(differing)}{more}"
-        return warning(finding, f"to have exactly the lock again: {remedy}", **details)
-    count = len(wanted) + len(written.get("pip") or [])
-    finding = f"{count} packages as in the receipt (source {written.get('source')}){more}"
+        finding = f"{_count(differing, 'package')} differ from the receipt: {_some(differing)}{since}"
+        asked = "if you asked conda, mamba or pip for that, it is no damage (identity.bounds: is it within the bounds?)"
+        return warning(finding, f"{asked}; to have the lock's again: {repair}", **details)
+    count = len(wanted) - len(builds) + len(written.get("pip") or [])
+    finding = f"{count} packages as in the receipt (source {written.get('source')}){since}"
+    if since:
+        finding += "; installed on top by conda or mamba, which is no damage"
     lock = request.inputs["lock"]
     if not lock or lock["same"] is None:
         return passed(finding, **details)
     if lock["same"]:
-        return passed(f"{finding} and in the project's {lock['name']}", **details)
-    changes = _against_lock(lock["pins"], there, distributions)
+        return passed(f"{finding}; the lock is the project's {lock['name']}" if since else
+                      f"{finding} and in the project's {lock['name']}", **details)  # fmt: skip
+    changes = _against_lock(lock["pins"], there | {name: wanted[name] for name in rebuilt}, distributions, set(wanted))
     if not changes:  # a comment, another platform
         return passed(f"{finding}; {lock['name']} has changed since, but not in these packages", **details)
+    remedy = f"to have the new lock: scripts/satenv create -p '{prefix}' --replace"
+    if added or builds:
+        remedy += f", which leaves out what conda or mamba installed on top: {_some([*added, *builds])}"
     return warning(
         f"{finding}, but the project's {lock['name']} has changed since: {_count(changes, 'package')} differ:"
         f" {_some(changes)}",
-        f"to have the new lock: {remedy}", lock=changes, **details,
+        remedy, lock=changes, **details,
     )  # fmt: skip
+
+
+def _against(name: str, found: tuple[str, str], receipt: tuple[str, str]) -> str:
+    return f"{name} {'-'.join(found)} (receipt: {'-'.join(receipt)})"
+
+
+def _metapackage_first(name: str) -> tuple[bool, str]:
+    return name != "cogvideo-sat-env", name
 
 
 def overwritten(request: Request) -> Outcome:
@@ -132,12 +153,17 @@ def files(request: Request) -> Outcome:
                 examples = _some([f"{owner}: {paths[0]}" for owner, paths in group.items()])
                 parts.append(f"{sum(map(len, group.values())):,} {word} ({examples})")
         finding = f"of {len(wanted):,} recorded files {' and '.join(parts)}"
-        return failed(finding, f"scripts/satenv create -p '{prefix}' --replace", verified=what, **details)
+        return failed(finding, f"scripts/satenv create -p '{prefix}' --repair", verified=what, **details)
     return passed(f"as recorded: {what}", **details)
 
 
-def _against_lock(pins: Iterable[str], conda: dict[str, tuple[str, str]], pip: dict[str, str]) -> list[str]:
-    """Return what differs from lockfiles that name one package a line: explicit conda ones, pip requirements."""
+def _against_lock(
+    pins: Iterable[str], conda: dict[str, tuple[str, str]], pip: dict[str, str], ours: set[str]
+) -> list[str]:
+    """Return what differs from lockfiles that name one package a line: explicit conda ones, pip requirements.
+
+    Of the packages that no lockfile has, only those in `ours` count: others were installed on top.
+    """
     changes, seen = [], set()
     for name in pins:
         for line in Path(name).read_text(encoding="utf-8").splitlines():
@@ -155,7 +181,7 @@ def _against_lock(pins: Iterable[str], conda: dict[str, tuple[str, str]], pip: d
                     changes.append(f"{pinned.group(1)} {found_version or 'missing'} (lock: {pinned.group(2)})")
     if seen:
         changes += [f"{package} {version[0]} (not in the lock)" for package, version in conda.items()
-                    if package not in seen]  # fmt: skip
+                    if package in ours - seen]  # fmt: skip
     return changes
 
 
