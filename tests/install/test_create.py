@@ -65,17 +65,18 @@ def test_symlinks_stay_symlinks(site: Site) -> None:
     assert (site.home / "env" / "lib" / "liblinked.so").readlink() == Path("liblinked.so.1")
 
 
-def test_noarch_python_gets_bytecode_that_names_the_final_path(site: Site) -> None:
+def test_noarch_python_gets_bytecode_that_is_loaded_under_the_final_path(site: Site) -> None:
     prefix = site.home / "env"
     site.install(prefix)
     compiled = list((packages.site_packages(prefix) / "purepy").glob("**/*.pyc"))
     assert len(compiled) == 2
-    assert all(str(prefix).encode() in path.read_bytes() for path in compiled)
+    assert not any(str(prefix.parent).encode() in path.read_bytes() for path in compiled)  # shared by all prefixes
     record = json.loads((prefix / "conda-meta" / "purepy-2.0-pyhd8ed1ab_0.json").read_text())
     owned = {entry["_path"] for entry in record["paths_data"]["paths"] if entry["path_type"] == "pyc_file"}
     assert {str(path.relative_to(prefix)) for path in compiled} == owned
-    code = "import sys, purepy; print(purepy.__cached__); sys.exit(0)"
+    code = "import sys, purepy; print(purepy.main.__code__.co_filename); sys.exit(0)"
     child = subprocess.run([prefix / "bin" / "python", "-v", "-c", code], capture_output=True, text=True)
+    assert child.stdout == f"{packages.site_packages(prefix) / 'purepy' / '__init__.py'}\n"
     assert "matches" in child.stderr.partition("import 'purepy'")[0].splitlines()[-2]  # read, not compiled again
 
 

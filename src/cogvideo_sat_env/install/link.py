@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -26,10 +26,10 @@ _SAID = ".satenv-said"
 
 @dataclass(frozen=True)
 class Linked:
-    """What was linked. `noarch_python` are the conda-meta files of packages that came without bytecode."""
+    """What was linked. `noarch_python` are packages that came without bytecode, by their conda-meta files."""
 
     files: int
-    noarch_python: tuple[Path, ...]
+    noarch_python: Mapping[Path, Package]
 
 
 def link(
@@ -136,7 +136,7 @@ def _error(last: dict, said: str, code: int, staging: Path, cache: Path) -> Sate
 
 def _finish(packages: Sequence[Package], staging: Path, view: Path, requested: Sequence[str]) -> Linked:
     """Mend what the conda-meta records say of the cache and of what was asked for, write the history, and count."""
-    files, noarch, names = 0, [], []
+    files, noarch, names = 0, {}, []
     for package in packages:
         artefact = package.artefact
         path = staging / "conda-meta" / f"{_name(package)}.json"
@@ -156,7 +156,7 @@ def _finish(packages: Sequence[Package], staging: Path, view: Path, requested: S
         path.write_text(said, encoding="utf-8")
         files += len(package.paths)
         if package.index.get("noarch") == "python":
-            noarch.append(path)
+            noarch[path] = package
         names.append(f"+{artefact.channel}/{artefact.subdir}::{_name(package)}")
     # the newest build time of the packages: the same environment gets the same history
     stamps = [float(p.index.get("timestamp") or 0) for p in packages]
@@ -166,7 +166,7 @@ def _finish(packages: Sequence[Package], staging: Path, view: Path, requested: S
     head = [f"==> {moment:%Y-%m-%d %H:%M:%S} <==", "# cmd: satenv create"]
     history = [*head, *sorted(names), f"# update specs: {specs}"]
     (staging / "conda-meta" / "history").write_text("\n".join(history) + "\n", encoding="utf-8")
-    return Linked(files, tuple(noarch))
+    return Linked(files, noarch)
 
 
 def _json(record: dict) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -15,7 +16,8 @@ from cogvideo_sat_env.install.staging import held_fds
 
 _LAYOUT = (
     "import json, sys, sysconfig; "
-    "print(json.dumps({'prefix': sys.prefix, 'paths': sysconfig.get_paths(), 'version': sys.version_info[:2]}))"
+    "print(json.dumps({'prefix': sys.prefix, 'paths': sysconfig.get_paths(), 'version': sys.version_info[:2], "
+    "'tag': sys.implementation.cache_tag, 'build': sys.version}))"
 )
 
 
@@ -23,13 +25,16 @@ _LAYOUT = (
 class PrefixPython:
     """The Python of a prefix.
 
-    `paths` are sysconfig's install paths relative to the prefix; `version` is `major.minor`.
+    `paths` are sysconfig's install paths relative to the prefix; `version` is `major.minor`. `cache_tag` is
+    in the names of its bytecode; `build` tells it from other builds of that version.
     """
 
     executable: Path
     root: Path
     version: str
     paths: Mapping[str, str]
+    cache_tag: str = ""
+    build: str = ""
 
     def run(self, arguments: Sequence[str], **options: object) -> subprocess.CompletedProcess[str]:
         """Run it in isolated mode with captured text output; the caller judges the return code."""
@@ -77,4 +82,5 @@ def find(root: Path) -> PrefixPython:
         )
     layout = json.loads(child.stdout)
     relative = {name: os.path.relpath(path, layout["prefix"]) for name, path in layout["paths"].items()}
-    return PrefixPython(executable, root, "{}.{}".format(*layout["version"]), relative)
+    build = hashlib.sha256(layout["build"].encode("utf-8")).hexdigest()[:16]
+    return PrefixPython(executable, root, "{}.{}".format(*layout["version"]), relative, layout["tag"], build)

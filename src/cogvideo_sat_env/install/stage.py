@@ -10,6 +10,7 @@ from pathlib import Path
 from cogvideo_sat_env.install import activation as activation_files
 from cogvideo_sat_env.install import archive, bytecode, fetch, link, pip_stage, prefixpython, receipt, space
 from cogvideo_sat_env.install.archive import Package
+from cogvideo_sat_env.install.bytecode_cache import BytecodeCache
 from cogvideo_sat_env.install.hashing import describe
 from cogvideo_sat_env.install.job import Clock, Job
 from cogvideo_sat_env.install.linkscripts import LinkScript, mark_pending
@@ -86,7 +87,8 @@ def stage(job: Job, packages: Sequence[Package], root: Path, clock: Clock) -> St
     python = prefixpython.find(root) if job.pip_pins or linked.noarch_python else None
     with clock.stage("bytecode"):
         if python and linked.noarch_python:
-            bytecode.compile_noarch(python, linked.noarch_python, prefix, progress)
+            kept = BytecodeCache(job.cache, python, job.full)
+            bytecode.compile_noarch(python, linked.noarch_python, kept, progress)
     manifest: dict[str, dict[str, object]] = {}
     with clock.stage("pip"):
         if python and job.pip_pins:
