@@ -96,3 +96,13 @@ def test_what_a_rank_says_of_itself_counts_more_than_what_it_says_of_another():
 def test_torchrun_that_does_not_start_is_the_finding():
     problem = _ranks._problem([None, None], "RuntimeError: The server socket has failed to listen", 1, None)
     assert "ranks 0, 1 of 2 ended without an answer" in problem.finding and "failed to listen" in problem.finding
+
+
+def test_a_rank_that_died_is_named_also_when_the_other_ended_in_the_same_moment():
+    peer = failed("RuntimeError: [gloo] Connection closed by peer [127.0.0.1]:25299")
+    said = (
+        "MemoryError\nfailed (exitcode: 1) local_rank: 0 (pid: 6) of binary\n"
+        "[1]:\n  rank      : 1 (local_rank: 1)\n  exitcode  : 9 (pid: 7)\n  error_file: <N/A>\n"
+        "[0]:\n  rank      : 0 (local_rank: 0)\n  exitcode  : 1 (pid: 6)\n"
+    )
+    assert "rank 1 of 2 died with exit code 9" in _ranks._problem([peer, None], said, 1, None).finding

@@ -74,8 +74,11 @@ _OF_ONE_RANK = (
 
 # What a rank says when another one has gone.
 _PEER = re.compile(r"[Cc]onnection (closed|reset) by peer|Broken pipe|remote process exited")
-# torchrun's word on the rank that failed first
-_FIRST = re.compile(r"failed \(exitcode: (-?\d+)\) local_rank: (\d+)")
+# torchrun's word on the rank that failed first, and on each in its summary: two may end within one look of its
+_ENDED = re.compile(
+    r"failed \(exitcode: (?P<code>-?\d+)\) local_rank: (?P<rank>\d+)"
+    r"|\(local_rank: (?P<listed_rank>\d+)\)\s+exitcode\s*: (?P<listed_code>-?\d+)"
+)
 
 
 def _problem(answers: list[Outcome | None], said: str, code: int, limit: float | None) -> Outcome | None:
@@ -87,12 +90,12 @@ def _problem(answers: list[Outcome | None], said: str, code: int, limit: float |
         return failed(f"rank {rank}: {answer.finding}", answer.remedy, ledger=answer.ledger, **answer.details)
     if not silent and code == 0:
         return None
-    first = _FIRST.search(said)
-    if first and first.group(2) in silent and limit is None:  # torchrun has then ended the others
-        number = int(first.group(1))
-        how = f"exit code {number}" if number >= 0 else f"signal {-number}"
-        died = f"rank {first.group(2)} of {len(answers)} died with {how}"
-        return failed(f"{died}: {last_error(said[: first.start()])}", silent=silent)
+    for ended in _ENDED.finditer(said):
+        rank, number = ended["rank"] or ended["listed_rank"], int(ended["code"] or ended["listed_code"])
+        if rank in silent and limit is None:  # torchrun has then ended the others
+            how = f"exit code {number}" if number >= 0 else f"signal {-number}"
+            died = f"rank {rank} of {len(answers)} died with {how}"
+            return failed(f"{died}: {last_error(said[: ended.start()])}", silent=silent)
     who = f"{'ranks' if len(silent) > 1 else 'rank'} {', '.join(silent)} of {len(answers)}" if silent else "torchrun"
     if limit is not None:
         return failed(f"{who} did not answer within {limit:.0f} s: {last_error(said)}", silent=silent)
