@@ -14,6 +14,7 @@ import pytest
 
 import packages
 from cogvideo_sat_env.errors import PrefixError, SourceError, VerificationError
+from cogvideo_sat_env.fetch.redact import redact
 from cogvideo_sat_env.install import fetch, space
 from cogvideo_sat_env.paths import current_platform
 
@@ -136,7 +137,7 @@ def test_a_mirror_folder_without_the_file_is_named(site: Site, tmp_path: Path) -
 
 
 def test_credentials_never_show_in_messages() -> None:
-    assert fetch.redact("https://user:pw@host/t/tk-123/conda-forge/x") == "https://host/t/<TOKEN>/conda-forge/x"
+    assert redact("https://user:pw@host/t/tk-123/conda-forge/x") == "https://host/t/<TOKEN>/conda-forge/x"
 
 
 def test_a_poisoned_download_cache_is_noticed_and_mended(site: Site) -> None:

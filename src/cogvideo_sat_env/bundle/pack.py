@@ -14,7 +14,6 @@ from typing import Any
 from cogvideo_sat_env import __version__
 from cogvideo_sat_env.bundle import signature, toolwheels
 from cogvideo_sat_env.bundle.container import open_bundle
-from cogvideo_sat_env.bundle.report import human
 from cogvideo_sat_env.bundle.sbom import render as render_sbom
 from cogvideo_sat_env.bundle.write import Item, write_bundle
 from cogvideo_sat_env.errors import InputError, MissingToolError
@@ -26,7 +25,7 @@ from cogvideo_sat_env.lock.model import PipPin
 from cogvideo_sat_env.mirror.repodata import Info, channel_files, read_infos
 from cogvideo_sat_env.mirror.selection import WHEELHOUSE, CondaFile, Part
 from cogvideo_sat_env.pipindex import index_urls
-from cogvideo_sat_env.progress import Progress
+from cogvideo_sat_env.progress import Progress, human_bytes
 from cogvideo_sat_env.wheels.names import NotProvided
 
 _PROJECT = (
@@ -72,7 +71,7 @@ class Packed:
 
     def to_text(self) -> str:
         """Return it for people, with what to type on the target."""
-        lines = [f"{self.path}: {self.members} members, {human(self.bytes)}, manifest SHA-256 {self.id}"]
+        lines = [f"{self.path}: {self.members} members, {human_bytes(self.bytes)}, manifest SHA-256 {self.id}"]
         lines += [f"volume {name}" for name in self.volumes]
         if self.signature:
             lines.append(f"signed: {self.signature}")

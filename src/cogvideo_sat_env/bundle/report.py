@@ -5,15 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cogvideo_sat_env.bundle.container import Bundle
-
-
-def human(size: float) -> str:
-    """Return bytes as people read them, in powers of 1000."""
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"
+from cogvideo_sat_env.progress import human_bytes
 
 
 def describe(bundle: Bundle) -> tuple[dict[str, Any], str]:
@@ -40,17 +32,17 @@ def describe(bundle: Bundle) -> tuple[dict[str, Any], str]:
         "tool": sorted(manifest["tool"]["wheels"]),
         "members": {name: {"files": n, "bytes": size} for name, (n, size) in sorted(groups.items())},
     }  # fmt: skip
-    lines = [f"{bundle.name}  {human(found['bytes'])}  manifest SHA-256 {bundle.id}"]
+    lines = [f"{bundle.name}  {human_bytes(found['bytes'])}  manifest SHA-256 {bundle.id}"]
     if manifest["base"]:
         lines.append(f"a delta: applies only on top of {manifest['base']['name']} ({manifest['base']['id']})")
     lines += [f"volume {name}" for name in found["volumes"]]
     for name, part in found["variants"].items():
         lines.append(
             f"{name}: {part['conda']} conda packages, {part['pip']} pip files; needs "
-            f"{human(part['installed_bytes'])} on the disk" + (f"; {part['python']}" if part["python"] else "")
+            f"{human_bytes(part['installed_bytes'])} on the disk" + (f"; {part['python']}" if part["python"] else "")
         )
     lines.append(f"runs with Python: {', '.join(found['tool'])}")
-    lines += [f"{name:<12} {n['files']:>5} files  {human(n['bytes']):>9}" for name, n in found["members"].items()]
+    lines += [f"{name:<12} {n['files']:>5} files  {human_bytes(n['bytes']):>9}" for name, n in found["members"].items()]
     return found, "\n".join(lines)
 
 
@@ -66,5 +58,5 @@ def compare(old: Bundle, new: Bundle) -> tuple[dict[str, Any], str]:
         "old": old.id, "new": new.id, "added": added, "removed": removed, "changed": changed, "new_bytes": size
     }  # fmt: skip
     lines = [f"+ {path}" for path in added] + [f"- {path}" for path in removed] + [f"~ {path}" for path in changed]
-    lines.append(f"{len(added)} added, {len(removed)} removed, {len(changed)} changed; {human(size)} are new")
+    lines.append(f"{len(added)} added, {len(removed)} removed, {len(changed)} changed; {human_bytes(size)} are new")
     return found, "\n".join(lines)

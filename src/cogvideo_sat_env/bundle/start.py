@@ -13,10 +13,11 @@ from pathlib import Path
 
 from cogvideo_sat_env.bundle import signature
 from cogvideo_sat_env.bundle.container import Bundle, open_bundle
-from cogvideo_sat_env.bundle.report import compare, describe, human
+from cogvideo_sat_env.bundle.report import compare, describe
 from cogvideo_sat_env.bundle.unpacktool import cache_dir, unpack_project, unpack_tool
 from cogvideo_sat_env.bundle.verify import verify
 from cogvideo_sat_env.errors import InputError, SatenvError
+from cogvideo_sat_env.progress import human_bytes
 
 _USAGE = """usage: python3 {name} COMMAND
 
@@ -93,7 +94,7 @@ def _own(command: str, path: Path, rest: list[str]) -> int:
                           "signed_by": signer, "seconds": round(seconds, 3), "exit_code": 0}, indent=2))  # fmt: skip
     else:
         signed = f", signed by {signer}" if signer else ""
-        print(f"{path.name}: {len(bundle.members)} members, {human(size)}: every byte as in its manifest{signed}")
+        print(f"{path.name}: {len(bundle.members)} members, {human_bytes(size)}: every byte as in its manifest{signed}")
     return 0
 
 

@@ -8,11 +8,8 @@ from pathlib import Path
 
 from cogvideo_sat_env.errors import InputError
 from cogvideo_sat_env.fetch.model import Policy, Wanted
-from cogvideo_sat_env.fetch.redact import redact
 from cogvideo_sat_env.lock.model import CondaArtefact
 from cogvideo_sat_env.progress import Progress
-
-__all__ = ["artefact_path", "fetch", "redact"]
 
 JOBS = Policy.jobs
 ATTEMPTS = Policy.attempts

@@ -26,9 +26,10 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from cogvideo_sat_env.errors import PrefixError, SatenvError, SourceError, VerificationError
+from cogvideo_sat_env.fetch.redact import redact
 from cogvideo_sat_env.install import space
 from cogvideo_sat_env.install.bytecode import compile_files
-from cogvideo_sat_env.install.fetch import artefact_path, redact
+from cogvideo_sat_env.install.fetch import artefact_path
 from cogvideo_sat_env.install.hashing import describe, sha256_file
 from cogvideo_sat_env.install.prefixpython import PrefixPython
 from cogvideo_sat_env.lock.model import PipPin

@@ -83,12 +83,6 @@ def split_archive(file_name: str) -> tuple[str, str, str]:
     return match["name"], match["version"], match["build"]
 
 
-def platforms_of(path: Path) -> tuple[str, ...]:
-    """Return the platforms that the lock at `path` holds a solution for. Raises InputError."""
-    data, lines = yamlfile.load(path, WHAT)
-    return _platforms(path, data, lines)
-
-
 def _platforms(path: Path, data: object, lines: yamlfile.Lines) -> tuple[str, ...]:
     if not isinstance(data, dict) or data.get("version") != 1:
         found = data.get("version") if isinstance(data, dict) else type(data).__name__

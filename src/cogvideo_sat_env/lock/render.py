@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -15,6 +13,7 @@ from cogvideo_sat_env.lock.make import render_virtual_packages
 from cogvideo_sat_env.lock.model import CondaArtefact, Lock
 from cogvideo_sat_env.spec import Environment
 from cogvideo_sat_env.variants import Variant, derive, render_environment
+from cogvideo_sat_env.wholefile import write_whole
 
 SIZES = "locks/sizes.json"
 
@@ -52,19 +51,7 @@ def read_sizes(root: Path) -> dict[str, int]:
 
 def write_files(root: Path, texts: Mapping[str, str]) -> list[str]:
     """Write each text whole or not at all; return the paths whose content changed."""
-    changed = []
-    for relative, text in texts.items():
-        path = root / relative
-        if path.is_file() and path.read_text(encoding="utf-8") == text:
-            continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with open(handle, "w", encoding="utf-8", newline="\n") as stream:
-            stream.write(text)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-        changed.append(relative)
-    return changed
+    return [relative for relative, text in texts.items() if write_whole(root / relative, text.encode("utf-8"))]
 
 
 def explicit(head: Sequence[str], lock: Lock) -> str:

@@ -21,11 +21,12 @@ from cogvideo_sat_env.fetch.pool import fetch_files
 from cogvideo_sat_env.install import space
 from cogvideo_sat_env.install.hashing import sha256_file
 from cogvideo_sat_env.lock.model import PipPin
-from cogvideo_sat_env.mirror.repodata import write_channels, write_whole
+from cogvideo_sat_env.mirror.repodata import write_channels
 from cogvideo_sat_env.mirror.selection import WHEELHOUSE, Part, part_from_json
 from cogvideo_sat_env.pipindex import index_urls
 from cogvideo_sat_env.progress import Progress, human_bytes
 from cogvideo_sat_env.sources import Source, parse_source
+from cogvideo_sat_env.wholefile import write_whole
 
 SCHEMA = 1
 RECORD = "mirror.json"

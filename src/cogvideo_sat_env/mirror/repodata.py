@@ -7,9 +7,7 @@ with the mended ones.
 from __future__ import annotations
 
 import json
-import os
 import tarfile
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +20,7 @@ from conda_package_streaming.package_streaming import stream_conda_info
 
 from cogvideo_sat_env.errors import VerificationError
 from cogvideo_sat_env.mirror.selection import CondaFile, Part
+from cogvideo_sat_env.wholefile import write_whole
 
 _LEVEL = 19
 _DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zstandard.ZstdError, OSError, EOFError, ValueError, LookupError)
@@ -144,21 +143,3 @@ def render(subdir: str, records: Mapping[str, Mapping[str, Any]]) -> bytes:
         "repodata_version": 1,
     }
     return (json.dumps(data, sort_keys=True, indent=1) + "\n").encode("utf-8")
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all; leave one with the same content alone."""
-    if path.is_file() and path.read_bytes() == content:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with open(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

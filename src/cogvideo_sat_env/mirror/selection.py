@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -119,10 +119,3 @@ def safe_path(path: str) -> str:
     if not parts or path.startswith("/") or any(p in ("..", ".") or "\\" in p or "\0" in p for p in path.split("/")):
         raise InputError(f"{path!r}: a path that leads out of the mirror", "make the lock again: scripts/satenv lock")
     return str(PurePosixPath(path))
-
-
-def total_size(parts: Iterable[Part]) -> int:
-    """Return the bytes of all distinct files."""
-    sizes = {item.artefact.sha256: item.artefact.size or 0 for part in parts for item in part.conda}
-    sizes |= {pin.sha256: pin.size or 0 for part in parts for pin in part.pip}
-    return sum(sizes.values())
