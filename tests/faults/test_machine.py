@@ -33,7 +33,7 @@ def files_only(site: Site) -> list:
 def test_a_disk_that_is_full_when_the_receipt_is_due(site: Site, disk: Disk) -> None:
     place = disk("size=6m")
     with pytest.raises(PrefixError, match=f"{place}.*no space left"):
-        site.install(place / "env", artefacts=files_only(site), finish=lambda staged, final: fill(place) and None)
+        site.install(place / "env", artefacts=files_only(site), linked=lambda staged: fill(place) and None)
     assert not (place / "env").exists() and sorted(p.name for p in place.iterdir()) == ["filler"]
 
 
@@ -47,7 +47,7 @@ def test_a_disk_that_is_full_when_pip_packages_are_laid_out(site: Site, disk: Di
     shutil.copy(wheel, cached)
     python = [a for a in site.artefacts if a.name == "python"]
     with pytest.raises(PrefixError, match=f"{place}.*no space left"):
-        site.install(place / "env", [pinned], artefacts=python, finish=lambda staged, final: fill(place) and None)
+        site.install(place / "env", [pinned], artefacts=python, linked=lambda staged: fill(place) and None)
     assert not (place / "env").exists() and sorted(p.name for p in place.iterdir()) == ["filler"]
 
 

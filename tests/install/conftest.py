@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -19,7 +20,7 @@ for folder in (ROOT / "src", ROOT / "tests"):
 
 import channelserver  # noqa: E402
 import packages  # noqa: E402
-from cogvideo_sat_env.install import activation  # noqa: E402
+from cogvideo_sat_env.install import activation, records  # noqa: E402
 from cogvideo_sat_env.install.transaction import InstallResult, install_prefix  # noqa: E402
 from cogvideo_sat_env.lock.model import CondaArtefact, PipPin  # noqa: E402
 from cogvideo_sat_env.paths import current_platform  # noqa: E402
@@ -79,13 +80,27 @@ class Site:
     def artefact(self, name: str) -> CondaArtefact:
         return next(a for a in self.artefacts if a.name == name)
 
-    def install(self, prefix: Path, pip_pins: list[PipPin] | None = None, **options: Any) -> InstallResult:
+    def install(
+        self,
+        prefix: Path,
+        pip_pins: list[PipPin] | None = None,
+        linked: Callable[[Path], None] = lambda staged: None,
+        **options: Any,
+    ) -> InstallResult:
+        """Install; `linked` is called with the staging directory when everything conda's is in it."""
         options = {
             "artefacts": self.artefacts, "locate": self.locate, "source": "mirror", "receipt_facts": {"variant": "cpu"},
             "activation": activation.load(), "variables": VARIABLES, "cache": self.cache, "progress": self.progress,
             "platform": current_platform(),
         } | options  # fmt: skip
-        return install_prefix(prefix, pip_pins=pip_pins or [], **options)
+
+        def complete(packages: Any, layout: Any, staging: Path, *rest: Any) -> None:
+            real(packages, layout, staging, *rest)
+            linked(staging)
+
+        real = records.complete
+        with mock.patch.object(records, "complete", complete):
+            return install_prefix(prefix, pip_pins=pip_pins or [], **options)
 
     def leftovers(self) -> list[str]:
         """Names in the prefixes' parent that no finished run leaves there."""

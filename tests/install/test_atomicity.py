@@ -76,6 +76,7 @@ def duration(site: Site, sample: Path, prefix: Path, **options: object) -> float
 
 
 @pytest.mark.fault("sigkill", "environment", "none or a whole one after the kill; the next run completes it")
+@pytest.mark.e2e
 def test_sigkill_at_many_moments_leaves_all_or_nothing_and_a_rerun_completes(site: Site, sample: Path) -> None:
     whole = duration(site, sample, site.home / "measure")
     moments = random.Random(5)
@@ -149,12 +150,12 @@ def test_sigint_cleans_up_and_ends_as_interrupted(site: Site, sample: Path) -> N
 
 
 def test_sigint_after_linking_removes_what_was_staged(site: Site) -> None:
-    def interrupt(staged: Path, final: Path) -> None:
+    def interrupt(staged: Path) -> None:
         assert (staged / "conda-meta").is_dir()
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        site.install(site.home / "env", finish=interrupt)
+        site.install(site.home / "env", linked=interrupt)
     assert not (site.home / "env").exists() and site.leftovers() == []
 
 
@@ -163,11 +164,11 @@ def test_a_failure_while_replacing_leaves_the_old_one_untouched(site: Site) -> N
     site.install(prefix)
     before = {path: path.lstat().st_mtime_ns for path in prefix.rglob("*")}
 
-    def fail(staged: Path, final: Path) -> None:
+    def fail(staged: Path) -> None:
         raise PrefixError("no", None)
 
     with pytest.raises(PrefixError, match="^no$"):
-        site.install(prefix, artefacts=site.artefacts[:1], replace=True, finish=fail)
+        site.install(prefix, artefacts=site.artefacts[:1], replace=True, linked=fail)
     assert {path: path.lstat().st_mtime_ns for path in prefix.rglob("*")} == before and site.leftovers() == []
 
 

@@ -153,13 +153,6 @@ def test_an_empty_directory_may_be_there(site: Site) -> None:
     assert site.install(site.home / "env").status == "created"
 
 
-def test_the_finish_hook_sees_staging_and_final_prefix(site: Site) -> None:
-    seen: list[tuple[Path, Path]] = []
-    prefix = site.home / "env"
-    site.install(prefix, finish=lambda staged, final: seen.append((staged, final)))
-    assert seen[0][1] == prefix and seen[0][0].name.startswith(".env.satenv-new-")
-
-
 def test_foreign_directories_are_never_touched(site: Site) -> None:
     prefix = site.home / "env"
     (prefix / "conda-meta").mkdir(parents=True)

@@ -17,17 +17,6 @@ from cogvideo_sat_env.install.proof import Proof
 from cogvideo_sat_env.lock.model import CondaArtefact
 
 _LINK_SCRIPT = re.compile(r"^bin/\.(?P<package>.+)-(?P<kind>post-link|pre-link|pre-unlink|post-unlink)\.sh$")
-_SITE = re.compile(r"^(?:lib/python3\.\d+t?/)?site-packages/")
-
-# Paths that nothing is loaded from: packages of conda-forge do ship such files twice, and either will do.
-_HARMLESS = re.compile(
-    r"(^|/)(LICEN[CS]E|COPYING|NOTICE|README|CHANGE|AUTHORS|INSTALLER|RECORD)[^/]*$|"
-    r"\.(md|rst|txt|html|pdf|la|pyc)$|"
-    r"^share/(doc|man|info|licenses?|examples?)/|"
-    r"^<site>/(tests?|docs?|examples?|benchmarks?)/",
-    re.IGNORECASE,
-)
-
 
 @dataclass(frozen=True)
 class Package:
@@ -42,6 +31,16 @@ class Package:
     def folder(self) -> Path:
         """Where it is extracted."""
         return self.proof.folder
+
+    @property
+    def record_name(self) -> str:
+        """The name of its conda-meta record, without `.json`."""
+        return f"{self.artefact.name}-{self.artefact.version}-{self.artefact.build}"
+
+    @property
+    def noarch_python(self) -> bool:
+        """Whether it is a noarch Python package, whose files go where the prefix's Python looks for them."""
+        return self.index.get("noarch") == "python"
 
     @property
     def installed_bytes(self) -> int:
@@ -81,46 +80,28 @@ def require_prefix_fits(prefix: Path, packages: Sequence[Package]) -> None:
                 )
 
 
-def collisions(packages: Sequence[Package]) -> list[str]:
-    """Return the paths that two packages ship with different content, described; what matters at run time first.
-
-    They are told, not refused: conda only warns as well, and a lock of published packages must install.
-    """
-    first: dict[str, tuple[str, object]] = {}
-    harmful, harmless = [], []
-    for package in sorted(packages, key=lambda p: p.artefact.name):
-        python = package.index.get("noarch") == "python"
-        name = package.artefact.name
-        for entry in package.paths:
-            if entry.get("path_type") == "directory":
-                continue
-            path = entry["_path"]
-            if "site-packages/" in path:
-                path = _SITE.sub("<site>/", path)
-            elif python and path.startswith("python-scripts/"):
-                path = "bin/" + path.removeprefix("python-scripts/")
-            content = entry.get("sha256")
-            other, other_content = first.setdefault(path, (name, content))
-            if other != name and other_content != content:
-                said = f"{path.replace('<site>', 'site-packages')}: both in {other} and in {name}"
-                (harmless if _HARMLESS.search(path) else harmful).append(said)
-    return [*harmful, *harmless]
-
-
 def require_no_link_out(packages: Sequence[Package]) -> None:
     """Raise VerificationError when a file would be written through another package's link out of the prefix."""
-    links = {e["_path"]: p for p in packages for e in p.paths if e.get("path_type") == "softlink"}
-    folders = {e["_path"].rpartition("/")[0] for p in packages for e in p.paths}
-    folders |= {parent for folder in folders for parent in _parents(folder)}
-    for path in sorted(folders & links.keys()):
-        target = os.readlink(links[path].folder / path)
-        inside = posixpath.normpath(posixpath.join(posixpath.dirname(path), target))
-        if target.startswith("/") or inside == ".." or inside.startswith("../"):
-            raise VerificationError(
-                f"{links[path].artefact.file_name}: {path} is a link to {target}, out of the prefix, and another "
-                "package's files would be written through it",
-                "don't use this package; tell its channel",
-            )
+    out = {}
+    for package in packages:
+        for entry in package.paths:
+            if entry.get("path_type") != "softlink":
+                continue
+            path = entry["_path"]
+            target = os.readlink(package.folder / path)
+            inside = posixpath.normpath(posixpath.join(posixpath.dirname(path), target))
+            if target.startswith("/") or inside == ".." or inside.startswith("../"):
+                out[f"{path}/"] = (package, path, target)
+    if not out:
+        return
+    starts = tuple(out)
+    for name in (e["_path"] for p in packages for e in p.paths if e["_path"].startswith(starts)):
+        package, path, target = next(found for start, found in out.items() if name.startswith(start))
+        raise VerificationError(
+            f"{package.artefact.file_name}: {path} is a link to {target}, out of the prefix, and another "
+            "package's files would be written through it",
+            "don't use this package; tell its channel",
+        )
 
 
 def require_case_fits(folder: Path, packages: Sequence[Package]) -> None:
@@ -147,8 +128,3 @@ def folds_case(folder: Path) -> bool:
         return (folder / ".satenv-cASE").exists()
     finally:
         probe.unlink()
-
-
-def _parents(folder: str) -> list[str]:
-    parts = folder.split("/")
-    return ["/".join(parts[:end]) for end in range(1, len(parts))]

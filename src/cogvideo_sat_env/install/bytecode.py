@@ -5,49 +5,49 @@ Without it the first import of every user is slow, and on a read-only release ev
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Mapping, Sequence
+import subprocess
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from cogvideo_sat_env.errors import SatenvError
 from cogvideo_sat_env.install.archive import Package
-from cogvideo_sat_env.install.bytecode_cache import BytecodeCache, cached_path
-from cogvideo_sat_env.install.link import write_record
+from cogvideo_sat_env.install.bytecode_cache import BytecodeCache
+from cogvideo_sat_env.install.crew import Crew
+from cogvideo_sat_env.install.layout import Layout
+from cogvideo_sat_env.install.link import plain_job
+from cogvideo_sat_env.install.plainfiles import cached_path, target_of
 from cogvideo_sat_env.install.prefixpython import PrefixPython
 from cogvideo_sat_env.progress import Progress
 
 _LIST = ".satenv-compile"
+_WORTH = 100  # files: fewer aren't worth another process
 
 
 def compile_noarch(
-    python: PrefixPython, packages: Mapping[Path, Package], cache: BytecodeCache, progress: Progress
-) -> int:
-    """Give noarch `packages` bytecode, from `cache` where it has it, and enter it in their conda-meta records (keys).
+    python: PrefixPython, packages: Sequence[Package], layout: Layout, cache: BytecodeCache, crew: Crew,
+    progress: Progress,
+) -> None:  # fmt: skip
+    """Give the noarch Python ones of `packages` bytecode, from `cache` where it has it.
 
     It names paths relative to the prefix, so that it is the same in all: the import system puts in the real ones.
-    Return the file count. Raises SatenvError, PrefixError (no space).
+    Raises SatenvError, PrefixError (no space).
     """
-    read = {path: json.loads(path.read_text(encoding="utf-8")) for path in packages}
-    wanted = {path: [name for name in record["files"] if name.endswith(".py")] for path, record in read.items()}
-    own = {}
-    for path, package in packages.items():
-        there = set(read[path]["files"])
-        without = (name for name in wanted[path] if cached_path(name, python.cache_tag) not in there)
-        own[path] = cache.own_sources(package, without)
-        cache.link(package, own[path])
-    names = [name for names in wanted.values() for name in names]
-    lacking = {name for name in names if not (python.root / cached_path(name, python.cache_tag)).exists()}
-    made = compile_files(python, names, None, progress)
-    for path, record in read.items():
-        if any(name in lacking and name in made for name in own[path]):
-            cache.keep(packages[path], own[path])
-        there = set(record["files"])
-        new = [made[name] for name in wanted[path] if name in made and made[name] not in there]
-        record["files"] += new
-        record["paths_data"]["paths"] += [{"_path": name, "path_type": "pyc_file"} for name in new]
-        write_record(path, record)
-    return len(made)
+    noarch = [(number, package) for number, package in enumerate(packages) if package.noarch_python]
+    jobs = [plain_job(p, layout, number, python.root) | cache.job(p) for number, p in noarch]
+    lacking = dict(zip((number for number, _ in noarch), crew.run("link_bytecode", jobs), strict=True))
+    names = [name for names in lacking.values() for name in names]
+    for number, package in noarch:  # what rattler linked
+        targets = (target_of(entry["_path"], layout.site) for entry in layout.rest(package, number))
+        names += [name for name in targets if name.endswith(".py")]
+    made = compile_files(python, list(dict.fromkeys(names)), None, progress)
+    for number, package in noarch:
+        if any(name in made for name in lacking[number]):
+            there = set(layout.targets[number])
+            sources = (name for name in layout.targets[number] if name.endswith(".py"))
+            without = [name for name in sources if cached_path(name, python.cache_tag) not in there]
+            cache.keep(package, cache.own_sources(package, without))
 
 
 def compile_files(
@@ -66,21 +66,30 @@ def compile_files(
     todo = [name for name, cached in expected.items() if not (root / cached).exists()]
     if not todo:
         return expected
-    listing = root / _LIST
-    listing.write_text("".join(f"{root / name}\n" for name in todo), encoding="utf-8")
     renamed = ["-p", str(prefix)] if prefix else []
+    parts = min(os.cpu_count() or 1, 1 + len(todo) // _WORTH)
+    listings = [root / f"{_LIST}{number}" for number in range(parts)]
+
+    def compile_some(listing: Path) -> subprocess.CompletedProcess[str]:
+        # compileall's own -j is for folders only: files of a list are compiled one after the other
+        return python.run(
+            ["-W", "ignore", "-m", "compileall", "-q", "-q", "--invalidation-mode", "timestamp", "-s", str(root),
+             *renamed, "-i", str(listing)]
+        )  # fmt: skip
+
     try:
-        with progress.task("Compiling bytecode", len(todo), "files") as task:
-            child = python.run(
-                ["-W", "ignore", "-m", "compileall", "-q", "-q", "-j", str(os.cpu_count() or 1),
-                 "--invalidation-mode", "timestamp", "-s", str(root), *renamed, "-i", str(listing)]
-            )  # fmt: skip
-            task.advance(len(todo))
+        for number, listing in enumerate(listings):
+            listing.write_text("".join(f"{root / name}\n" for name in todo[number::parts]), encoding="utf-8")
+        with progress.task("Compiling bytecode", len(todo), "files") as task, ThreadPoolExecutor(parts) as pool:
+            for number, child in enumerate(pool.map(compile_some, listings)):
+                said = child.stderr or child.stdout
+                task.advance(len(todo[number::parts]))
     finally:
-        listing.unlink()
+        for listing in listings:
+            listing.unlink(missing_ok=True)
     made = {name: cached for name, cached in expected.items() if (root / cached).exists()}
     if not made:
         raise SatenvError(
-            f"no bytecode could be made: {(child.stderr or child.stdout).strip()[-400:]}", "check the free disk space"
+            f"no bytecode could be made: {said.strip()[-400:]}", "check the free disk space"
         )
     return made

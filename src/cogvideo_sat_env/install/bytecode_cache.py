@@ -24,6 +24,7 @@ from filelock import FileLock
 
 from cogvideo_sat_env.install import space
 from cogvideo_sat_env.install.archive import Package
+from cogvideo_sat_env.install.plainfiles import cached_path, read_bytecode_facts
 from cogvideo_sat_env.install.prefixpython import PrefixPython
 from cogvideo_sat_env.install.store import key
 
@@ -53,23 +54,13 @@ class BytecodeCache:
                     own[name] = inside
         return own
 
-    def link(self, package: Package, own: Mapping[str, str]) -> None:
-        """Link the bytecode of the sources `own` into the prefix, as far as it is here, unchanged, and fits them."""
-        facts = {} if self._full else self._read(package)
-        folder = f"{self._folder}/{key(package.artefact)}"
-        made: set[str] = set()
-        for name, inside in own.items():
-            kept, target = cached_path(inside, self._tag), f"{self._root}/{cached_path(name, self._tag)}"
-            if not self._fits(facts, folder, kept, name):
-                continue
-            parent = os.path.dirname(target)
-            if parent not in made:
-                os.makedirs(parent, exist_ok=True)
-                made.add(parent)
-            # no links here, too many of them, or another run just replaces it: compiled in place, where a full disk
-            # is told
-            with contextlib.suppress(OSError):
-                os.link(f"{folder}/{kept}", target)
+    def job(self, package: Package) -> dict[str, str]:
+        """Return the arguments of `link_bytecode` (plainfiles.py) that tell where the bytecode of `package` is kept."""
+        noted = "" if self._full else str(self._noted(package))
+        return {
+            "folder": str(package.folder), "tag": self._tag, "kept": f"{self._folder}/{key(package.artefact)}",
+            "noted": noted,
+        }  # fmt: skip
 
     def keep(self, package: Package, own: Mapping[str, str]) -> None:
         """Keep the bytecode that was made in the prefix of the sources `own`. A read-only cache is left as it is.
@@ -91,7 +82,7 @@ class BytecodeCache:
         _remove(gone)
         made = {n: cached_path(inside, self._tag) for n, inside in own.items()}
         made = {n: kept for n, kept in made.items() if os.path.lexists(f"{self._root}/{cached_path(n, self._tag)}")}
-        before = self._read(package)
+        before = read_bytecode_facts(str(noted))
         if not self._full and all(self._fits(before, str(folder), kept, n) for n, kept in made.items()):
             return  # another run has just kept the same
         facts = {}
@@ -120,13 +111,6 @@ class BytecodeCache:
     def _noted(self, package: Package) -> Path:
         return self._folder / f"{key(package.artefact)}.json"
 
-    def _read(self, package: Package) -> Mapping[str, object]:
-        try:
-            found = json.loads(self._noted(package).read_bytes())
-        except (OSError, ValueError):
-            return {}  # not there, or damaged: it is made again
-        return found if isinstance(found, dict) else {}
-
     def _fits(self, facts: Mapping[str, object], folder: str, kept: str, name: str) -> bool:
         """Whether `kept` is as noted, and was made of what the source `name` in the prefix is now."""
         if kept not in facts:
@@ -137,12 +121,6 @@ class BytecodeCache:
         except OSError:
             return False
         return facts[kept] == now
-
-
-def cached_path(source: str, tag: str) -> str:
-    """Return where Python with the cache tag `tag` looks for the bytecode of `source`."""
-    folder, _, file = source.rpartition("/")
-    return f"{folder}/__pycache__/{file.removesuffix('.py')}.{tag}.pyc".lstrip("/")
 
 
 def _noted_of(found: os.stat_result) -> list[int]:

@@ -31,7 +31,6 @@ class Job:
     cache: Path
     progress: Progress
     requested: Sequence[str]
-    finish: Callable[[Path, Path], None] | None
     find_links: Sequence[str]
     layers: Sequence[Path]
     full: bool

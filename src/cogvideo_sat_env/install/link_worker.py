@@ -51,11 +51,33 @@ def _record(package: dict) -> RepoDataRecord:
     return RepoDataRecord(record, package["file_name"], package["url"], package["channel"])
 
 
+def _show(package: dict, shown: Path) -> None:
+    """Make the folder that rattler takes for the extracted package: it has only those of its files that it is to link.
+
+    The folders in it are links to the real ones; files are hard links, because rattler takes over their permissions.
+    """
+    folder = Path(package["folder"])
+    if package["paths"] is None:
+        shown.symlink_to(folder)
+        return
+    (shown / "info").mkdir(parents=True)
+    (shown / "info" / "paths.json").write_text(json.dumps({"paths": package["paths"], "paths_version": 1}))
+    for name in ("index.json", "link.json"):
+        if (folder / "info" / name).exists():
+            (shown / "info" / name).symlink_to(folder / "info" / name)
+    for name in {entry["_path"].partition("/")[0] for entry in package["paths"]}:
+        there = folder / name
+        if there.is_dir() and not there.is_symlink():
+            (shown / name).symlink_to(there)
+        elif os.path.lexists(there):
+            os.link(there, shown / name, follow_symlinks=False)
+
+
 async def _link(job: dict) -> None:
     view = Path(job["view"])
     view.mkdir()
     for package in job["packages"]:
-        (view / package["name"]).symlink_to(package["folder"])
+        _show(package, view / package["name"])
     await install(
         [_record(package) for package in job["packages"]],
         job["staging"],

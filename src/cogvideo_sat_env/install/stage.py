@@ -8,9 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cogvideo_sat_env.install import activation as activation_files
-from cogvideo_sat_env.install import archive, bytecode, fetch, link, pip_stage, prefixpython, receipt, space
+from cogvideo_sat_env.install import (
+    archive,
+    bytecode,
+    fetch,
+    layout,
+    link,
+    pip_stage,
+    prefixpython,
+    receipt,
+    records,
+    space,
+)
 from cogvideo_sat_env.install.archive import Package
 from cogvideo_sat_env.install.bytecode_cache import BytecodeCache
+from cogvideo_sat_env.install.crew import Crew
 from cogvideo_sat_env.install.hashing import describe
 from cogvideo_sat_env.install.job import Clock, Job
 from cogvideo_sat_env.install.linkscripts import LinkScript, mark_pending
@@ -22,9 +34,10 @@ from cogvideo_sat_env.progress import Progress
 
 @dataclass(frozen=True)
 class Staged:
-    """What was staged: the count of files, paths that two packages ship, link scripts (refused ones as text)."""
+    """What was staged: the count of files, the bytes of the packages, paths that two ship, and the link scripts."""
 
     files: int
+    bytes: int
     collisions: tuple[str, ...]
     link_scripts: tuple[str, ...]
     allowed_scripts: tuple[LinkScript, ...]
@@ -40,10 +53,11 @@ def provide(
 ) -> dict[str, Proof]:
     """Have every package extracted and proven in the package cache; return the proofs by SHA-256 of the archive.
 
-    What isn't there is fetched, and extracted while the next is on its way. Raises the errors of errors.py.
+    Plain files of what is there already are proven when they are linked. What isn't there is fetched, and extracted
+    while the next is on its way. Raises the errors of errors.py.
     """
     store = Store(cache, layers, progress, full)
-    proofs = store.find(artefacts)
+    proofs = store.find(artefacts, plain=False)
     missing = list({a.sha256: a for a in artefacts if a.sha256 not in proofs}.values())
     if not missing:
         return proofs
@@ -70,25 +84,35 @@ def inspect(job: Job, proofs: Mapping[str, Proof]) -> list[Package]:
     return packages
 
 
-def stage(job: Job, packages: Sequence[Package], root: Path, clock: Clock) -> Staged:
-    """Make everything in `root`, written for `job.prefix`. Raises the errors of errors.py."""
+def forget(job: Job, packages: Sequence[Package], changed: link.Changed) -> None:
+    """Have the packages that are `changed` extracted again by the next `provide`."""
+    store = Store(job.cache, job.layers, job.progress)
+    for number, name in changed.files.items():
+        store.forget(packages[number].artefact, packages[number].folder, name)
+
+
+def stage(job: Job, packages: Sequence[Package], root: Path, clock: Clock, crew: Crew) -> Staged:
+    """Make everything in `root`, written for `job.prefix`. Raises link.Changed, and the errors of errors.py."""
     prefix, progress = job.prefix, job.progress
-    collisions: list[str] = []
     archive.require_case_fits(root, packages)
+    paths = layout.of(packages)
     with clock.stage("link"):
         linked = link.link(
-            packages, staging=root, prefix=prefix, platform=job.platform, requested=job.requested, cache=job.cache,
-            progress=progress, meanwhile=lambda: collisions.extend(archive.collisions(packages)),
+            packages, paths, staging=root, prefix=prefix, platform=job.platform, cache=job.cache, crew=crew,
+            progress=progress,
         )  # fmt: skip
         # rattler marks prefixes as caches, which back-up programs would leave out
         (root / "CACHEDIR.TAG").unlink(missing_ok=True)
-        if job.finish:
-            job.finish(root, prefix)
-    python = prefixpython.find(root) if job.pip_pins or linked.noarch_python else None
+    noarch = any(package.noarch_python for package in packages)
+    python = prefixpython.find(root) if job.pip_pins or noarch else None
     with clock.stage("bytecode"):
-        if python and linked.noarch_python:
+        if python and noarch:
             kept = BytecodeCache(job.cache, python, job.full)
-            bytecode.compile_noarch(python, linked.noarch_python, kept, progress)
+            bytecode.compile_noarch(python, packages, paths, kept, crew, progress)
+    with clock.stage("records"):
+        tag = python.cache_tag if python else None
+        records.complete(packages, paths, root, job.requested, tag, crew, linked)
+    collisions = layout.collisions(packages, paths)
     manifest: dict[str, dict[str, object]] = {}
     with clock.stage("pip"):
         if python and job.pip_pins:
@@ -116,4 +140,6 @@ def stage(job: Job, packages: Sequence[Package], root: Path, clock: Clock) -> St
         )  # fmt: skip
         if allowed:
             mark_pending(root)
-    return Staged(linked.files + len(manifest) + 1, tuple(collisions), refused, allowed)
+    files = sum(len(package.paths) for package in packages)
+    size = sum(package.proof.archive_size for package in packages)
+    return Staged(files + len(manifest) + 1, size, tuple(collisions), refused, allowed)

@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 import queue
+import stat
 import subprocess
 import sys
 import threading
@@ -23,6 +24,7 @@ from pathlib import Path
 
 from cogvideo_sat_env.errors import InputError, PrefixError, SatenvError, VerificationError
 from cogvideo_sat_env.install import proof, space
+from cogvideo_sat_env.install.crew import Crew
 from cogvideo_sat_env.install.fetch import artefact_path
 from cogvideo_sat_env.install.hashing import sha256_file
 from cogvideo_sat_env.install.proof import Proof
@@ -60,25 +62,41 @@ class Store:
         with space.watch(cache, "the package cache"):
             self.packages.mkdir(parents=True, exist_ok=True)
 
-    def find(self, artefacts: Sequence[CondaArtefact]) -> dict[str, Proof]:
-        """Return the proofs of the packages that are there unchanged, by the SHA-256 of the archive."""
+    def find(self, artefacts: Sequence[CondaArtefact], plain: bool = True) -> dict[str, Proof]:
+        """Return the proofs of the packages that are there unchanged, by the SHA-256 of the archive.
+
+        Without `plain` the plain files aren't looked at: whoever links them does it then.
+        """
         unique = list({a.sha256: a for a in artefacts}.values())
+        known = {a.sha256: noted for a in unique if (noted := self._noted(a)) is not None}
+        jobs = [{"proof_path": str(noted.path), "folder": str(noted.folder)} for noted in known.values()]
+        if plain:
+            with Crew() as crew:
+                changed = dict(zip(known, crew.run("prove", jobs), strict=True))
+        else:
+            changed = {sha: proof.changed(noted.path, noted.folder, plain=False) for sha, noted in known.items()}
         with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:  # hashing leaves the interpreter lock
-            found = list(pool.map(self._find_one, unique))
+            found = list(pool.map(lambda a: self._judge(a, known.get(a.sha256), changed.get(a.sha256)), unique))
         return {proven.sha256: proven for proven in found if proven}
 
-    def _find_one(self, artefact: CondaArtefact) -> Proof | None:
-        known = proof.read(self._proof_path(artefact))
-        if known and known.sha256 == artefact.sha256 and known.folder in self._places(artefact):
-            different = proof.changed(self._proof_path(artefact), known.folder)
+    def _noted(self, artefact: CondaArtefact) -> Proof | None:
+        noted = proof.read(self._proof_path(artefact))
+        return noted if noted and noted.sha256 == artefact.sha256 and noted.folder in self._places(artefact) else None
+
+    def _judge(self, artefact: CondaArtefact, noted: Proof | None, different: str | None) -> Proof | None:
+        if noted:
             if different is None and self._full:
-                different = proof.hash_files(known.folder, proof.read_paths(known.folder))
+                different = proof.hash_files(noted.folder, proof.read_paths(noted.folder))
             if different is None:
-                return known
-            if known.folder.is_dir():
-                self._progress.say(f"cache: {different} of {artefact.name} was changed; it is extracted again")
-            self._proof_path(artefact).unlink(missing_ok=True)
+                return noted
+            self.forget(artefact, noted.folder, different)
         return self._prove_in_layer(artefact)
+
+    def forget(self, artefact: CondaArtefact, folder: Path, different: str) -> None:
+        """Take a package for not extracted, because the file `different` in `folder` is not as noted."""
+        if folder.is_dir():
+            self._progress.say(f"cache: {different} of {artefact.name} was changed; it is extracted again")
+        self._proof_path(artefact).unlink(missing_ok=True)
 
     def load(self, artefacts: Sequence[CondaArtefact]) -> dict[str, Proof]:
         """Return the proofs of packages that were just extracted. Raises SatenvError when one is gone again."""
@@ -120,11 +138,13 @@ class Store:
             same = all((folder / name).read_bytes() == content for name, content in _info(archive).items())
             if not same or proof.hash_files(folder, proof.read_paths(folder)) is not None:
                 return None
-            made = Proof(folder, artefact.sha256, archive.stat().st_size)
-            found = dict(proof.walk(str(folder)))
+            made = Proof(folder, artefact.sha256, archive.stat().st_size, self._proof_path(artefact))
+            found, paths = dict(proof.walk(str(folder))), proof.read_paths(folder)
+            if not all(stat.S_ISREG(found[e["_path"]].st_mode) for e in paths if proof.is_plain(e)):
+                return None
         except (OSError, VerificationError):  # the layer's is incomplete: it is extracted from the archive instead
             return None
-        proof.write(self._proof_path(artefact), made, found)
+        proof.write(self._proof_path(artefact), made, found, paths)
         return made
 
 

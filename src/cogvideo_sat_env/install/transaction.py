@@ -6,9 +6,9 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cogvideo_sat_env.errors import InputError, PrefixError
+from cogvideo_sat_env.errors import InputError, PrefixError, VerificationError
 from cogvideo_sat_env.install import receipt, space, staging
 from cogvideo_sat_env.install.activation import Activation
 from cogvideo_sat_env.install.job import Clock, Job
@@ -18,8 +18,12 @@ from cogvideo_sat_env.lock.model import CondaArtefact, PipPin
 from cogvideo_sat_env.paths import current_platform
 from cogvideo_sat_env.progress import Progress
 
+if TYPE_CHECKING:
+    from cogvideo_sat_env.install.stage import Staged
+
 __all__ = ["InstallResult", "install_prefix", "is_up_to_date"]
 
+ATTEMPTS = 3  # at linking packages that something changes
 NAME_MAX = 255 - len("..satenv-trash-01234567")  # bytes: the siblings' names must fit the file system, too
 
 
@@ -64,7 +68,6 @@ def install_prefix(
     progress: Progress,
     replace: bool = False,
     requested: Sequence[str] = (),
-    finish: Callable[[Path, Path], None] | None = None,
     find_links: Sequence[str] = (),
     lock_timeout: float | None = None,
     layers: Sequence[Path] = (),
@@ -78,12 +81,11 @@ def install_prefix(
 
     `locate` gives the URL (http, https, file) of an artefact; `source` is its kind, as told to the user and recorded.
     `replace` allows an older environment of ours in place of the new one. `requested` are the user's match specs.
-    `finish(staging, prefix)` runs after linking, before the pip stage. `find_links` is a wheelhouse asked in place of
-    the package index. `lock_timeout` is in seconds. `layers` are read-only caches to take packages from. With `full`
-    every byte of what the cache already has is hashed again. With `repair` a prefix of ours is compared with what it
-    should be, and what differs is put right, file by file. `keep` keeps the prefix that is replaced for `undo`.
-    `break_lock` takes the lock of another host that gave no sign of life for long. `allow_link_scripts` are names of
-    packages whose post-link scripts may run, or "all".
+    `find_links` is a wheelhouse asked in place of the package index. `lock_timeout` is in seconds. `layers` are
+    read-only caches to take packages from. With `full` every byte of what the cache already has is hashed again. With
+    `repair` a prefix of ours is compared with what it should be, and what differs is put right, file by file. `keep`
+    keeps the prefix that is replaced for `undo`. `break_lock` takes the lock of another host that gave no sign of life
+    for long. `allow_link_scripts` are names of packages whose post-link scripts may run, or "all".
     Raises the errors of errors.py; on KeyboardInterrupt what was staged is removed and it goes on.
     """
     if platform != current_platform():
@@ -109,7 +111,7 @@ def install_prefix(
         ) from error
     job = Job(
         prefix, wanted, platform, artefacts, pip_pins, locate, source, receipt_facts, activation, variables, cache,
-        progress, requested, finish, find_links, layers, full, frozenset(allow_link_scripts),
+        progress, requested, find_links, layers, full, frozenset(allow_link_scripts),
     )  # fmt: skip
     with prefix_lock(prefix, progress, lock_timeout, break_lock=break_lock):
         with clock.stage("recover"):
@@ -130,20 +132,14 @@ def _make(job: Job, clock: Clock, broken: dict[str, Any] | None, keep: bool) -> 
     """Stage what `job` says; put it in place, or mend the prefix after it where the receipt `broken` is given."""
     # the libraries behind these load slowly: an environment that is up to date doesn't wait for them
     from cogvideo_sat_env.install import linkscripts, repair
-    from cogvideo_sat_env.install.stage import inspect, provide, stage
 
     prefix = job.prefix
-    with clock.stage("fetch"):
-        proofs = provide(job.artefacts, job.locate, job.cache, job.layers, job.progress, job.full)
-    with clock.stage("inspect"):
-        packages = inspect(job, proofs)
-    root = staging.make(prefix)
+    root, staged = _staged(job, clock)
     mended: Sequence[repair.Mended] = ()
     ran: tuple[str, ...] = ()
     status = "created"
     try:
         with space.watch(prefix.parent, "the environment"):
-            staged = stage(job, packages, root, clock)
             if broken is not None:
                 with clock.stage("repair"):
                     mended = repair.mend(prefix, root, broken)
@@ -169,7 +165,7 @@ def _make(job: Job, clock: Clock, broken: dict[str, Any] | None, keep: bool) -> 
         prefix,
         status,
         clock.stages,
-        bytes=sum(proven.archive_size for proven in proofs.values()),
+        bytes=staged.bytes,
         packages=len(job.artefacts) + len(job.pip_pins),
         files=staged.files,
         link_scripts=staged.link_scripts,
@@ -177,6 +173,33 @@ def _make(job: Job, clock: Clock, broken: dict[str, Any] | None, keep: bool) -> 
         collisions=staged.collisions,
         mended=tuple(str(entry) for entry in mended),
         kept=str(staging.kept(prefix) or ""),
+    )
+
+
+def _staged(job: Job, clock: Clock) -> tuple[Path, Staged]:
+    """Stage what `job` says; do it again with the packages of the cache that turn out to be changed."""
+    from cogvideo_sat_env.install.crew import Crew
+    from cogvideo_sat_env.install.link import Changed
+    from cogvideo_sat_env.install.stage import forget, inspect, provide, stage
+
+    for _ in range(ATTEMPTS):
+        with clock.stage("fetch"):
+            proofs = provide(job.artefacts, job.locate, job.cache, job.layers, job.progress, job.full)
+        with clock.stage("inspect"):
+            packages = inspect(job, proofs)
+        root = staging.make(job.prefix)
+        try:
+            with space.watch(job.prefix.parent, "the environment"), Crew() as crew:
+                return root, stage(job, packages, root, clock, crew)
+        except BaseException as error:
+            if root.exists():
+                staging.discard(job.prefix, root)
+            if not isinstance(error, Changed):
+                raise
+            forget(job, packages, error)
+    raise VerificationError(
+        f"{job.cache}: extracted packages changed {ATTEMPTS} times while they were linked",
+        "something changes the cache while it is used: choose another with SATENV_CACHE",
     )
 
 

@@ -11,9 +11,10 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 from filelock import FileLock
@@ -59,12 +60,13 @@ def unpack(archive: Path, wanted: Wanted, packages: Path) -> None:
         try:
             _extract(archive, wanted, scratch)
             found = dict(proof.walk(str(scratch)))
-            _require_as_listed(scratch, wanted, found)
+            paths = proof.read_paths(scratch)
+            _require_as_listed(scratch, wanted, found, paths)
             if os.path.lexists(folder):
                 folder.rename(gone)
                 shutil.rmtree(gone)
             scratch.rename(folder)
-            proof.write(noted, Proof(folder, wanted.sha256, archive.stat().st_size), found)
+            proof.write(noted, Proof(folder, wanted.sha256, archive.stat().st_size), found, paths)
         finally:
             with contextlib.suppress(FileNotFoundError):
                 shutil.rmtree(scratch)
@@ -96,7 +98,9 @@ def unreadable(archive: Path, why: str) -> VerificationError:
     )
 
 
-def _require_as_listed(folder: Path, wanted: Wanted, found: Mapping[str, os.stat_result]) -> None:
+def _require_as_listed(
+    folder: Path, wanted: Wanted, found: Mapping[str, os.stat_result], paths: Sequence[Mapping[str, Any]]
+) -> None:
     try:
         index = json.loads((folder / "info" / "index.json").read_bytes())
         said = (index.get("name"), index.get("version"), index.get("build"))
@@ -108,9 +112,9 @@ def _require_as_listed(folder: Path, wanted: Wanted, found: Mapping[str, os.stat
             "the lock was changed by hand or the channel renamed a package: make it again with scripts/satenv lock",
         )
     seen: set[str] = set()
-    for entry in proof.read_paths(folder):
+    for entry in paths:
         name, kind = str(entry["_path"]), entry.get("path_type")
-        if name.startswith("/") or ".." in PurePosixPath(name).parts:
+        if name.startswith("/") or (".." in name and ".." in name.split("/")):
             raise VerificationError(f"{wanted.key}: holds {name!r}, a path out of any prefix", "tell its channel")
         if name in seen:
             raise VerificationError(f"{wanted.key}: lists {name!r} twice", "tell its channel")
