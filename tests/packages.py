@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import os
+import random
 import re
 import sys
 import sysconfig
@@ -249,10 +250,11 @@ def site_packages(prefix: Path) -> Path:
     return prefix / "lib" / f"python{host_python_spec()[1]}" / "site-packages"
 
 
-def make_many(channel: Path, count: int, files: int, size: int) -> None:
+def make_many(channel: Path, count: int, files: int, size: int, dense: bool = False) -> None:
     """Make `count` packages with `files` files of about `size` bytes on average, in conda-forge's proportions.
 
-    Every second one is noarch Python, but those hold only a tenth of the files.
+    Every second one is noarch Python, but those hold only a tenth of the files. With `dense` the other files compress
+    as badly as libraries do; without, to next to nothing.
     """
     for number in range(count):
         body = hashlib.sha256(str(number).encode()).hexdigest()
@@ -261,7 +263,13 @@ def make_many(channel: Path, count: int, files: int, size: int) -> None:
             content = {f"site-packages/many{number}/m{i}.py": Text(text + f"N = {i}\n") for i in range(files // 5)}
             make_package(Spec(f"many{number}", files=content, noarch="python", build="py_0"), channel, "noarch")
         else:
-            content = {f"share/many{number}/d{i % 10}/f{i}": Text(text + f"N = {i}\n") for i in range(files * 9 // 5)}
+            noise = random.Random(number)
+            content = {
+                f"share/many{number}/d{i % 10}/f{i}": Binary(noise.randbytes(size * 2 // 5) + bytes(size * 3 // 5))
+                if dense
+                else Text(text + f"N = {i}\n")
+                for i in range(files * 9 // 5)
+            }
             content[f"bin/many{number}"] = Text(f"#!/bin/sh\n: {PLACEHOLDER}\n", executable=True, prefix=True)
             make_package(Spec(f"many{number}", files=content), channel, current_platform())
 

@@ -107,6 +107,51 @@ def test_a_kill_between_two_files_of_a_repair_is_gone_on_with(site: Site, monkey
 
 
 @pytest.mark.e2e
+@pytest.mark.fault("sigkill-repair", "environment", "each file is the old or the right one; the next repair goes on")
+def test_sigkill_of_a_repair_at_random_moments(site: Site, sample: Path) -> None:
+    prefix = site.home / "env"
+    site.install(prefix, variables={})
+    right = {p: p.read_bytes() for p in sorted(prefix.glob("share/**/*")) if p.is_file()}
+    moments = random.Random(11)
+    whole = duration(site, sample, site.home / "measure")
+    for number in range(10):
+        for path in right:
+            path.unlink()
+            path.write_text("damaged")
+        child = start(site, sample, prefix, repair=True)
+        time.sleep(moments.uniform(whole * 0.3, whole * 1.1))
+        child.kill()
+        child.communicate()
+        assert all(p.read_bytes() in (b"damaged", content) for p, content in right.items()), number
+        assert site.install(prefix, variables={}, repair=True).status in ("repaired", "up-to-date")
+        assert {p: p.read_bytes() for p in right} == right and complete(prefix) and site.leftovers() == [], number
+
+
+@pytest.mark.e2e
+@pytest.mark.fault("sigkill-update", "environment", "the old one or the new one, whole; undo still works")
+def test_sigkill_of_an_update_at_random_moments_leaves_something_to_undo_to(site: Site, sample: Path) -> None:
+    prefix = site.home / "env"
+    everything, fewer = {a.name for a in site.artefacts}, {a.name for a in site.artefacts} - {"data"}
+    site.install(prefix, variables={})
+    moments = random.Random(13)
+    whole = duration(site, sample, site.home / "measure", without="data")
+    for number in range(10):
+        child = start(site, sample, prefix, without="data", replace=True, keep=True)
+        time.sleep(moments.uniform(whole * 0.3, whole * 1.1))
+        child.kill()
+        child.communicate()
+        staging.recover(prefix, site.progress)
+        now = {p["name"] for p in receipt.read(prefix)["packages"]}
+        assert complete(prefix) and now in (everything, fewer), number
+        if now == fewer and (kept := staging.kept(prefix)):  # killed after the rename: the one before is kept, whole
+            staging.swap(prefix, kept)
+            assert {p["name"] for p in receipt.read(prefix)["packages"]} == everything and complete(prefix), number
+        elif now == fewer:
+            site.install(prefix, variables={}, replace=True)
+        assert set(site.leftovers()) <= {path.name for path in staging.siblings(prefix, staging.UNDO)}, number
+
+
+@pytest.mark.e2e
 @pytest.mark.fault("same-prefix", "environment", "one run makes it, the others wait and find it made")
 def test_16_runs_for_one_prefix_make_one_environment(site: Site, sample: Path) -> None:
     prefix = site.home / "env"

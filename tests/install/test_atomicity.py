@@ -21,32 +21,36 @@ from .conftest import Recorder, Site
 
 TESTS = Path(__file__).resolve().parents[1]
 
-# A run of its own process: argv = prefix, cache, mirror folder, server URL, "replace" or "", names left out
+# A run of its own process, which starts others even for so few packages: argv = prefix, cache, mirror folder, server
+# URL, options that are true (with commas between), the name left out
 RUN = f"""
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background starts with it ignored
 sys.path[:0] = [{str(TESTS)!r}, {str(TESTS.parent / "src")!r}]
 from pathlib import Path
 import packages
-from cogvideo_sat_env.install import activation
+from cogvideo_sat_env.install import activation, crew
 from cogvideo_sat_env.install.transaction import install_prefix
 from cogvideo_sat_env.paths import current_platform
 from cogvideo_sat_env.progress import Plain
-prefix, cache, mirror, url, replace, without = sys.argv[1:]
+prefix, cache, mirror, url, options, without = sys.argv[1:]
+crew.FEW = 0
 artefacts = [a for a in packages.artefacts(Path(mirror) / "conda-forge", "https://conda.example.org/conda-forge")
              if a.name != without]
 print("started", flush=True)
 result = install_prefix(
     Path(prefix), platform=current_platform(), artefacts=artefacts, pip_pins=[],
     locate=lambda a: f"{{url}}/{{a.channel_path}}", source="mirror", receipt_facts={{}},
-    activation=activation.load(), variables={{}}, cache=Path(cache), progress=Plain(), replace=bool(replace),
+    activation=activation.load(), variables={{}}, cache=Path(cache), progress=Plain(),
+    **dict.fromkeys(filter(None, options.split(",")), True),
 )
 print(result.status, flush=True)
 """
 
 
-def start(site: Site, sample: Path, prefix: Path, replace: bool = False, without: str = "-") -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", RUN, prefix, site.cache, sample, site.server.url, "1" if replace else "", without]
+def start(site: Site, sample: Path, prefix: Path, without: str = "-", **options: bool) -> subprocess.Popen[str]:
+    true = ",".join(name for name, value in options.items() if value)
+    command = [sys.executable, "-c", RUN, prefix, site.cache, sample, site.server.url, true, without]
     child = subprocess.Popen(
         [str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
