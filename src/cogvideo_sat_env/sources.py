@@ -4,47 +4,70 @@ from __future__ import annotations
 
 import os
 import shutil
-import urllib.error
-import urllib.request
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 from urllib.request import url2pathname
 
-from cogvideo_sat_env import __version__
 from cogvideo_sat_env.errors import InputError
 from cogvideo_sat_env.fetch.redact import redact
 from cogvideo_sat_env.lock.model import CondaArtefact
 
+if TYPE_CHECKING:
+    from cogvideo_sat_env.fetch.session import Sessions
+
+INDEX = "index"  # among the places of pip files: the package index that pip is configured with
 KINDS = ("auto", "channel", "mirror", "wheels")
 PROBE_SECONDS = 10  # a channel that takes longer to say that a file is there doesn't answer
 
 
 @dataclass(frozen=True)
 class Source:
-    """A kind of source; `where` is the base URL of a mirror (file:// for a folder)."""
+    """A kind of source; `where` is the base URL of a mirror (file:// for a folder). `then` are tried after it."""
 
     kind: str
     where: str = ""
+    then: tuple[Source, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.kind}={redact(self.where)}" if self.where else self.kind  # it is shown, and kept in the receipt
+        own = f"{self.kind}={redact(self.where)}" if self.where else self.kind  # shown, and kept in the receipt
+        return " ".join([own, *map(str, self.then)])
 
-    def locate(self, artefact: CondaArtefact) -> str:
-        """Return the URL of an artefact in this source."""
-        if self.kind == "mirror":
-            return f"{self.where}/{quote(artefact.channel_path)}"
-        return artefact.url
+    def locate(self, artefact: CondaArtefact) -> tuple[str, ...]:
+        """Return the URLs of an artefact in the order to try them."""
+        own = f"{self.where}/{quote(artefact.channel_path)}" if self.kind == "mirror" else artefact.url
+        return (own, *(url for source in self.then for url in source.locate(artefact)))
 
     def find_links(self) -> list[str]:
-        """Return the wheelhouse that a mirror has for pip's --find-links; none where the index is to be asked."""
-        if self.kind != "mirror":
-            return []
-        page = f"{self.where}/wheelhouse/index.html"
-        if self.where.startswith("file:"):
-            path = Path(url2pathname(urlsplit(page).path))
-            return [str(path.parent)] if path.is_file() else []
-        return [page] if why_unreachable(page) is None else []
+        """Return where pip files are to be had, in this order: wheelhouses of mirrors, and INDEX for pip's index.
+
+        Asks each mirror whether it has a wheelhouse; where none has, the index stands in.
+        """
+        places = []
+        for source in (self, *self.then):
+            if source.kind == "mirror":
+                house = f"{source.where}/wheelhouse"
+                places += [house] if why_unreachable(f"{house}/index.html") is None else []
+            else:
+                places.append(INDEX)
+        return places or [INDEX]
+
+
+def parse_sources(texts: Sequence[str]) -> Source:
+    """Read sources in the order to try them, each as `parse_source` does; mirrors and the channel go together.
+
+    Raises InputError naming what is expected.
+    """
+    sources = [parse_source(text) for text in texts]
+    alone = [source for source in sources if source.kind not in ("mirror", "channel")]
+    if len(sources) > 1 and alone:
+        raise InputError(
+            f"--source {alone[0]} goes with no other source; only mirrors and channel are tried one after the other",
+            "e.g. --source mirror=/data/mirror --source mirror=https://mirror.example.org/conda --source channel",
+        )
+    return replace(sources[0], then=tuple(sources[1:]))
 
 
 def parse_source(text: str) -> Source:
@@ -60,30 +83,40 @@ def parse_source(text: str) -> Source:
         if not folder.is_dir():
             raise InputError(f"{folder}: no such folder; expected a mirror: CHANNEL/SUBDIR/FILE below it", None)
         where = folder.as_uri()
+    elif kind == "mirror" and (not where.startswith(("http://", "https://", "file://")) or len(where.split()) != 1):
+        raise InputError(
+            f"--source {redact(text)!r}: expected the address of a web server", "http://, https:// or file://"
+        )
     return Source(kind, where.rstrip("/"))
 
 
 def why_unreachable(url: str) -> str | None:
-    """Ask for the head of `url`, or its first byte; return None when it is there, else the reason in words.
+    """Ask for the first byte of `url`; return None when it is there, else the reason in words.
 
-    Proxies are taken from the environment as by conda.
+    Asked as every file is: with the user's proxies, certificates and credentials, at a mirror that rattler's
+    configuration names for it.
     """
-    reason = _ask(url, "HEAD", {})
-    if reason and reason.startswith(("answers 405", "answers 501", "answers 403")):  # some stores allow only GET
-        reason = _ask(url, "GET", {"Range": "bytes=0-0"})
-    return reason
+    from cogvideo_sat_env.fetch.session import Sessions  # the HTTP client loads slowly
+
+    sessions = Sessions()
+    reasons = [_ask(sessions, place) for place in sessions.places(url)]
+    return None if None in reasons else reasons[0]
 
 
-def _ask(url: str, method: str, headers: dict[str, str]) -> str | None:
-    request = urllib.request.Request(url, method=method, headers={"User-Agent": f"satenv/{__version__}", **headers})
+def _ask(sessions: Sessions, url: str) -> str | None:
+    import requests
+
+    from cogvideo_sat_env.fetch.transfer import reason
+
+    if url.startswith("file:"):
+        return None if Path(url2pathname(urlsplit(url).path)).is_file() else "no such file"
     try:
-        with urllib.request.urlopen(request, timeout=PROBE_SECONDS):
-            return None
-    except urllib.error.HTTPError as error:
-        return f"answers {error.code} {error.reason}"
-    except (urllib.error.URLError, OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        return str(getattr(reason, "strerror", None) or reason or type(error).__name__)
+        with sessions.get(url, {"Range": "bytes=0-0"}, PROBE_SECONDS, PROBE_SECONDS) as answer:
+            return None if answer.ok else f"answers {answer.status_code} {answer.reason}"
+    except requests.Timeout:
+        return f"no answer in {PROBE_SECONDS} s"
+    except (requests.RequestException, ValueError) as error:
+        return reason(error)
 
 
 def guess_device(platform: str) -> tuple[str, str]:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cogvideo_sat_env import create as creation
-from cogvideo_sat_env.create import Options, Outcome
+from cogvideo_sat_env.create import Options
 from cogvideo_sat_env.errors import InputError
 from cogvideo_sat_env.install import receipt, space, staging
 from cogvideo_sat_env.install.prefixlock import prefix_lock
 from cogvideo_sat_env.install.proof import walk
+from cogvideo_sat_env.outcome import Outcome
 from cogvideo_sat_env.paths import current_platform
 from cogvideo_sat_env.progress import Progress, human_bytes
 from cogvideo_sat_env.variants import read_variants
@@ -33,28 +35,43 @@ class Undone:
 
 
 def update(
-    prefix: Path, *, source: str | None, variant: str | None, options: Options, doctor: bool, progress: Progress
+    prefix: Path,
+    *,
+    sources: Sequence[str],
+    variant: str | None,
+    options: Options,
+    doctor: bool,
+    progress: Progress,
+    lock: Path | None = None,
 ) -> Outcome:
     """Bring the environment at `prefix` to the present lock; the former one is kept for `undo` if `options` say so.
 
-    Source and variant are those that it was made with, unless given. Raises InputError when it isn't ours, and the
-    errors of `create`.
+    Sources, variant and lock file are those that it was made with, unless given. Raises InputError when it isn't ours,
+    and the errors of `create`.
     """
     found = _ours(prefix)
-    source = source or str(found["source"])
+    if not sources and receipt.source_kind(str(found["source"])) == "bundle":
+        raise InputError(
+            f"{prefix}: was made from a bundle",
+            f"update it with the new one: python3 NEW.pyz install -p {prefix} --replace; or name another --source",
+        )
+    sources = sources or str(found["source"]).split()
     if variant is None:
         devices = {v.id: v.device for v in read_variants()}
         variant = devices.get(str(found.get("variant")), "auto")
     if options.keep:
         _say_space(prefix, progress)
     outcome = creation.create(
-        prefix=prefix, name=None, source=source, variant=variant, platform=current_platform(), python=None,
+        prefix=prefix, name=None, sources=sources, variant=variant, platform=current_platform(), python=None,
         options=replace(options, replace=True), doctor=doctor, progress=progress,
+        lock=lock or creation.own_lock(prefix, found),
     )  # fmt: skip
     return replace(outcome, status="updated") if outcome.status == "replaced" else outcome
 
 
-def undo(prefix: Path, *, forget: bool, break_lock: bool, progress: Progress) -> Undone:
+def undo(
+    prefix: Path, *, forget: bool, break_lock: bool, progress: Progress, wait: float | None = None
+) -> Undone:
     """Put back what was at `prefix` before the last update (again: forward), or with `forget` delete it.
 
     Raises InputError when nothing is kept, PrefixError when it can't be done.
@@ -64,7 +81,7 @@ def undo(prefix: Path, *, forget: bool, break_lock: bool, progress: Progress) ->
         raise InputError(
             f"{prefix}: nothing is kept of before; satenv update keeps one environment until the next update", None
         )
-    with prefix_lock(prefix, progress, break_lock=break_lock):
+    with prefix_lock(prefix, progress, wait, break_lock=break_lock):
         staging.recover(prefix, progress)
         kept = staging.kept(prefix)
         if kept is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -37,6 +38,16 @@ class Variant:
     def is_primary(self) -> bool:
         """Whether environment.yml itself, written by people, is this variant's environment file."""
         return self.environment == "environment.yml"
+
+    @property
+    def has_own_lock(self) -> bool:
+        """Whether the lock is one that the user named, not the project's."""
+        return Path(self.lock).is_absolute()
+
+    def with_lock(self, root: Path, lock: Path) -> Variant:
+        """Return this variant with the lock file `lock`; itself where that is its lock in the project at `root`."""
+        path = Path(os.path.abspath(lock))
+        return self if path == root / self.lock else replace(self, lock=str(path))
 
     @property
     def explicit_lock(self) -> str:

@@ -113,6 +113,24 @@ def test_a_bundle_installs_without_network_and_keeps_no_archive(site: Site, sat:
     assert (site.prefix / "share" / "old" / "body").stat().st_size == 8000
 
 
+def test_a_bundle_of_the_users_own_lock(site: Site, tmp_path: Path, world: Path) -> None:
+    own = tmp_path / "mine.conda-lock.yml"
+    site.write_lock(airgap.locked(world, f"{site.server.url}/conda-forge")[:2], path=str(own))
+    site.pack(tmp_path / "own.pyz", "--lock", str(own))
+    site.server.close()
+    own.unlink()
+    listed = json.loads(bare(tmp_path / "own.pyz", "list", "--json").stdout)
+    assert list(listed["variants"]) == ["linux-64-cpu:mine.conda-lock.yml"]
+    assert str(tmp_path).encode() not in (tmp_path / "own.pyz").read_bytes()
+    run = site.install(tmp_path / "own.pyz", "--json")
+    assert run.returncode == 0 and json.loads(run.stdout)["packages"] == 2, run.stderr
+    receipt = json.loads((site.prefix / "etc/cogvideo-sat-env/receipt.json").read_text())
+    assert (receipt["lock"], receipt["variant"]) == ("mine.conda-lock.yml", "linux-64-cpu")
+    assert "up to date" in site.install(tmp_path / "own.pyz", "--variant", "cpu").stdout
+    update = site.satenv("update", "-p", str(site.prefix))
+    assert update.returncode == 3 and "was made from a bundle" in update.stderr and "NEW.pyz install" in update.stderr
+
+
 def test_the_same_input_gives_the_same_bytes(site: Site, tmp_path: Path) -> None:
     first = site.pack(tmp_path / "one.pyz")
     os.utime(site.project / "environment.yml", (1, 1))
@@ -206,12 +224,18 @@ def test_volumes_hold_the_same_and_a_missing_one_is_named(site: Site, tmp_path: 
     site.refused(tmp_path / "sat.pyz", code=4, said=f"{second}: expected 1,000,000 bytes, found 999,999")
     second.write_bytes(b"?" * len(whole))
     site.refused(tmp_path / "sat.pyz", code=4, said="expected SHA-256")
+    first = (tmp_path / made["volumes"][0]).read_bytes()
+    second.write_bytes(first)  # the media were mixed up
+    (tmp_path / made["volumes"][0]).write_bytes(whole)
+    site.refused(tmp_path / "sat.pyz", code=4, said="expected SHA-256")
+    (tmp_path / made["volumes"][0]).write_bytes(first)
     second.write_bytes(whole)
     assert site.install(tmp_path / "sat.pyz").returncode == 0
     assert (site.prefix / "share" / "big").stat().st_size == 2_500_000
 
 
 @pytest.mark.fault("bundle-base", "error", "names the base that the delta needs, and its SHA-256")
+@pytest.mark.e2e
 def test_a_delta_holds_what_is_new_and_applies_to_its_base_only(
     site: Site, tmp_path: Path, world: Path
 ) -> None:
@@ -285,6 +309,19 @@ def test_only_a_pinned_signer_is_believed(site: Site, sat: Path, tmp_path: Path)
         site.pack(sat, "--from", str(site.server.root))
     shutil.copy(tmp_path / "kept.sig", f"{sat}.sig")
     site.refused(sat, "--signers", str(signers), code=4, said="isn't me@example.org's for these bytes")
+
+
+def test_what_cannot_be_written_or_read_is_named_at_once(site: Site, tmp_path: Path) -> None:
+    for out, options, said in (
+        (tmp_path, (), f"{tmp_path}: is a folder"),
+        (tmp_path / "no" / "x.pyz", (), f"{tmp_path / 'no'}: no such folder"),
+        (tmp_path / "x.pyz", ("--sign", str(tmp_path / "key")), "key: no such file; expected a private key"),
+    ):
+        run = site.satenv("bundle", "pack", str(out), "--variant", "cpu", *options)
+        assert run.returncode == 3 and said in run.stderr and not (tmp_path / "x.pyz").exists(), run.stderr
+    for path in (tmp_path, Path("/dev/zero")):  # the latter has no end to look at
+        with pytest.raises(SatenvError, match="is no file; expected a bundle"):
+            open_bundle(path)
 
 
 def test_a_mirror_with_wrong_bytes_isnt_packed(site: Site, tmp_path: Path) -> None:

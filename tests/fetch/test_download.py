@@ -298,6 +298,17 @@ def test_mirrors_are_tried_in_order_and_all_are_named(place: Place, tmp_path: Pa
         assert "none of 2 sources" in error.message and second.url in error.message and "404" in error.message
 
 
+@pytest.mark.parametrize("kind", ["stall", "slow"])
+def test_a_mirror_that_falls_silent_is_left_for_the_next_and_asked_last_from_then_on(place: Place, kind: str) -> None:
+    for name in NAMES:
+        place.server.fail(name, kind, seconds=5)
+    with channelserver.serving(place.root) as other:
+        wanted = [place.wanted(name, place.server.url, other.url) for name in NAMES]
+        place.fetch(*wanted, policy=replace(QUICK, jobs=1, stall=0.2))
+        assert place.is_right() and len(other.requests) == 3
+    assert set(place.server.requests) == {f"/{NAMES[0]}"}, "its patience is used up once, not for every file"
+
+
 def test_what_one_mirror_began_another_one_goes_on_with(place: Place) -> None:
     place.server.fail(NAMES[0], "truncate", at=1000)
     with channelserver.serving(place.root) as second:

@@ -75,6 +75,7 @@ def index(
         yield site, pins
 
 
+@pytest.mark.e2e
 def test_a_wheel_and_a_source_are_laid_out_for_the_final_prefix(
     index: tuple[Site, dict[str, PipPin]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -103,6 +104,7 @@ def test_a_wheel_and_a_source_are_laid_out_for_the_final_prefix(
     assert site.leftovers() == []
 
 
+@pytest.mark.e2e
 def test_the_second_prefix_asks_no_index(index: tuple[Site, dict[str, PipPin]]) -> None:
     site, pins = index
     site.install(site.home / "one", list(pins.values()))

@@ -5,14 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+import channelserver
 import packages
-from cogvideo_sat_env.errors import InputError, SolveError, VerificationError
+from cogvideo_sat_env import sources
+from cogvideo_sat_env.cli import cli
+from cogvideo_sat_env.errors import InputError, SolveError, SourceError, VerificationError
 from cogvideo_sat_env.lock.model import read_lock
 from cogvideo_sat_env.lock.with_channel import METAPACKAGE, lock_with_channel
 from cogvideo_sat_env.progress import Silent
@@ -123,4 +128,27 @@ def test_the_command_takes_and_refuses_its_options(channel, tmp_path):
     assert done.returncode == 0, done.stderr
     assert [Path(path).suffix for path in json.loads(done.stdout)["changed"]] == [".yml", ".lock"]
     for refused in (["--out", "x"], ["--with-channel", str(channel), "--update", "piece"]):
-        assert satenv(*refused).returncode == 2
+        assert CliRunner().invoke(cli, ["lock", *refused]).exit_code == 2
+
+
+@pytest.mark.parametrize("kind", ["refused", "silent", "404", "503", "half"])
+def test_a_channel_that_does_not_answer_is_a_source_that_is_away(channel, tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(sources, "PROBE_SECONDS", 0.5)
+    with channelserver.serving(tmp_path) as server, socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"{server.url}/channel"
+        if kind == "refused":
+            server.close()
+        elif kind == "silent":  # accepts, and never says a word
+            url = f"http://127.0.0.1:{silent.getsockname()[1]}/channel"
+        elif kind == "half":  # one that loses its nerve after the first questions
+            for name in ("repodata.json", "repodata.json.zst"):
+                server.fail(name, "503")
+                (channel / "linux-64" / name).rename(channel / "linux-64" / f"was-{name}")
+            (channel / "noarch" / "repodata_shards.msgpack.zst").write_bytes(b"")
+        else:
+            for name in ("repodata.json", "repodata.json.zst"):
+                server.fail(name, kind)
+        with pytest.raises(SourceError) as caught:
+            lock(url, out=tmp_path / "mine.conda-lock.yml")
+    assert url in caught.value.message and caught.value.remedy and caught.value.exit_code == 5
+    assert not list(tmp_path.glob("mine*"))

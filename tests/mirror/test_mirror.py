@@ -120,6 +120,31 @@ def test_a_second_variant_joins_the_first(lab: Lab, folder: Path, world: Path) -
     assert OLD in json.loads((folder / "conda-forge/noarch/repodata.json").read_text())["packages"]
 
 
+def test_a_lock_of_the_users_own_is_mirrored_beside_the_projects(lab: Lab, folder: Path, world: Path) -> None:
+    _mirror(lab, folder)
+    lab.write_lock(airgap.locked(world, f"{lab.server.url}/conda-forge")[:2], path=(own := "../mine.conda-lock.yml"))
+    path = lab.project / own
+    made = _mirror(lab, folder, "--lock", str(path))
+    assert (made["variants"], made["conda"], made["fetched"]) == (["linux-64-cpu:mine.conda-lock.yml"], 2, 0)
+    text = (folder / "mirror.json").read_text()
+    assert sorted(json.loads(text)["variants"]) == ["linux-64-cpu", "linux-64-cpu:mine.conda-lock.yml"]
+    assert str(path.parent) not in text
+    assert OLD in (folder / "conda-forge/noarch/repodata.json").read_text(), "the project's variant is still there"
+    everywhere = _mirror(lab, folder, "--lock", str(path), "--all")
+    assert everywhere["variants"] == made["variants"], "the platforms of that lock"
+    wrong = lab.satenv("mirror", str(folder), "--lock", str(path), "--platform", "osx-arm64")
+    assert wrong.returncode == 3 and "holds no solution for osx-arm64; it has linux-64" in wrong.stderr
+
+
+def test_a_channel_without_a_path_lies_under_its_host(lab: Lab, folder: Path, world: Path) -> None:
+    artefacts = airgap.locked(world, "https://conda.example.org")
+    lab.write_lock(artefacts)
+    (lab.home / "from").mkdir()
+    (lab.home / "from" / "conda.example.org").symlink_to(world / "conda-forge")
+    made = _mirror(lab, folder, "--from", str(lab.home / "from"))
+    assert made["channels"]["conda.example.org"] == {"linux-64": 3, "noarch": 2}
+
+
 def test_an_interrupted_mirror_goes_on(lab: Lab, folder: Path) -> None:
     lab.server.fail(OLD, "truncate")
     run = lab.satenv("mirror", str(folder), "--variant", "cpu")
@@ -158,6 +183,26 @@ def test_a_package_that_is_another_one_than_locked_is_named(lab: Lab, folder: Pa
     assert not (folder / "conda-forge" / "noarch" / "repodata.json").exists()
 
 
+def test_pip_files_come_in_the_order_of_the_sources_and_what_is_there_is_not_asked_for(
+    lab: Lab, folder: Path, tmp_path: Path
+) -> None:
+    _mirror(lab, folder)
+    lab.server.heal()
+    _mirror(lab, tmp_path / "second", "--from", str(folder), "--from", "channel")
+    assert not lab.server.fetched(".whl") and not lab.server.fetched(".conda")
+    lab.server.close()
+    assert _mirror(lab, tmp_path / "second", "--from", "channel")["fetched"] == 0, "no index is needed"
+    (tmp_path / "second" / "wheelhouse" / WHEEL).unlink()
+    assert _mirror(lab, tmp_path / "second", "--from", "channel", "--from", str(folder))["fetched"] == 1
+
+
+def test_two_wheels_of_one_name_are_no_mirror(lab: Lab, folder: Path, world: Path) -> None:
+    pin = airgap.wheel_pin(world)
+    lab.write_lock([], [pin, replace(pin, name="other", sha256="0" * 64)])
+    run = lab.satenv("mirror", str(folder), "--variant", "cpu", "--from", str(world))
+    assert run.returncode == 3 and f"{WHEEL}: the locks name two files so" in run.stderr, run.stderr
+
+
 def test_a_wheel_that_the_index_lacks_is_named(lab: Lab, folder: Path, world: Path) -> None:
     pin = airgap.wheel_pin(world)
     lab.write_lock([], [replace(pin, sha256="0" * 64)])
@@ -178,6 +223,17 @@ def test_a_wheel_that_the_index_lacks_is_named(lab: Lab, folder: Path, world: Pa
 def test_wrong_arguments_get_one_clear_error(lab: Lab, folder: Path, arguments: list[str], code: int, said: str) -> None:
     run = lab.satenv("mirror", str(folder), *arguments)
     assert run.returncode == code and said in run.stderr and "Traceback" not in run.stderr
+
+
+def test_a_place_that_cannot_be_written_is_named(lab: Lab, folder: Path) -> None:
+    folder.write_text("a file")
+    for place in (folder, folder / "below"):
+        run = lab.satenv("mirror", str(place), "--variant", "cpu")
+        assert run.returncode == 6 and f"{place}: " in run.stderr and "Traceback" not in run.stderr, run.stderr
+    folder.unlink()
+    (folder / LINKED).mkdir(parents=True)
+    run = lab.satenv("mirror", str(folder), "--variant", "cpu")
+    assert run.returncode == 6 and f"{folder / LINKED}: is no file" in run.stderr, run.stderr
 
 
 def test_all_means_every_lock() -> None:

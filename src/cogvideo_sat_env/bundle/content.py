@@ -12,7 +12,7 @@ from cogvideo_sat_env.bundle.toolwheels import PYTHONS
 from cogvideo_sat_env.errors import InputError
 from cogvideo_sat_env.fetch.model import Policy
 from cogvideo_sat_env.mirror.make import make_mirror, read_record
-from cogvideo_sat_env.mirror.selection import WHEELHOUSE, CondaFile, Part, choose, read_part
+from cogvideo_sat_env.mirror.selection import WHEELHOUSE, CondaFile, Part, read_parts
 from cogvideo_sat_env.progress import Progress
 from cogvideo_sat_env.spec import read_environment
 
@@ -30,12 +30,13 @@ def from_mirror(
     pythons: Sequence[str],
     policy: Policy,
     progress: Progress,
+    own: Path | None = None,
 ) -> Content:
-    """Return what the locks need, from the mirror at `folder`, which is completed first.
+    """Return what the locks need, from the mirror at `folder`, which is completed first; `own` as for read_parts.
 
     A mirror that has it all already isn't touched: packing proves its bytes again. Raises what mirroring raises.
     """
-    parts = [read_part(root, variant) for variant in choose(platforms, everything, device)]
+    parts = read_parts(root, platforms, everything, device, own)
     for python in pythons:
         if python not in PYTHONS:
             raise InputError(f"--python {python!r}: expected one of {', '.join(PYTHONS)}", None)
@@ -47,7 +48,7 @@ def from_mirror(
     missing = [str(path) for path in place.values() if not path.is_file()]
     if missing:
         raise InputError(f"{missing[0]}: no such file; the mirror is not complete", f"run: satenv mirror {folder}")
-    return Content(parts, place, "lock", sorted(pythons or PYTHONS, key=PYTHONS.index))
+    return Content(parts, place, "lock", sorted(pythons or PYTHONS, key=PYTHONS.index), own_lock=own)
 
 
 def from_wheels(root: Path, cache: Path, python: Path | None, progress: Progress) -> Content:
@@ -55,7 +56,7 @@ def from_wheels(root: Path, cache: Path, python: Path | None, progress: Progress
 
     That package is links to this machine's interpreter; the target makes one of its own.
     """
-    from cogvideo_sat_env.create import wheel_python  # the wheels source loads slowly
+    from cogvideo_sat_env.content import wheel_python  # the wheels source loads slowly
     from cogvideo_sat_env.wheels.channel import build_channel
 
     interpreter, lock = wheel_python(root / "locks", python)

@@ -15,6 +15,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from cogvideo_sat_env import content
 from cogvideo_sat_env import create as creation
 from cogvideo_sat_env.bundle import signature
 from cogvideo_sat_env.bundle.container import Bundle, Member, open_bundle
@@ -25,7 +26,8 @@ from cogvideo_sat_env.errors import InputError, VerificationError
 from cogvideo_sat_env.install import activation, receipt, space, store
 from cogvideo_sat_env.install.transaction import require_usable
 from cogvideo_sat_env.lock.model import CondaArtefact
-from cogvideo_sat_env.mirror.selection import WHEELHOUSE, Part, part_from_json
+from cogvideo_sat_env.mirror.selection import OWN, OWN_LOCKS, WHEELHOUSE, Part, part_from_json
+from cogvideo_sat_env.outcome import Outcome
 from cogvideo_sat_env.paths import cache_dir, current_platform
 from cogvideo_sat_env.progress import Progress, human_bytes
 from cogvideo_sat_env.sources import Source, guess_device
@@ -46,7 +48,7 @@ def install_bundle(
     options: creation.Options,
     doctor: bool,
     progress: Progress,
-) -> creation.Outcome:
+) -> Outcome:
     """Make the environment out of the bundle at `path`, without network.
 
     Raises VerificationError (a byte differs, wrong signer), InputError (wrong platform, base or volume missing), and
@@ -71,7 +73,7 @@ def install_bundle(
         wanted = _fingerprint(plan, environment)
         if not options.repair and receipt.is_up_to_date(target, wanted):
             packages = len(plan.artefacts) + len(plan.pip_pins)
-            return creation.Outcome(target, "up-to-date", "bundle", plan.facts["variant"], packages=packages)
+            return Outcome(target, "up-to-date", "bundle", plan.facts["variant"], packages=packages)
         if not options.repair:
             require_usable(target, wanted, options.replace)  # before minutes of proving
         if bundle.manifest["source"] == "wheels":
@@ -87,7 +89,7 @@ def _choose(bundle: Bundle, device: str) -> Part:
     """Return the part of the bundle that is meant for this machine. Raises InputError naming what there is."""
     try:
         parts = [part_from_json(name, data) for name, data in bundle.manifest["parts"].items()]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, InputError) as error:
         raise VerificationError(f"{bundle.path}: its manifest can't be read: {error}", "pack it again") from error
     here = [part for part in parts if part.platform == current_platform()]
     if not here:
@@ -97,7 +99,7 @@ def _choose(bundle: Bundle, device: str) -> Part:
         return here[0]
     wanted = guess_device(current_platform())[0] if device == "auto" else device
     devices = {variant.id: variant.device for variant in read_variants()}
-    match = next((part for part in here if devices.get(part.variant, "cuda") == wanted), None)
+    match = next((part for part in here if devices.get(_base_variant(part), "cuda") == wanted), None)
     if match is None:
         raise InputError(
             f"{bundle.path}: has no variant for {wanted}; it has {', '.join(p.variant for p in here)}",
@@ -106,15 +108,23 @@ def _choose(bundle: Bundle, device: str) -> Part:
     return match
 
 
+def _base_variant(part: Part) -> str:
+    return part.variant.partition(OWN)[0]
+
+
 def _variant(part: Part) -> Variant:
     variants = read_variants()
-    found = next((variant for variant in variants if variant.id == part.variant), None)
+    found = next((variant for variant in variants if variant.id == _base_variant(part)), None)
     return found or choose_variant(variants, part.platform, "cuda")
 
 
-def _lock_plan(root: Path, part: Part) -> creation.Plan:
+def _lock_plan(root: Path, part: Part) -> content.Plan:
     environment = read_environment(root / "environment.yml")
-    plan = creation.lock_plan(root, environment, _variant(part), Source("bundle"))
+    variant = _variant(part)
+    if OWN in part.variant:
+        variant = variant.with_lock(root, root / OWN_LOCKS / part.lock)
+    plan = content.lock_plan(root, environment, variant, Source("bundle"))
+    plan = replace(plan, facts={**plan.facts, "lock": part.lock})
     ours = {(item.artefact.sha256, item.artefact.url) for item in part.conda}
     if {(a.sha256, a.url) for a in plan.artefacts} != ours or {p.sha256 for p in plan.pip_pins} != {
         p.sha256 for p in part.pip
@@ -123,13 +133,13 @@ def _lock_plan(root: Path, part: Part) -> creation.Plan:
     return plan
 
 
-def _wheels_plan(bundle: Bundle, part: Part) -> creation.Plan:
+def _wheels_plan(bundle: Bundle, part: Part) -> content.Plan:
     specs = bundle.manifest["specs"]
     facts: dict[str, Any] = {
         "variant": "wheels", "lock": part.lock.rpartition("/")[2], "lock_sha256": part.lock_sha256,
         "inputs": f"bundle {bundle.id}", "data_only": False, "not_provided": bundle.manifest["not_provided"],
     }  # fmt: skip
-    return creation.Plan(
+    return content.Plan(
         Source("bundle"), _variant(part), [item.artefact for item in part.conda], (), specs, facts
     )
 
@@ -168,7 +178,7 @@ def _python_package(part: Part, named: Path | None, scratch: Path) -> tuple[Cond
     return artefact, archive
 
 
-def _fingerprint(plan: creation.Plan, environment: Environment) -> str:
+def _fingerprint(plan: content.Plan, environment: Environment) -> str:
     variables = {k: v for k, v in environment.variables.items() if k not in plan.variant.drop_variables}
     return receipt.fingerprint(
         platform=plan.variant.platform, artefacts=plan.artefacts, pip_pins=plan.pip_pins, variables=variables,

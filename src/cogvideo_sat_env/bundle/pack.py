@@ -23,7 +23,7 @@ from cogvideo_sat_env.fetch.pool import fetch_files
 from cogvideo_sat_env.install import space
 from cogvideo_sat_env.lock.model import PipPin
 from cogvideo_sat_env.mirror.repodata import Info, channel_files, read_infos
-from cogvideo_sat_env.mirror.selection import WHEELHOUSE, CondaFile, Part
+from cogvideo_sat_env.mirror.selection import OWN, OWN_LOCKS, WHEELHOUSE, CondaFile, Part
 from cogvideo_sat_env.pipindex import index_urls
 from cogvideo_sat_env.progress import Progress, human_bytes
 from cogvideo_sat_env.wheels.names import NotProvided
@@ -46,6 +46,7 @@ class Content:
     python_needed: str = ""
     specs: Sequence[str] = ()
     not_provided: Sequence[NotProvided] = ()
+    own_lock: Path | None = None  # the lock of the parts that isn't the project's
 
 
 @dataclass(frozen=True)
@@ -99,10 +100,16 @@ def pack(
     out = out.absolute()
     if not out.parent.is_dir():
         raise InputError(f"{out.parent}: no such folder", "make it, or name another file")
+    if out.is_dir():
+        raise InputError(f"{out}: is a folder; expected the file to write", f"e.g. {out / 'sat.pyz'}")
+    if key is not None and not key.is_file():
+        raise InputError(f"{key}: no such file; expected a private key", "name one of OpenSSH's with --sign")
     base = _base(since)
     tool, pins, sets = _tool_items(root, cache, content, policy, progress)
     infos = read_infos(content.parts, lambda item: content.place[item.path])
     items = [*_package_items(content, infos), *_project_items(root), *tool]
+    if content.own_lock and any(OWN in part.variant for part in content.parts):
+        items.append(Item(f"project/{OWN_LOCKS}/{content.own_lock.name}", content.own_lock.read_bytes()))
     items.append(Item("sbom.cdx.json", render_sbom(content.parts, infos, pins)))
     total = sum(item.size for item in items)
     space.require(out.parent, total, "the bundle")

@@ -87,7 +87,10 @@ def _write_tool(bundle: Bundle, wheels: list[str], folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder) as stream:  # the largest has tens of megabytes
             bundle.copy(bundle.members[path], stream.write)
             stream.seek(0)
-            _lay_out(stream, site)
+            try:
+                _lay_out(stream, site)
+            except zipfile.BadZipFile as error:
+                raise InputError(f"{path}: is no wheel: {error}", "take the bundle from its maker again") from error
     (folder / "complete").write_text(sys.version + "\n", encoding="utf-8")
 
 

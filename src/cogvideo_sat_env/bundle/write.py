@@ -20,8 +20,8 @@ EPOCH = 1577836800  # 2020-01-01
 _BLOCK, _RECORD = 512, 10240  # of tar
 _SOURCE = Path(__file__).resolve().parents[1]
 _RUNTIME = (
-    "__init__.py", "errors.py", "bundle/__init__.py", "bundle/container.py", "bundle/verify.py", "bundle/signature.py",
-    "bundle/unpacktool.py", "bundle/report.py", "bundle/start.py", "progress.py",
+    "__init__.py", "errors.py", "bundle/__init__.py", "bundle/container.py", "bundle/manifest.py", "bundle/verify.py",
+    "bundle/signature.py", "bundle/unpacktool.py", "bundle/report.py", "bundle/start.py", "progress.py",
 )  # fmt: skip
 _MAIN = b'''import sys
 if sys.version_info < (3, 10):

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cogvideo_sat_env.errors import SolveError, SourceError
+from cogvideo_sat_env.fetch.redact import redact
+from cogvideo_sat_env.sources import why_unreachable
 
 
 def solve(
@@ -28,7 +30,8 @@ def solve(
     `virtual_packages` maps names to "version" or "version build". `constraints` hold without asking for the package.
     `keep` are (name, version, build) that stay unless a spec forces them to move; with `pin` they stay
     whatever the specs want. Returns repodata records as
-    dictionaries with `url` and `channel`. Raises SolveError with the solver's reason, also when the solver crashes.
+    dictionaries with `url` and `channel`. Raises SolveError with the solver's reason, also when the solver crashes;
+    SourceError when a channel can't be read.
     """
     request = {
         "channels": list(channels),
@@ -40,6 +43,8 @@ def solve(
         "pin": pin,
     }
     answer = _ask(request)
+    if answer.get("unread"):
+        raise _unread(channels, answer)
     if "error" in answer:
         raise SolveError(
             f"can't solve for {subdir}: {answer['error']}\nspecs: {', '.join(specs)}",
@@ -55,10 +60,33 @@ def lookup(channels: Sequence[str], packages: Sequence[tuple[str, str, str]], su
     """
     answer = _ask({"channels": list(channels), "subdir": subdir, "lookup": [list(item) for item in packages]})
     if "error" in answer:
-        raise SourceError(
-            f"can't read the metadata of {', '.join(channels)}: {answer['error']}", "check the network and the channels"
-        )
+        raise _unread(channels, answer)
     return answer["records"]
+
+
+def _unread(channels: Sequence[str], answer: dict) -> SourceError:
+    return SourceError(
+        redact(f"can't read the metadata of {', '.join(channels)}: {answer['error']}"),
+        "check the network and the channels",
+    )
+
+
+def require_answers(channels: Sequence[str]) -> None:
+    """Raise SourceError for a channel whose server doesn't answer: rattler would wait for it without end.
+
+    A refusal of this program's credentials is none of rattler's, and let pass.
+    """
+    for channel in channels:
+        if not channel.startswith(("http://", "https://")):
+            continue
+        for name in ("repodata.json.zst", "repodata.json", "repodata_shards.msgpack.zst"):
+            reason = why_unreachable(f"{channel}/noarch/{name}")
+            if reason is None or reason.startswith(("answers 401", "answers 403", "answers 407")):
+                break
+            if not reason.startswith("answers 4"):
+                raise SourceError(f"{redact(channel)}: {reason}", "check the network, the address and the proxies")
+        else:
+            raise SourceError(f"{redact(channel)}: {reason} for its noarch/repodata.json", "is that a channel?")
 
 
 def _ask(request: dict) -> dict:
@@ -147,7 +175,8 @@ def main() -> None:
     try:
         answer = {"records": asyncio.run(_lookup(request) if "lookup" in request else _solve(request))}
     except Exception as error:  # whatever the engine raises is the reason that the user needs to see
-        answer = {"error": str(error).strip() or type(error).__name__}
+        unread = type(error).__name__ in ("GatewayError", "FetchRepoDataError")
+        answer = {"error": str(error).strip() or type(error).__name__, "unread": unread}
     json.dump(answer, sys.stdout)
     sys.stdout.flush()
     os._exit(0)  # py-rattler 0.28 can crash while the interpreter shuts down

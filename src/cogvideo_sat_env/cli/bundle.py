@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from cogvideo_sat_env.cli.options import examples
+from cogvideo_sat_env.cli.options import LOCK, WAIT, examples
 
 _FILE = click.Path(path_type=Path)
 _BASE = click.option("--base", type=_FILE, help="The bundle that a delta applies on top of.")
@@ -49,6 +49,7 @@ def bundle() -> None:
 @click.option("--all", "everything", is_flag=True, help="Every platform and variant that there is a lock for.")
 @click.option("--variant", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True,
               help="As in mirror.")  # fmt: skip
+@LOCK
 @click.option("--from", "mirrors", multiple=True, metavar="WHERE", help="What completes the mirror, as in mirror.")
 @click.option("--python", "pythons", multiple=True, metavar="3.X",
               help="A Python of the target that the tool shall run with; may be repeated [3.10 to 3.13]. "
@@ -60,7 +61,7 @@ def bundle() -> None:
 @click.option("--limit-rate", metavar="BYTES", help="Bytes per second for all transfers together, e.g. 20M.")
 @_JSON
 @_QUIET
-def pack(out, folder, source, platforms, everything, variant, mirrors, pythons, since, volume_size, key, jobs,
+def pack(out, folder, source, platforms, everything, variant, lock, mirrors, pythons, since, volume_size, key, jobs,
          limit_rate, as_json, quiet) -> None:  # fmt: skip
     """Write a bundle: channels, wheelhouse, locks, the tool with its own wheels, manifest, SBOM.
 
@@ -78,13 +79,13 @@ def pack(out, folder, source, platforms, everything, variant, mirrors, pythons, 
     policy = Policy(jobs=jobs, limit_rate=parse_bytes(limit_rate, "--limit-rate") if limit_rate else None)
     root, cache = project_root(), cache_dir()
     if source == "wheels":
-        if folder or platforms or everything or mirrors or variant != "auto":
+        if folder or platforms or everything or mirrors or lock or variant != "auto":
             raise click.UsageError("--source wheels packs for this machine: leave the options of mirrors out")
         content = contents.from_wheels(root, cache, Path(pythons[0]) if pythons else None, progress)
     else:
         content = contents.from_mirror(
             root, folder or cache / "mirror", platforms=platforms, everything=everything, device=variant,
-            mirrors=mirrors, pythons=pythons, policy=policy, progress=progress,
+            mirrors=mirrors, pythons=pythons, policy=policy, progress=progress, own=lock,
         )  # fmt: skip
     packed = write(
         out, content, root=root, cache=cache, since=since, volume_size=limit, key=key, policy=policy, progress=progress
@@ -177,11 +178,12 @@ def diff(old, new, as_json) -> None:
 @click.option(
     "--break-lock", is_flag=True, help="Take over the lock of a process on another host that has been silent for long."
 )
+@WAIT
 @click.option("--no-doctor", is_flag=True, help="Don't run the doctor at the end.")
 @_JSON
 @_QUIET
 def install(file, prefix, name, variant, python, base, signers, identity, replace, repair, allow_link_scripts,
-            break_lock, no_doctor, as_json, quiet) -> None:  # fmt: skip
+            break_lock, wait, no_doctor, as_json, quiet) -> None:  # fmt: skip
     """Make the environment out of a bundle: no network, no root. Every byte is proven before the prefix is touched."""
     from cogvideo_sat_env.bundle.install import install_bundle
     from cogvideo_sat_env.create import Options
@@ -190,7 +192,7 @@ def install(file, prefix, name, variant, python, base, signers, identity, replac
     outcome = install_bundle(
         file, prefix=prefix, name=name, device=variant, python=python, base=base, signers=signers, identity=identity,
         options=Options(
-            replace=replace, repair=repair, break_lock=break_lock, allow_link_scripts=allow_link_scripts
+            replace=replace, repair=repair, break_lock=break_lock, allow_link_scripts=allow_link_scripts, wait=wait
         ),
         doctor=not no_doctor, progress=choose(json=as_json, quiet=quiet),
     )  # fmt: skip

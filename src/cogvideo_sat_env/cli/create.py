@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from cogvideo_sat_env.cli.options import examples
+from cogvideo_sat_env.cli.options import LOCK, WAIT, examples
 
 
 @click.command(
@@ -16,7 +16,9 @@ from cogvideo_sat_env.cli.options import examples
     satenv create                                   the environment cogvideo-sat, from wherever it can be had
     satenv create -p /scratch/envs/sat              into that prefix
     satenv create --source mirror=/data/mirror      from a mirror of the channels: a folder or an https:// address
+    satenv create --source mirror=/data/mirror --source mirror=https://mirror.example.org/conda --source channel
     satenv create --source wheels                   where only a Python package index can be reached
+    satenv create --lock cogvideo-sat-env-linux-64-cuda.conda-lock.yml     from a lock of your own
     satenv create --variant cpu -n sat-cpu          without CUDA
     satenv create --repair                          put right every file that isn't as it should be
     """)
@@ -25,11 +27,15 @@ from cogvideo_sat_env.cli.options import examples
 @click.option("-n", "--name", help="Name of the environment [default: that of environment.yml].")
 @click.option(
     "--source",
-    default="auto",
-    show_default=True,
+    "sources",
+    multiple=True,
+    default=["auto"],
+    show_default="auto",
     metavar="auto|channel|mirror=WHERE|wheels",
-    help="Where the bytes come from. auto: the lock's channels when they answer, else wheels.",
+    help="Where the bytes come from. auto: the lock's channels when they answer, else wheels. Mirrors and channel may "
+    "be repeated: each file comes from the first that has it right.",
 )
+@LOCK
 @click.option(
     "--variant",
     type=click.Choice(["auto", "cuda", "cpu"]),
@@ -61,12 +67,13 @@ from cogvideo_sat_env.cli.options import examples
 @click.option(
     "--break-lock", is_flag=True, help="Take over the lock of a process on another host that has been silent for long."
 )
+@WAIT
 @click.option("--no-doctor", is_flag=True, help="Don't run the doctor at the end.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 def create(
-    prefix, name, source, variant, platform, python, replace, repair, verify, allow_link_scripts, break_lock, no_doctor,
-    as_json, quiet,
+    prefix, name, sources, lock, variant, platform, python, replace, repair, verify, allow_link_scripts, break_lock,
+    wait, no_doctor, as_json, quiet,
 ) -> None:  # fmt: skip
     """Create the environment: fetch, verify everything, link, prove.
 
@@ -79,7 +86,7 @@ def create(
     outcome = creation.create(
         prefix=prefix,
         name=name,
-        source=source,
+        sources=sources,
         variant=variant,
         platform=platform,
         python=python,
@@ -89,7 +96,9 @@ def create(
             full=verify == "full",
             break_lock=break_lock,
             allow_link_scripts=allow_link_scripts,
+            wait=wait,
         ),
+        lock=lock,
         doctor=not no_doctor,
         progress=progress,
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from cogvideo_sat_env.cli.options import examples
+from cogvideo_sat_env.cli.options import LOCK, examples
 
 
 @click.command(
@@ -27,6 +27,7 @@ from cogvideo_sat_env.cli.options import examples
     "--variant", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True,
     help="auto: what suits this machine; for a platform that is named, cuda where there is one.",
 )  # fmt: skip
+@LOCK
 @click.option(
     "--from", "mirrors", multiple=True, metavar="WHERE",
     help="A mirror (folder or address) to take from, or `channel`; may be repeated, tried in order. "
@@ -37,7 +38,7 @@ from cogvideo_sat_env.cli.options import examples
 @click.option("--fast", is_flag=True, help="Trust files whose size and time are as when they were last proven.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
-def mirror(folder, platforms, everything, variant, mirrors, jobs, limit_rate, fast, as_json, quiet) -> None:
+def mirror(folder, platforms, everything, variant, lock, mirrors, jobs, limit_rate, fast, as_json, quiet) -> None:
     """Fetch every file of the lock into FOLDER: channels for conda, mamba and pixi, and a wheelhouse for pip.
 
     What is there is hashed again, never fetched again. Interrupted, it goes on where it broke off.
@@ -45,15 +46,15 @@ def mirror(folder, platforms, everything, variant, mirrors, jobs, limit_rate, fa
     from cogvideo_sat_env.fetch.limit import parse_bytes
     from cogvideo_sat_env.fetch.model import Policy
     from cogvideo_sat_env.mirror.make import make_mirror
-    from cogvideo_sat_env.mirror.selection import choose, read_part
+    from cogvideo_sat_env.mirror.selection import read_parts
     from cogvideo_sat_env.paths import project_root
-    from cogvideo_sat_env.progress import choose as choose_progress
+    from cogvideo_sat_env.progress import choose
 
     rate = parse_bytes(limit_rate, "--limit-rate") if limit_rate else None
     root = project_root()
-    parts = [read_part(root, item) for item in choose(platforms, everything, variant)]
+    parts = read_parts(root, platforms, everything, variant, lock)
     result = make_mirror(
         folder, parts, mirrors=mirrors, policy=Policy(jobs=jobs, limit_rate=rate), fast=fast,
-        progress=choose_progress(json=as_json, quiet=quiet),
+        progress=choose(json=as_json, quiet=quiet),
     )  # fmt: skip
     click.echo(json.dumps(result.to_json(), indent=2) if as_json else result.to_text(), nl=as_json)

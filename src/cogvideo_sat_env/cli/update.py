@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from cogvideo_sat_env.cli.options import examples
+from cogvideo_sat_env.cli.options import LOCK, WAIT, examples
 
 
 def _target(prefix: Path | None, name: str | None) -> Path:
@@ -28,18 +28,24 @@ def _target(prefix: Path | None, name: str | None) -> Path:
 )
 @click.option("-p", "--prefix", type=click.Path(path_type=Path), help="Folder of the environment.")
 @click.option("-n", "--name", help="Name of the environment [default: that of environment.yml].")
-@click.option("--source", metavar="auto|channel|mirror=WHERE|wheels", help="[default: the one it was made from]")
+@click.option(
+    "--source", "sources", multiple=True, metavar="auto|channel|mirror=WHERE|wheels",
+    help="As for satenv create. [default: what it was made from]",
+)  # fmt: skip
+@LOCK
 @click.option("--variant", type=click.Choice(["auto", "cuda", "cpu"]), help="[default: the one it has]")
 @click.option("--no-keep", is_flag=True, help="Don't keep the former environment; there is no undo then.")
 @click.option("--verify", type=click.Choice(["changed", "full"]), default="changed", help="As for satenv create.")
 @click.option("--allow-link-scripts", multiple=True, metavar="PACKAGE|all", help="As for satenv create.")
 @click.option("--break-lock", is_flag=True, help="As for satenv create.")
+@WAIT
 @click.option("--no-doctor", is_flag=True, help="Don't run the doctor at the end.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 def update(
-    prefix, name, source, variant, no_keep, verify, allow_link_scripts, break_lock, no_doctor, as_json, quiet
-) -> None:
+    prefix, name, sources, lock, variant, no_keep, verify, allow_link_scripts, break_lock, wait, no_doctor, as_json,
+    quiet,
+) -> None:  # fmt: skip
     """Bring an environment to the present lock in one step; satenv undo goes back.
 
     The new one is made beside the old one and takes its place when it is complete. The old one is kept until the next
@@ -51,14 +57,16 @@ def update(
 
     outcome = updating.update(
         _target(prefix, name),
-        source=source,
+        sources=sources,
         variant=variant,
         options=Options(
             keep=not no_keep,
             full=verify == "full",
             break_lock=break_lock,
             allow_link_scripts=allow_link_scripts,
+            wait=wait,
         ),
+        lock=lock,
         doctor=not no_doctor,
         progress=choose(json=as_json, quiet=quiet),
     )
@@ -79,12 +87,13 @@ def update(
 @click.option("-n", "--name", help="Name of the environment [default: that of environment.yml].")
 @click.option("--forget", is_flag=True, help="Delete what is kept instead.")
 @click.option("--break-lock", is_flag=True, help="As for satenv create.")
+@WAIT
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-def undo(prefix, name, forget, break_lock, as_json) -> None:
+def undo(prefix, name, forget, break_lock, wait, as_json) -> None:
     """Put back the environment as it was before the last satenv update."""
     from cogvideo_sat_env import update as updating
     from cogvideo_sat_env.progress import choose
 
     progress = choose(json=as_json)
-    done = updating.undo(_target(prefix, name), forget=forget, break_lock=break_lock, progress=progress)
+    done = updating.undo(_target(prefix, name), forget=forget, break_lock=break_lock, progress=progress, wait=wait)
     click.echo(json.dumps(done.to_json(), indent=2) if as_json else done.text, nl=as_json)

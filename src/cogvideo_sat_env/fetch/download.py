@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import random
 import shutil
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -24,6 +25,7 @@ MIRRORS = (
     "the source (or a proxy on the way) serves other bytes than were locked: try another --source, and tell whoever "
     "keeps the mirror; if the channel itself replaced the file, make the lock again with scripts/satenv lock"
 )
+_BEFORE_THE_NEXT = 2  # tries in vain of an address while there is another one: a dead mirror shall not cost minutes
 _MOST_RESUMED = 1000  # times that one file may be continued, however little came each time
 
 
@@ -37,6 +39,7 @@ class Downloader:
     live: Live
     task: Task
     progress: Progress
+    away: set[str] = field(default_factory=set)  # hosts that used up all patience: from then on asked last
 
     def get(self, wanted: Wanted) -> None:
         """Put the file where it is wanted, its size and SHA-256 proven.
@@ -53,22 +56,24 @@ class Downloader:
             self.task.advance(partial.size)
             failures: list[SatenvError] = []
             urls = [place for url in wanted.urls for place in self.sessions.places(url)]
-            for url in urls:
+            urls.sort(key=lambda url: urlsplit(url).netloc in self.away)
+            for number, url in enumerate(urls, 1):
                 try:
                     if url.startswith("file:"):
                         self._take(wanted, url, partial)
                     else:
-                        self._download(wanted, url, partial)
+                        self._download(wanted, url, partial, is_last=number == len(urls))
                     return
                 except (SourceError, VerificationError) as error:
                     failures.append(error)
                     if len(urls) > len(failures):
                         self.progress.say(f"{error.message}; trying the next source")
             self.task.advance(-partial.size)
-            raise _combined(wanted, failures)
+            raise combined(wanted.name, failures)
 
-    def _download(self, wanted: Wanted, url: str, partial: Partial) -> None:
+    def _download(self, wanted: Wanted, url: str, partial: Partial, is_last: bool) -> None:
         transfer = Transfer(url)
+        attempts = self.policy.attempts if is_last else min(self.policy.attempts, _BEFORE_THE_NEXT)
         vain, fresh, differed = 0, False, None
         for _ in range(_MOST_RESUMED):
             before, wait, wrong = partial.size, None, True
@@ -96,7 +101,9 @@ class Downloader:
                 if differed is not None:  # the same again: it isn't a fault on the way
                     raise failure
                 differed, fresh, wait, vain = failure, True, None, 1
-            if vain >= self.policy.attempts:
+            if vain >= attempts:
+                if not wrong:
+                    self.away.add(urlsplit(url).netloc)
                 raise failure
             if vain or wait:
                 self._pause(vain, wait)
@@ -130,6 +137,13 @@ class Downloader:
         real = os.path.realpath(source)
         self.task.advance(-partial.size)
         partial.restart()
+        try:
+            open(real, "rb").close()
+        except OSError as error:
+            reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
+            raise SourceError(
+                f"{source}: {reason}; expected {wanted.name} there", "complete the mirror, or use another --source"
+            ) from error
         side = partial.path.with_name(f"{partial.path.name}.{os.getpid()}")
         try:
             try:
@@ -147,10 +161,6 @@ class Downloader:
                 text = f"{kind}expected {wanted.size:,} bytes, found {size:,}"
             self.task.advance(-size)
             raise VerificationError(f"{wanted.name} from {redact(url)}: {text}", MIRRORS)
-        except FileNotFoundError as error:
-            raise SourceError(
-                f"{source}: no such file; expected {wanted.name} there", "complete the mirror, or use another --source"
-            ) from error
         finally:
             side.unlink(missing_ok=True)
 
@@ -206,14 +216,14 @@ def _refused(wanted: Wanted, url: str, error: RefusedError) -> SourceError:
     return SourceError(f"{redact(url)}: {said} for {wanted.name}", remedy)
 
 
-def _combined(wanted: Wanted, failures: list[SatenvError]) -> SatenvError:
+def combined(name: str, failures: Sequence[SatenvError]) -> SatenvError:
     """Return one error that names every address; wrong bytes weigh more than an address that doesn't answer."""
     if len(failures) == 1:
         return failures[0]
     if not failures:
-        return SourceError(f"{wanted.name}: no source is known for it", "name one with --from")
+        return SourceError(f"{name}: no source is known for it", "name one with --from")
     worst = next((f for f in failures if isinstance(f, VerificationError)), failures[0])
     lines = "".join(f"\n    {failure.message}" for failure in failures)
-    return type(worst)(f"{wanted.name}: none of {len(failures)} sources has it:{lines}", worst.remedy)
+    return type(worst)(f"{name}: none of {len(failures)} sources has it:{lines}", worst.remedy)
 
 

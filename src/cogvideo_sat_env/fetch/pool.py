@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
+from cogvideo_sat_env.errors import PrefixError
 from cogvideo_sat_env.fetch.download import Downloader, local_path
 from cogvideo_sat_env.fetch.limit import Limiter
 from cogvideo_sat_env.fetch.model import Policy, Wanted
@@ -60,6 +61,8 @@ def _missing(
             size = item.path.stat().st_size
         except FileNotFoundError:
             return None
+        if not item.path.is_file():
+            raise PrefixError(f"{item.path}: is no file; {item.name} belongs there", "remove what is there")
         if item.size is not None and size != item.size:
             return False
         if trust(item):

@@ -43,18 +43,24 @@ class Sessions:
         """Return the addresses that the user's configuration has for `url`: its mirrors, or itself."""
         return self._settings.places(url)
 
-    def get(self, url: str, headers: dict[str, str], stall: float) -> requests.Response:
-        """Ask for `url`, streaming; `stall` is the read timeout in seconds. Raises requests' exceptions, InputError."""
-        answer = self._ask(url, headers, stall, self._known(url))
+    def get(
+        self, url: str, headers: dict[str, str], stall: float, connect: float = CONNECT_SECONDS
+    ) -> requests.Response:
+        """Ask for `url`, streaming; `stall` and `connect` are timeouts in seconds.
+
+        Raises requests' exceptions, InputError.
+        """
+        timeout = (connect, stall)
+        answer = self._ask(url, headers, timeout, self._known(url))
         if answer.status_code in REFUSALS and "Authorization" not in answer.request.headers:
             found = self._from_keyring(url)
             if found:
                 answer.close()
-                answer = self._ask(url, headers, stall, found)
+                answer = self._ask(url, headers, timeout, found)
         return answer
 
     def _ask(
-        self, url: str, headers: dict[str, str], stall: float, credential: credentials.Credential | None
+        self, url: str, headers: dict[str, str], timeout: tuple[float, float], credential: credentials.Credential | None
     ) -> requests.Response:
         place, own = credentials.of_url(url)
         place, secret = (own or credential or credentials.Credential()).apply(place)
@@ -63,7 +69,7 @@ class Sessions:
             place,
             headers={"Accept-Encoding": "identity", **headers, **secret},
             stream=True,
-            timeout=(CONNECT_SECONDS, stall),
+            timeout=timeout,
             auth=_Keep() if secret else None,
         )
 

@@ -123,11 +123,11 @@ class Transfer:
                 raise
             raise RefusedError("not an address that can be asked") from error
         except requests.exceptions.SSLError as error:
-            raise RefusedError(f"TLS: {_reason(error)}") from error
+            raise RefusedError(f"TLS: {reason(error)}") from error
         except requests.Timeout as error:
             raise AgainError("no answer in time") from error
         except requests.RequestException as error:
-            raise AgainError(_reason(error)) from error
+            raise AgainError(reason(error)) from error
 
     def _judge(self, answer: requests.Response, partial: Partial, policy: Policy, task: Task) -> None:
         status = answer.status_code
@@ -185,7 +185,7 @@ class Transfer:
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             if live.stop.is_set():
                 raise StoppedError from error
-            raise AgainError(_reason(error), cut_off=True) from error
+            raise AgainError(reason(error), cut_off=True) from error
 
 
 def _restart(partial: Partial, task: Task) -> None:
@@ -208,7 +208,7 @@ def _retry_after(value: str) -> float | None:
     return max(0.0, moment.timestamp() - time.time())
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
     """Return the innermost words of a failure: those around it repeat the address, perhaps with a login."""
     seen = error
     while True:

@@ -23,7 +23,7 @@ class Job:
     platform: str
     artefacts: Sequence[CondaArtefact]
     pip_pins: Sequence[PipPin]
-    locate: Callable[[CondaArtefact], str]
+    locate: Callable[[CondaArtefact], str | Sequence[str]]
     source: str
     facts: Mapping[str, Any]
     activation: Activation

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+from urllib.parse import quote
 
 from installer import install
 from installer.destinations import SchemeDictionaryDestination
@@ -26,6 +27,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from cogvideo_sat_env.errors import PrefixError, SatenvError, SourceError, VerificationError
+from cogvideo_sat_env.fetch.model import Wanted
 from cogvideo_sat_env.fetch.redact import redact
 from cogvideo_sat_env.install import space
 from cogvideo_sat_env.install.bytecode import compile_files
@@ -33,7 +35,8 @@ from cogvideo_sat_env.install.fetch import artefact_path
 from cogvideo_sat_env.install.hashing import describe, sha256_file
 from cogvideo_sat_env.install.prefixpython import PrefixPython
 from cogvideo_sat_env.lock.model import PipPin
-from cogvideo_sat_env.progress import Progress
+from cogvideo_sat_env.progress import Progress, Silent
+from cogvideo_sat_env.sources import INDEX
 
 INSTALLER = b"satenv\n"
 _QUIET = ("--disable-pip-version-check", "--no-input", "--progress-bar", "off")
@@ -44,7 +47,8 @@ def fetch_pins(
 ) -> dict[str, Path]:
     """Bring the file of every pin into `cache`, its SHA-256 proven, and return the paths by SHA-256.
 
-    With `find_links` (folders or pages of a wheelhouse) only those are asked, not the index.
+    `find_links` are tried in order: folders or addresses of wheelhouses, and INDEX for the index; without any, the
+    index.
     Raises SourceError (the index lacks a file or can't be reached), VerificationError (wrong bytes).
     """
     paths = {pin.sha256: artefact_path(cache, pin.sha256, pin.file_name) for pin in pins}
@@ -52,11 +56,39 @@ def fetch_pins(
     if missing:
         with space.watch(cache, "the pip packages"):
             cache.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=cache, prefix="pip-") as scratch:
-                _download(python, missing, Path(scratch), progress, find_links)
+            with (
+                tempfile.TemporaryDirectory(dir=cache, prefix="pip-") as scratch,
+                progress.task("Fetching the pip packages", len(missing), "packages") as task,
+            ):
                 for pin in missing:
-                    _keep(pin, Path(scratch), paths[pin.sha256])
+                    task.note(pin.name)
+                    _fetch(python, pin, paths[pin.sha256], find_links or [INDEX], Path(scratch), progress)
+                    task.advance(1)
     return paths
+
+
+def _fetch(
+    python: PrefixPython, pin: PipPin, path: Path, places: Sequence[str], scratch: Path, progress: Progress
+) -> None:
+    from cogvideo_sat_env.fetch.download import combined  # the HTTP client loads slowly
+    from cogvideo_sat_env.fetch.pool import fetch_files
+
+    failures: list[SatenvError] = []
+    for place in places:
+        try:
+            if place == INDEX:
+                _download(python, pin, scratch)
+                _keep(pin, scratch, path)
+            else:
+                house = place if "://" in place else Path(place).absolute().as_uri()
+                wanted = Wanted(pin.file_name, path, pin.sha256, (f"{house}/{quote(pin.file_name)}",), pin.size)
+                fetch_files([wanted], title="", what="the pip packages", progress=Silent())
+            return
+        except (SourceError, VerificationError) as error:
+            failures.append(error)
+            if len(places) > len(failures):
+                progress.say(f"{error.message}; trying the next source")
+    raise combined(pin.file_name, failures)
 
 
 def _in_cache(path: Path, pin: PipPin, progress: Progress) -> bool:
@@ -69,30 +101,24 @@ def _in_cache(path: Path, pin: PipPin, progress: Progress) -> bool:
     return False
 
 
-def _download(
-    python: PrefixPython, pins: Sequence[PipPin], folder: Path, progress: Progress, find_links: Sequence[str]
-) -> None:
-    pip = python.run(["-m", "pip", "--version"])
-    if pip.returncode != 0:
+def _download(python: PrefixPython, pin: PipPin, folder: Path) -> None:
+    requirements = folder / "pins.txt"
+    requirements.write_text(f"{pin.requirement()}\n", encoding="utf-8")
+    # --no-cache-dir: pip could hand out a wheel that it once built in another environment
+    child = python.run(
+        # -vv: pip tells only then why an index could not be asked
+        ["-m", "pip", "download", "-vv", *_QUIET, "--no-cache-dir", "--no-deps", "--require-hashes",
+         "--no-build-isolation", "-d", str(folder), "-r", str(requirements)]
+    )  # fmt: skip
+    if child.returncode == 0:
+        return
+    said = child.stdout + child.stderr
+    if re.search(r"No module named '?pip", said):
         raise PrefixError(
-            f"the environment's Python has no pip, but {len(pins)} packages come from the package index",
+            f"the environment's Python has no pip, but {pin.name} comes from the package index",
             "add pip to environment.yml and make the lock again: scripts/satenv lock",
         )
-    where = ["--no-index", *(f"--find-links={link}" for link in find_links)] if find_links else []
-    with progress.task("Fetching the pip packages", len(pins), "packages") as task:
-        for pin in pins:
-            task.note(pin.name)
-            requirements = folder / "pins.txt"
-            requirements.write_text(f"{pin.requirement()}\n", encoding="utf-8")
-            # --no-cache-dir: pip could hand out a wheel that it once built in another environment
-            child = python.run(
-                # -vv: pip tells only then why an index could not be asked
-                ["-m", "pip", "download", "-vv", *_QUIET, "--no-cache-dir", "--no-deps", "--require-hashes",
-                 "--no-build-isolation", "-d", str(folder), "-r", str(requirements), *where]
-            )  # fmt: skip
-            if child.returncode != 0:
-                raise _pip_error(pin, child.stdout + child.stderr)
-            task.advance(1)
+    raise _pip_error(pin, said)
 
 
 def _keep(pin: PipPin, folder: Path, target: Path) -> None:

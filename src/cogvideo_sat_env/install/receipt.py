@@ -37,9 +37,14 @@ def fingerprint(
         "pip": sorted((p.name, p.version, p.sha256) for p in pip_pins),
         "variables": dict(variables),
         "activation": activation_version,
-        "source": source.partition("=")[0],
+        "source": source_kind(source),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode("utf-8")).hexdigest()
+
+
+def source_kind(source: str) -> str:
+    """Return the kind of a source as a receipt tells it: of the first, where several were tried one after the other."""
+    return source.partition(" ")[0].partition("=")[0]
 
 
 def build(

@@ -45,7 +45,7 @@ class Staged:
 
 def provide(
     artefacts: Sequence[CondaArtefact],
-    locate: Callable[[CondaArtefact], str],
+    locate: Callable[[CondaArtefact], str | Sequence[str]],
     cache: Path,
     layers: Sequence[Path],
     progress: Progress,

@@ -59,7 +59,7 @@ def install_prefix(
     platform: str,
     artefacts: Sequence[CondaArtefact],
     pip_pins: Sequence[PipPin],
-    locate: Callable[[CondaArtefact], str],
+    locate: Callable[[CondaArtefact], str | Sequence[str]],
     source: str,
     receipt_facts: Mapping[str, Any],
     activation: Activation,
@@ -79,9 +79,10 @@ def install_prefix(
 ) -> InstallResult:
     """Make `prefix` hold exactly `artefacts` and `pip_pins`, or leave everything as it was.
 
-    `locate` gives the URL (http, https, file) of an artefact; `source` is its kind, as told to the user and recorded.
-    `replace` allows an older environment of ours in place of the new one. `requested` are the user's match specs.
-    `find_links` is a wheelhouse asked in place of the package index. `lock_timeout` is in seconds. `layers` are
+    `locate` gives the URL (http, https, file) of an artefact, or several in the order to try them; `source` is their
+    kind, as told to the user and recorded. `replace` allows an older environment of ours in place of the new one.
+    `requested` are the user's match specs. `find_links` are places of pip files, in order; without any the package
+    index is asked. `lock_timeout` is in seconds. `layers` are
     read-only caches to take packages from. With `full` every byte of what the cache already has is hashed again. With
     `repair` a prefix of ours is compared with what it should be, and what differs is put right, file by file. `keep`
     keeps the prefix that is replaced for `undo`. `break_lock` takes the lock of another host that gave no sign of life
@@ -238,7 +239,7 @@ def _require_repairable(prefix: Path, wanted: str) -> dict[str, Any]:
         raise PrefixError(
             f"{prefix}: was made from another lock, source or variant ({found.get('variant')} from "
             f"{found.get('source')}, {found.get('made')})",
-            "name that --source and --variant, or bring it to the present lock with satenv update",
+            "name that --source, --variant or --lock, or bring it to the present lock with satenv update",
         )
     return found
 
@@ -257,7 +258,7 @@ def _require_ours(prefix: Path, wanted: str, replace: bool) -> None:
         gone = receipt.missing(prefix, found)
         raise PrefixError(
             f"{prefix}: {len(gone)} of its files are missing or changed, e.g. {gone[0]}",
-            "make it anew with --replace (packages that you added are lost)",
+            "put them right with --repair, or make it anew with --replace (packages that you added are lost)",
         )
     raise PrefixError(
         f"{prefix}: holds another environment of this program (made {found.get('made')} from {found.get('source')})",

@@ -16,6 +16,7 @@ from cogvideo_sat_env.channel import solve
 from cogvideo_sat_env.errors import SatenvError, SolveError
 from cogvideo_sat_env.lock.model import split_archive, split_url
 
+EXCEPTION = "exception_name"  # as conda says the kind of its errors
 CONSTRAINTS = "SATENV_FRONTEND_CONSTRAINTS"  # JSON list: an update must not leave the bounds that it isn't told of
 
 
@@ -25,7 +26,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         answer = args.run(args)
     except SatenvError as error:
-        json.dump({"success": False, "error": error.message, "message": error.message}, sys.stdout)
+        name = {EXCEPTION: type(error).__name__}
+        json.dump({"success": False, "error": error.message, "message": error.message, **name}, sys.stdout)
         return 1
     json.dump(answer, sys.stdout)
     return 0

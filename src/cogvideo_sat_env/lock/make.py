@@ -19,7 +19,7 @@ from cogvideo_sat_env.channel import solve
 from cogvideo_sat_env.channel.frozen import frozen_channels
 from cogvideo_sat_env.errors import InputError, MissingToolError, SolveError, SourceError
 from cogvideo_sat_env.lock import condalock, pipproxy
-from cogvideo_sat_env.lock.conda_frontend import CONSTRAINTS
+from cogvideo_sat_env.lock.conda_frontend import CONSTRAINTS, EXCEPTION
 from cogvideo_sat_env.lock.model import WHEELHOUSE, split_archive, split_url
 from cogvideo_sat_env.progress import Progress
 from cogvideo_sat_env.pypinames import conda_lock_lookup
@@ -50,12 +50,13 @@ def lock_variant(
     `environment` is the variant's own; `frozen` holds channel metadata to lock against in place of the channels;
     `asked` says, by base URL, where a channel is read that isn't served there yet; `conda` is the user's conda, mamba
     or micromamba in place of our front-end; with `update`, everything of `previous` that needn't move stays.
-    Raises SolveError with the solver's reason, MissingToolError, InputError.
+    Raises SolveError with the solver's reason, SourceError, MissingToolError, InputError.
     """
     with (
         tempfile.TemporaryDirectory(prefix="satenv-lock-") as folder,
         _channels(environment, frozen, asked or {}) as channels,
     ):
+        solve.require_answers(list(channels))
         work = Path(folder)
         (work / "virtual-packages.yml").write_text(render_virtual_packages(variant), encoding="utf-8")
         (work / "names.json").write_text(json.dumps(conda_lock_lookup()), encoding="utf-8")
@@ -161,6 +162,8 @@ def _conda_lock(
             f"the package index refused what {variant.id} needs: {', '.join(sorted(set(refusals)))}",
             "check pip's index-url (pip config list) and the network",
         )
+    if child.returncode != 0 and f'"{EXCEPTION}": "{SourceError.__name__}"' in child.stdout + child.stderr:
+        raise SourceError(f"{variant.id}: {_reason(child)}", "check the network and the channels")
     if child.returncode != 0:
         raise SolveError(f"conda-lock found no solution for {variant.id}:\n{_reason(child)}", "change what it names")
     with open(lockfile, encoding="utf-8") as stream:

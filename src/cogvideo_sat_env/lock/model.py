@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from cogvideo_sat_env import yamlfile
@@ -12,6 +13,9 @@ from cogvideo_sat_env.errors import InputError
 
 WHAT = "a conda-lock file (format version 1)"
 WHEELHOUSE = "${SATENV_WHEELHOUSE}"  # stands for the folder or site that holds the pip files; pip expands it
+Document = tuple[Any, yamlfile.Lines]  # the values of a lock as they stand there, and the lines of them
+_INSTALLED = ("main", "dev")  # categories that `conda-lock install` takes unless told otherwise
+_REMEDY = "make the lock again: scripts/satenv lock, or conda-lock for one of your own"
 _ARCHIVE = re.compile(r"^(?P<name>.+)-(?P<version>[^-]+)-(?P<build>[^-]+)(?P<ext>\.conda|\.tar\.bz2)$")
 
 
@@ -34,7 +38,7 @@ class CondaArtefact:
     @property
     def channel_path(self) -> str:
         """`<channel name>/<subdir>/<file>`: where a mirror keeps the archive."""
-        return f"{urlsplit(self.channel).path.strip('/')}/{self.subdir}/{self.file_name}"
+        return f"{channel_name(self.channel)}/{self.subdir}/{self.file_name}"
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,15 @@ class Lock:
     content_hash: str
     conda: tuple[CondaArtefact, ...]
     pip: tuple[PipPin, ...]
+
+
+def channel_name(url: str) -> str:
+    """Return the folder of a channel below a mirror: the path of its address, or its host where it has none."""
+    parts = urlsplit(url)
+    return parts.path.strip("/") or parts.hostname or ""
+
+
+_Item = TypeVar("_Item", CondaArtefact, PipPin)
 
 
 def split_url(url: str) -> tuple[str, str, str]:
@@ -96,12 +109,41 @@ def _platforms(path: Path, data: object, lines: yamlfile.Lines) -> tuple[str, ..
     return tuple(metadata["platforms"])
 
 
-def read_lock(path: Path, platform: str, sizes: dict[str, int] | None = None) -> Lock:
+def load_lock(path: Path) -> Document:
+    """Read the YAML of the lock at `path`. Raises InputError when it can't be read."""
+    try:
+        return yamlfile.load(path, WHAT)
+    except InputError as error:
+        if _is_explicit(path):
+            raise InputError(
+                f"{path}: is an explicit lockfile; expected {WHAT}",
+                "name the conda-lock.yml that it was rendered from; explicit files are for mamba create --file",
+            ) from error
+        raise
+
+
+def _is_explicit(path: Path) -> bool:
+    try:
+        with open(path, "rb") as stream:
+            return b"\n@EXPLICIT" in b"\n" + stream.read(4096)
+    except OSError:
+        return False
+
+
+def lock_platforms(path: Path) -> tuple[str, ...]:
+    """Return the platforms that the lock at `path` has solutions for. Raises InputError."""
+    return _platforms(path, *load_lock(path))
+
+
+def read_lock(
+    path: Path, platform: str, sizes: dict[str, int] | None = None, document: Document | None = None
+) -> Lock:
     """Read the solution for `platform` from the lock at `path`; `sizes` gives bytes by SHA-256.
 
+    `document` is what load_lock gave for that file, for who wants several platforms of it.
     Raises InputError with file and line when the file is malformed or has no solution for the platform.
     """
-    data, lines = yamlfile.load(path, WHAT)
+    data, lines = document or load_lock(path)
     platforms = _platforms(path, data, lines)
     if platform not in platforms:
         raise InputError(
@@ -116,21 +158,34 @@ def read_lock(path: Path, platform: str, sizes: dict[str, int] | None = None) ->
     for index, entry in enumerate(data["package"]):
         where = f"{path}:{lines.of('package', index)}"
         if not isinstance(entry, dict):
-            raise InputError(f"{where}: a package must be a mapping", "make the lock again: scripts/satenv lock")
-        if entry.get("platform") != platform:
+            raise InputError(f"{where}: a package must be a mapping", _REMEDY)
+        if entry.get("platform") != platform or entry.get("category", "main") not in _INSTALLED:
             continue
         _parse_entry(where, entry, sizes, conda, pip)
+    conda, pip = _once(path, conda), _once(path, pip)
     metadata = data["metadata"]
     channels = tuple(str(c.get("url", "")) for c in metadata.get("channels") or [] if isinstance(c, dict))
     content_hash = str((metadata.get("content_hash") or {}).get(platform, ""))
     return Lock(path, platform, channels, content_hash, tuple(conda), tuple(pip))
 
 
+def _once(path: Path, items: list[_Item]) -> list[_Item]:
+    """Drop the repetitions of a package that stands in several categories. Raises InputError for two of one name."""
+    found: dict[str, _Item] = {}
+    for item in items:
+        other = found.setdefault(item.name, item)
+        if (other.sha256, other.file_name) != (item.sha256, item.file_name):
+            raise InputError(f"{path}: has {item.name} twice: {other.file_name} and {item.file_name}", _REMEDY)
+    return list(found.values())
+
+
 def _parse_entry(where: str, entry: dict, sizes: dict[str, int], conda: list[CondaArtefact], pip: list[PipPin]) -> None:
-    remedy = "make the lock again: scripts/satenv lock"
+    remedy = _REMEDY
     for key in ("name", "version", "manager", "url"):
         if not isinstance(entry.get(key), str) or not entry[key]:
             raise InputError(f"{where}: package {entry.get('name')!r} has no '{key}'", remedy)
+    if entry["manager"] == "conda" and entry["name"].startswith("__"):
+        return  # a virtual package: of the machine that it was locked for
     hashes = entry.get("hash") or {}
     sha256 = str(hashes.get("sha256") or "") if isinstance(hashes, dict) else ""
     if not re.fullmatch(r"[0-9a-f]{64}", sha256):
@@ -150,6 +205,10 @@ def _parse_entry(where: str, entry: dict, sizes: dict[str, int], conda: list[Con
         name, version, build = split_archive(file_name)
     except ValueError as error:
         raise InputError(f"{where}: {error}", remedy) from error
+    if subdir not in (entry["platform"], "noarch"):
+        raise InputError(
+            f"{where}: {name} is for {entry['platform']!r}, but its URL is in the subdir {subdir!r}", remedy
+        )
     if name != entry["name"] or version != entry["version"]:
         raise InputError(f"{where}: {entry['name']} {entry['version']} has the URL of {name} {version}", remedy)
     conda.append(

@@ -5,15 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
-from cogvideo_sat_env import yamlfile
 from cogvideo_sat_env.lock.make import channel_url
-from cogvideo_sat_env.lock.model import WHAT, WHEELHOUSE, CondaArtefact, Lock, split_archive, split_url
+from cogvideo_sat_env.lock.model import WHAT, WHEELHOUSE, CondaArtefact, Document, Lock, split_archive, split_url
 from cogvideo_sat_env.pypinames import conda_to_pypi
 from cogvideo_sat_env.spec import Environment
 from cogvideo_sat_env.variants import Variant
@@ -30,12 +28,9 @@ class Finding:
     mend: str
 
 
-def verify_entries(path: Path, name: str, channels: Sequence[str]) -> list[Finding]:
-    """Check every entry of the conda-lock file at `path` alone; `channels` are those of the spec.
-
-    Raises InputError when the file can't be read as YAML.
-    """
-    data, lines = yamlfile.load(path, WHAT)
+def verify_entries(document: Document, name: str, channels: Sequence[str]) -> list[Finding]:
+    """Check every entry of the lock `name`, as load_lock gave it, alone; `channels` are those of the spec."""
+    data, lines = document
     allowed = [channel_url(channel) for channel in channels]
     findings: list[Finding] = []
     seen: dict[tuple[str, str, str], int] = {}

@@ -13,7 +13,7 @@ from pathlib import Path
 from cogvideo_sat_env.errors import InputError, SolveError
 from cogvideo_sat_env.lock import condalock, render
 from cogvideo_sat_env.lock.make import lock_variant
-from cogvideo_sat_env.lock.model import Lock, read_lock
+from cogvideo_sat_env.lock.model import Lock, load_lock, read_lock
 from cogvideo_sat_env.lock.verify import verify_entries, verify_solution
 from cogvideo_sat_env.progress import Progress
 from cogvideo_sat_env.publish.built import read_built
@@ -48,7 +48,8 @@ def lock_with_channel(
 
     `served_at` is the base URL that the lock gives to the channel's packages, where it isn't `channel` itself;
     `override`: it is the only channel, with copies of everything else. `out` is the conda-lock file (for one variant);
-    the explicit lockfile is written beside it. Raises InputError, VerificationError, SolveError, MissingToolError.
+    the explicit lockfile is written beside it.
+    Raises InputError, VerificationError, SolveError, SourceError, MissingToolError.
     """
     variants = {variant.id: variant for variant in read_variants()}
     names = list(wanted) or [DEFAULT]
@@ -115,8 +116,9 @@ def _lock(
     with tempfile.TemporaryDirectory(prefix="satenv-render-") as folder:
         written = Path(folder) / path.name
         written.write_text(text, encoding="utf-8")
-        lock = read_lock(written, variant.platform)
-        findings = verify_entries(written, path.name, environment.channels)
+        document = load_lock(written)
+        lock = read_lock(written, variant.platform, document=document)
+        findings = verify_entries(document, path.name, environment.channels)
     findings += verify_solution(environment, variant, lock)
     if findings or lock.pip:
         words = "\n".join(finding.message for finding in findings[:5]) or f"{len(lock.pip)} pip packages in it"

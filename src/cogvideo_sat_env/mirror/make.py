@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from filelock import FileLock, Timeout
 
-from cogvideo_sat_env.errors import InputError, PrefixError
+from cogvideo_sat_env.errors import InputError, PrefixError, SourceError
 from cogvideo_sat_env.fetch.index import Index
 from cogvideo_sat_env.fetch.model import Policy, Wanted
 from cogvideo_sat_env.fetch.pool import fetch_files
@@ -25,7 +25,7 @@ from cogvideo_sat_env.mirror.repodata import write_channels
 from cogvideo_sat_env.mirror.selection import WHEELHOUSE, Part, part_from_json
 from cogvideo_sat_env.pipindex import index_urls
 from cogvideo_sat_env.progress import Progress, human_bytes
-from cogvideo_sat_env.sources import Source, parse_source
+from cogvideo_sat_env.sources import parse_source, parse_sources
 from cogvideo_sat_env.wholefile import write_whole
 
 SCHEMA = 1
@@ -64,8 +64,11 @@ class MirrorResult:
             f"{human_bytes(self.bytes)}, every one with the lock's SHA-256; {got}\n\n"
             f"satenv create --source mirror={self.folder}\n"
             f"mamba create -n NAME --override-channels {channels} SPECS…\n"
+        ) + (
             f"pip install --no-index --find-links {self.folder / WHEELHOUSE} --no-deps --require-hashes "
             "-r locks/pip-….txt\n"
+            if self.pip
+            else ""
         )
 
 
@@ -87,26 +90,24 @@ def make_mirror(
     """
     start = time.perf_counter()
     folder = folder.absolute()
-    with space.watch(folder, "the mirror"):
-        (folder / _STATE).mkdir(parents=True, exist_ok=True)
-        with _alone(folder):
-            known = read_record(folder)
-            state = _Verified(folder)
-            wanted = [*conda_files(parts, folder, mirrors), *_pip_files(parts, folder, index, mirrors)]
-            fetched = fetch_files(
-                wanted,
-                title=f"Mirroring {len(wanted)} files",
-                what="the mirror",
-                progress=progress,
-                policy=policy,
-                trust=state.trust if fast else lambda _: False,
-                ready=state.remember,
-            )
-            state.save()
-            whole = {part.variant: part for part in known if _is_there(part, folder)} | {p.variant: p for p in parts}
-            channels = write_channels(folder, whole.values())
-            _write_pages(folder, whole.values())
-            write_record(folder, whole.values())
+    with space.watch(folder, "the mirror"), _alone(folder):
+        known = read_record(folder)
+        state = _Verified(folder)
+        wanted = [*conda_files(parts, folder, mirrors), *pip_files(parts, folder / WHEELHOUSE, index, mirrors)]
+        fetched = fetch_files(
+            wanted,
+            title=f"Mirroring {len(wanted)} files",
+            what="the mirror",
+            progress=progress,
+            policy=policy,
+            trust=state.trust if fast else lambda _: False,
+            ready=state.remember,
+        )
+        state.save()
+        whole = {part.variant: part for part in known if _is_there(part, folder)} | {p.variant: p for p in parts}
+        channels = write_channels(folder, whole.values())
+        _write_pages(folder, whole.values())
+        write_record(folder, whole.values())
     return MirrorResult(
         folder,
         tuple(part.variant for part in parts),
@@ -122,42 +123,52 @@ def make_mirror(
 
 def conda_files(parts: Sequence[Part], folder: Path, mirrors: Sequence[str]) -> list[Wanted]:
     """Return the conda packages as files wanted below `folder`, each once."""
-    sources = [parse_source(m if m == "channel" else f"mirror={m}") for m in mirrors] or [Source("channel")]
+    source = parse_sources([m if m == "channel" else f"mirror={m}" for m in mirrors or ["channel"]])
     found: dict[str, Wanted] = {}
     for part in parts:
         for item in part.conda:
-            urls = tuple(source.locate(item.artefact) for source in sources)
+            urls = source.locate(item.artefact)
             _add(found, item.path, Wanted(
                 item.artefact.file_name, folder / item.path, item.artefact.sha256, urls, item.artefact.size
             ))  # fmt: skip
     return list(found.values())
 
 
-def _pip_files(
+def pip_files(
     parts: Sequence[Part], folder: Path, index: Callable[[], Sequence[str]], mirrors: Sequence[str]
 ) -> list[Wanted]:
-    pins = {pin.file_name: pin for part in parts for pin in part.pip}
-    return pip_files(list(pins.values()), folder / WHEELHOUSE, index, mirrors)
+    """Return the pip files as wanted in `folder`: from the wheelhouses of `mirrors`, or from the index ("channel").
 
-
-def pip_files(
-    pins: Sequence[PipPin], folder: Path, index: Callable[[], Sequence[str]], mirrors: Sequence[str] = ()
-) -> list[Wanted]:
-    """Return pip files as wanted in `folder`: from the wheelhouses of `mirrors`, else from the index, found by hash.
-
-    The index isn't asked for what `folder` has already. Raises SourceError when the index lacks one.
+    The index isn't asked for what `folder` has already. Raises SourceError when it is the only one and lacks a file.
     """
-    houses = [f"{parse_source(f'mirror={m}').where}/{WHEELHOUSE}" for m in mirrors if m != "channel"]
-    asked = None
-    wanted: dict[str, Wanted] = {}
-    for pin in pins:
+    indexes: list[Index] = []
+
+    def ask(pin: PipPin) -> tuple[str, ...]:
+        if not indexes:
+            indexes.append(Index(index()))
+        return indexes[0].locate(pin)
+
+    found: dict[str, Wanted] = {}
+    for pin in {(pin.file_name, pin.sha256): pin for part in parts for pin in part.pip}.values():
         path = folder / pin.file_name
-        urls = tuple(f"{house}/{quote(pin.file_name)}" for house in houses)
-        if "channel" in mirrors or not (urls or (path.is_file() and sha256_file(path) == pin.sha256)):
-            asked = asked or Index(index())
-            urls += asked.locate(pin)
-        _add(wanted, pin.file_name, Wanted(pin.file_name, path, pin.sha256, urls, pin.size))
-    return list(wanted.values())
+        there = path.is_file() and sha256_file(path) == pin.sha256
+        urls = () if there else _pip_urls(pin, mirrors or ["channel"], ask)
+        _add(found, pin.file_name, Wanted(pin.file_name, path, pin.sha256, urls, pin.size))
+    return list(found.values())
+
+
+def _pip_urls(pin: PipPin, mirrors: Sequence[str], ask: Callable[[PipPin], tuple[str, ...]]) -> tuple[str, ...]:
+    urls: tuple[str, ...] = ()
+    failure: SourceError | None = None
+    for mirror in mirrors:
+        try:
+            house = "" if mirror == "channel" else f"{parse_source(f'mirror={mirror}').where}/{WHEELHOUSE}"
+            urls += (f"{house}/{quote(pin.file_name)}",) if house else ask(pin)
+        except SourceError as error:  # of no account where another one has it
+            failure = error
+    if failure and not urls:
+        raise failure
+    return urls
 
 
 def _add(found: dict[str, Wanted], key: str, wanted: Wanted) -> None:
@@ -198,10 +209,17 @@ class _Verified:
 def _alone(folder: Path) -> Iterator[None]:
     lock = FileLock(folder / _STATE / "lock")
     try:
+        (folder / _STATE).mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout as error:
         raise PrefixError(
             f"{folder}: another run is writing this mirror", "wait for it, or choose another folder"
+        ) from error
+    except OSError as error:
+        if error.errno in space.FULL:
+            raise
+        raise PrefixError(
+            f"{folder}: {error.strerror}; the mirror can't be written there", "name a folder that can be written"
         ) from error
     try:
         yield
@@ -245,6 +263,7 @@ def _write_pages(folder: Path, parts: Sequence[Part]) -> None:
     links = "".join(
         f'<a href="{html.escape(quote(name))}#sha256={pins[name].sha256}">{html.escape(name)}</a><br>\n'
         for name in sorted(pins)
+        if (folder / WHEELHOUSE / name).is_file()
     )
     if links:
         write_whole(

@@ -7,6 +7,7 @@ with the mended ones.
 from __future__ import annotations
 
 import json
+import re
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -75,21 +76,39 @@ def record(item: CondaFile, index: Mapping[str, Any], size: int) -> dict[str, An
 def _depends(own: Sequence[str], locked: Sequence[str]) -> list[str]:
     """Return the package's own dependencies, with those that differ in the lock as there.
 
-    A lock keeps one bound a name, so one of several bounds that the package has itself is no difference.
+    A lock has one line a name: several bounds joined by commas, and no builds. What agrees as far as a lock tells stays
+    as the package has it.
     """
-    bounds = {spec.split()[0]: spec for spec in locked}
+    bounds = {_name(spec): spec for spec in locked}
+    said: dict[str, set[str]] = {}
+    for spec in own:
+        said.setdefault(_name(spec), set()).update(_versions(spec))
     kept = []
     for spec in own:
-        name = spec.split()[0]
+        name = _name(spec)
         if name not in bounds:
             continue
-        same = [other for other in own if other.split()[0] == name]
-        if " ".join(bounds[name].split()) in (" ".join(other.split()) for other in same):
+        if said[name] == _versions(bounds[name]):
             kept.append(spec)
         elif bounds[name] not in kept:
             kept.append(bounds[name])
-    there = {spec.split()[0] for spec in own}
-    return kept + [spec for spec in locked if spec.split()[0] not in there]
+    return kept + [spec for name, spec in bounds.items() if name not in said]
+
+
+def _name(spec: str) -> str:
+    return re.match(r"[\w.-]*", spec)[0].lower()
+
+
+def _versions(spec: str) -> set[str]:
+    """Return the bounds on the version, none for any, as rattler writes them: `1.2`, `==1.2` and brackets are one."""
+    from rattler import MatchSpec
+    from rattler.exceptions import InvalidMatchSpecError
+
+    try:
+        version = MatchSpec(spec).version
+    except InvalidMatchSpecError:  # of a time when nobody looked; then the text decides
+        return {" ".join(spec.split())}
+    return set(str(version).split(",")) - {"*"} if version is not None else set()
 
 
 def read_infos(parts: Iterable[Part], place: Callable[[CondaFile], Path]) -> dict[str, Info]:

@@ -7,16 +7,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
 
 from cogvideo_sat_env.errors import InputError
-from cogvideo_sat_env.lock.model import CondaArtefact, PipPin, read_lock, split_archive, split_url
+from cogvideo_sat_env.lock.model import (
+    CondaArtefact,
+    PipPin,
+    channel_name,
+    lock_platforms,
+    read_lock,
+    split_archive,
+    split_url,
+)
 from cogvideo_sat_env.lock.render import read_sizes
 from cogvideo_sat_env.paths import current_platform
 from cogvideo_sat_env.sources import guess_device
 from cogvideo_sat_env.variants import Variant, choose_variant, read_variants
 
 WHEELHOUSE = "wheelhouse"
+OWN_LOCKS = "own-locks"  # folder of the project in a bundle
+OWN = ":"  # in the name of a part: what follows is the name of a lock that isn't the project's
 
 
 @dataclass(frozen=True)
@@ -99,17 +108,34 @@ def choose(platforms: Sequence[str], everything: bool, device: str) -> list[Vari
     return list({variant.id: variant for variant in chosen}.values())
 
 
+def read_parts(
+    root: Path, platforms: Sequence[str], everything: bool, device: str, own: Path | None = None
+) -> list[Part]:
+    """Return what --platform, --all, --variant and --lock mean; `own` is a lock in place of the project's.
+
+    Raises InputError when there is no lock, or none for one of the platforms.
+    """
+    if own is None:
+        return [read_part(root, variant) for variant in choose(platforms, everything, device)]
+    if everything:
+        known = {variant.platform for variant in read_variants()}
+        platforms = [platform for platform in lock_platforms(own) if platform in known]
+    return [read_part(root, variant.with_lock(root, own)) for variant in choose(platforms, False, device)]
+
+
 def read_part(root: Path, variant: Variant) -> Part:
-    """Read the lock of `variant` in the project at `root`. Raises InputError."""
+    """Read the lock of `variant` in the project at `root`, or the user's own that it has. Raises InputError."""
     path = root / variant.lock
     lock = read_lock(path, variant.platform, read_sizes(root))
     conda = tuple(CondaFile(safe_path(a.channel_path), a) for a in lock.conda)
-    named = (name if "://" not in name else urlsplit(name).path.strip("/") for name in lock.channels)
-    found = (urlsplit(a.channel).path.strip("/") for a in lock.conda)
+    named = (name if "://" not in name else channel_name(name) for name in lock.channels)
+    found = (channel_name(a.channel) for a in lock.conda)
     channels = tuple(dict.fromkeys(safe_path(name) for name in (*named, *found) if name))
     for pin in lock.pip:
         safe_path(f"{WHEELHOUSE}/{pin.file_name}")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if variant.has_own_lock:  # its folder is this machine's affair; beside the project's own variant, not in its place
+        return Part(f"{variant.id}{OWN}{path.name}", variant.platform, path.name, digest, channels, conda, lock.pip)
     return Part(variant.id, variant.platform, variant.lock, digest, channels, conda, lock.pip)
 
 
