@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -38,10 +39,9 @@ outputs:
 """
 
 
-@pytest.fixture
-def small(tmp_path: Path) -> Path:
-    """The root of the small project."""
-    root = tmp_path / "project"
+def write_small(folder: Path) -> Path:
+    """Write the small project, and a channel with nothing in it beside it; return the project's root."""
+    root = folder / "project"
     for package, name, text in (
         ("first", "text", "one\n"),
         ("second", "make", "mkdir -p $PREFIX/share && echo two > $PREFIX/share/second\n"),
@@ -54,12 +54,47 @@ def small(tmp_path: Path) -> Path:
     (root / "recipe" / "recipe.yaml").write_text(RECIPE)
     (root / "recipe" / "variants.yaml").write_text("device: [cpu, cuda]\n")
     for subdir in ("noarch", "linux-64"):
-        folder = tmp_path / "empty" / subdir
-        folder.mkdir(parents=True)
-        (folder / "repodata.json").write_text(
+        empty = folder / "empty" / subdir
+        empty.mkdir(parents=True)
+        (empty / "repodata.json").write_text(
             f'{{"info": {{"subdir": "{subdir}"}}, "packages": {{}}, "packages.conda": {{}}}}'
         )
     return root
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """The root of the small project."""
+    return write_small(tmp_path)
+
+
+def build_small(root: Path, out: Path, **options) -> command.Outcome:
+    """Build the small project, without its tests unless asked for."""
+    options = {
+        "platform": "linux-64",
+        "channels": [str(root.parent / "empty")],
+        "test": False,
+        "progress": Silent(),
+        **options,
+    }
+    return command.build(root, out, **options)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The channel that the small project comes to. Read only."""
+    folder = tmp_path_factory.mktemp("built")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SATENV_CACHE", str(folder / "cache"))
+        patch.delenv("SOURCE_DATE_EPOCH", raising=False)
+        build_small(write_small(folder), folder / "channel")
+    return folder / "channel"
+
+
+@pytest.fixture
+def channel(finished: Path, tmp_path: Path) -> Path:
+    """The finished channel where `make` would build it, the test's own."""
+    return Path(shutil.copytree(finished, tmp_path / "channel"))
 
 
 @pytest.fixture
@@ -69,13 +104,6 @@ def make(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
 
     def run(out: str = "channel", **options) -> command.Outcome:
-        options = {
-            "platform": "linux-64",
-            "channels": [str(tmp_path / "empty")],
-            "test": False,
-            "progress": Silent(),
-            **options,
-        }
-        return command.build(small, tmp_path / out, **options)
+        return build_small(small, tmp_path / out, **options)
 
     return run

@@ -48,16 +48,14 @@ def test_everything_is_built_in_order_tested_and_indexed(make, tmp_path):
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == [".channel.lock"]
 
 
-def test_two_builds_elsewhere_are_the_same_bytes(make, tmp_path):
+def test_two_builds_elsewhere_are_the_same_bytes(make, finished, tmp_path):
     """Another folder to build into, another channel to build with: a package names neither."""
-    make("one")
     shutil.copytree(tmp_path / "empty", tmp_path / "mirror")
     make("another/deeper", channels=[str(tmp_path / "mirror")])
-    assert listing(tmp_path / "one") == listing(tmp_path / "another" / "deeper")
+    assert listing(finished) == listing(tmp_path / "another" / "deeper")
 
 
 def test_the_time_that_packages_carry_can_be_chosen(make, tmp_path, monkeypatch):
-    make("one")
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
     make("two")
     index = json.loads((tmp_path / "two" / "noarch" / "repodata.json").read_text())
@@ -67,17 +65,15 @@ def test_the_time_that_packages_carry_can_be_chosen(make, tmp_path, monkeypatch)
         make("three")
 
 
-def test_again_nothing_is_made(make, tmp_path):
-    make()
-    before = listing(tmp_path / "channel")
+def test_again_nothing_is_made(make, channel):
+    before = listing(channel)
     outcome = make()
     assert outcome.status == "up-to-date"
     assert {p.status for p in outcome.packages} == {"kept"}
-    assert listing(tmp_path / "channel") == before
+    assert listing(channel) == before
 
 
-def test_a_changed_input_makes_its_package_again_and_no_other(make, small, tmp_path):
-    make()
+def test_a_changed_input_makes_its_package_again_and_no_other(make, channel, small, tmp_path):
     (small / "recipe" / "patches" / "second" / "make").write_text(
         "mkdir -p $PREFIX/share; echo 2 > $PREFIX/share/second\n"
     )
@@ -89,12 +85,12 @@ def test_a_changed_input_makes_its_package_again_and_no_other(make, small, tmp_p
     assert index[second]["sha256"] == hashlib.sha256(content).hexdigest() == outcome.packages[1].sha256
 
 
-def test_a_damaged_package_is_made_again(make, tmp_path):
-    made = make()
-    victim = tmp_path / "channel" / made.packages[0].file
-    victim.write_bytes(victim.read_bytes()[:-1])
+def test_a_damaged_package_is_made_again(make, channel):
+    (victim,) = channel.glob("noarch/first-*.conda")
+    good = victim.read_bytes()
+    victim.write_bytes(good[:-1])
     assert [p.status for p in make().packages] == ["built", "kept", "kept", "kept"]
-    assert hashlib.sha256(victim.read_bytes()).hexdigest() == made.packages[0].sha256
+    assert victim.read_bytes() == good
 
 
 @pytest.mark.parametrize(
@@ -119,9 +115,8 @@ def test_a_failure_leaves_the_channel_whole_and_keeps_what_is_finished(make, sma
     assert (tmp_path / "channel" / "linux-64" / "cogvideo-sat-env-1.0-cuda_0.conda").is_file()
 
 
-def test_an_index_that_fails_leaves_the_channel_whole(make, small, tmp_path, monkeypatch):
-    make()
-    before = listing(tmp_path / "channel")
+def test_an_index_that_fails_leaves_the_channel_whole(make, channel, small, monkeypatch):
+    before = listing(channel)
     (small / "recipe" / "patches" / "first" / "text").write_text("uno\n")
 
     def fail(folder: Path) -> None:
@@ -130,7 +125,7 @@ def test_an_index_that_fails_leaves_the_channel_whole(make, small, tmp_path, mon
     monkeypatch.setattr("cogvideo_sat_env.build.channel._index", fail)
     with pytest.raises(VerificationError, match="can't be indexed"):
         make()
-    assert listing(tmp_path / "channel") == before
+    assert listing(channel) == before
 
 
 def test_what_else_is_in_the_channel_stays(make, tmp_path):
@@ -149,7 +144,7 @@ def test_one_variant_of_the_metapackage(make):
     assert [p.build for p in make("b", variants=["linux-64-cpu"]).packages][2:] == ["cpu_0"]
 
 
-def test_not_tested_is_said_and_made_up_for(make):
+def test_not_tested_is_said_and_made_up_for(make, channel):
     assert {p.tests for p in make().packages} == {"not tested"}
     outcome = make(test=True)
     assert [p.status for p in outcome.packages] == ["kept"] * 4
@@ -208,7 +203,7 @@ def test_where_decord_has_no_wheel_the_alternative_is_said(make):
     assert "decord2 is built in its place" in outcome.to_text()
 
 
-def test_the_json_answer_has_what_scripts_need(make, tmp_path):
+def test_the_json_answer_has_what_scripts_need(make, channel, tmp_path):
     answer = json.loads(json.dumps(make().to_json()))
     assert answer["url"] == (tmp_path / "channel").as_uri()
     for package in answer["packages"]:

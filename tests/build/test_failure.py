@@ -9,7 +9,10 @@ import pytest
 from cogvideo_sat_env.build.failure import explain
 from cogvideo_sat_env.build.outputs import Output
 from cogvideo_sat_env.errors import MissingToolError, SatenvError, SourceError, VerificationError
+from cogvideo_sat_env.paths import current_platform
+from cogvideo_sat_env.variants import read_variants
 
+PROJECT = Path(__file__).parents[2]
 OUTPUT = Output(0, "webdataset", "0.2.86", "pyh_0", "noarch", "cpu")
 WRONG = f"""\
 ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE.
@@ -38,9 +41,19 @@ def test_what_failed_is_said(tmp_path, log, wheelhouse, kind, words):
     file = tmp_path / "build.log"
     if log is not None:
         file.write_text(log)
-    error = explain(OUTPUT, "Script failed", file, wheelhouse)
+    error = explain(OUTPUT, "Script failed", file, wheelhouse, current_platform())
     assert type(error) is kind
     said = f"{error.message}\n{error.remedy}"
     for word in ["webdataset 0.2.86", *words]:
         assert word in said
     assert "To run the script" not in said and "+ make" not in said
+
+
+@pytest.mark.parametrize("platform", sorted({variant.platform for variant in read_variants()}))
+def test_a_wheelhouse_is_filled_with_the_files_of_the_platform(tmp_path, platform):
+    log = tmp_path / "build.log"
+    log.write_text("ERROR: No matching distribution found for webdataset==0.2.86\n")
+    remedy = explain(OUTPUT, "Script failed", log, Path("/house"), platform).remedy
+    (lock,) = (word for word in remedy.split() if word.startswith("locks/"))
+    assert (PROJECT / lock).is_file() and lock == f"locks/pip-{platform}.txt" and "-d '/house'" in remedy
+    assert ("on a machine that is" in remedy) == (platform != current_platform())  # pip takes the wheels of its machine

@@ -16,13 +16,15 @@ from cogvideo_sat_env.requirements import read_requirements
 from cogvideo_sat_env.spec import read_environment
 
 PROJECT = Path(__file__).parents[2]
+LOCKS = {path.read_bytes() for path in (PROJECT / "conda-lock.yml", *PROJECT.glob("locks/conda-lock-*.yml"))}
 _rendered: dict[tuple, check_recipe.Recipe] = {}
+_parsed: dict[bytes, tuple] = {}
 
 
 @pytest.fixture(autouse=True)
-def rendered_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The recipe is the same in most of these projects, and to render it takes longer than all the rest."""
-    render = check_recipe.read_recipe
+def read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recipe and locks are the same in most of these projects, and to read them takes longer than all the rest."""
+    render, parse = check_recipe.read_recipe, check.load_lock
 
     def read(root: Path, platforms):
         key = (*((root / "recipe" / name).read_bytes() for name in ("recipe.yaml", "variants.yaml")), tuple(platforms))
@@ -30,7 +32,16 @@ def rendered_once(monkeypatch: pytest.MonkeyPatch) -> None:
             _rendered[key] = render(root, platforms)
         return _rendered[key]
 
+    def load(path: Path) -> tuple:
+        content = path.read_bytes() if path.is_file() else b""
+        if content not in LOCKS:
+            return parse(path)
+        if content not in _parsed:
+            _parsed[content] = parse(path)
+        return _parsed[content]
+
     monkeypatch.setattr(check_recipe, "read_recipe", read)
+    monkeypatch.setattr(check, "load_lock", load)
 
 
 def edit(path: Path, old: str, new: str, count: int = 1) -> None:

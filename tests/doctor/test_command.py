@@ -17,7 +17,8 @@ from cogvideo_sat_env import __version__
 from cogvideo_sat_env.cli.doctor import doctor as click_command
 from cogvideo_sat_env.doctor import commandline
 from cogvideo_sat_env.doctor.examine import Request, read_options
-from cogvideo_sat_env.errors import InputError
+from cogvideo_sat_env.doctoring import find_prefix
+from cogvideo_sat_env.errors import InputError, PrefixError
 
 SOURCE = Path(__file__).parents[2] / "src"
 
@@ -83,6 +84,23 @@ def test_wrong_usage_ends_with_2_an_unknown_check_with_3_and_a_wrong_prefix_with
     done = command("-p", str(tmp_path))
     assert done.returncode == 6 and "expected the Python of an environment" in done.stderr
     assert "satenv create" in done.stderr and "Traceback" not in done.stderr
+    with pytest.raises(PrefixError, match="no environment there") as caught:  # of the project's command line
+        find_prefix(tmp_path, None)
+    assert caught.value.exit_code == 6
+
+
+@pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"])
+@pytest.mark.parametrize("program", ["cogvideo_sat_env doctor", "cogvideo_sat_env.doctor"])
+def test_closed_standard_streams_change_nothing(prefix, tmp_path, program, closed):
+    """As cron and daemons start programs; a trace on the way would end with 1: "this environment is broken"."""
+    target = tmp_path / "report.xml"
+    script = f'exec "$0" -m {program} -p "$1" --only toolchain.extensions-dir --junit "$2" {closed}'
+    done = subprocess.run(
+        ["/bin/sh", "-c", script, sys.executable, str(prefix.root), str(target)], capture_output=True, text=True,
+        check=False, env={**os.environ, "PYTHONPATH": str(SOURCE)},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    assert 'name="toolchain.extensions-dir"' in target.read_text()
 
 
 def test_both_command_lines_have_the_same_options():
@@ -161,7 +179,13 @@ def test_settings_come_from_the_file_and_switches_win(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", [None, "{", "[]", '{"secrity.advisories": "x"}', '{"patience": 3}'], ids=repr
+    "content",
+    [
+        None, "{", "[]", '{"secrity.advisories": "x"}', '{"patience": 3}', '{"identity.secs": 3}', '{"security.accepted": 5}',
+        '{"identity.seconds": "x"}', '{"identity.seconds": true}', '{"identity.seconds": NaN}', '{"video.seconds": 0}',
+        '{"security.advisories": null}', '{"security.accepted": [1]}',
+    ],
+    ids=repr,
 )  # fmt: skip
 def test_settings_that_make_no_sense_are_refused(tmp_path, content):
     config = tmp_path / "doctor.json"

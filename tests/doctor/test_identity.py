@@ -81,6 +81,7 @@ def test_all_requirements_at_their_floors_pass(prefix):
         ({"fsspec": "2023.12.2"}, "fsspec 2023.12.2 is below 2024.2.0"),
         ({"imageio_ffmpeg": "none"}, "not installed: imageio-ffmpeg"),
         ({"triton": "none", "wandb": "0.17"}, "not installed: triton; wandb 0.17 is below 0.18.5"),
+        ({"wandb": "9e"}, "wandb has the version '9e', which can't be compared with 0.18.5"),
     ],
     ids=repr,
 )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import yaml
 
+from cogvideo_sat_env.doctor.checks import imports
 from cogvideo_sat_env.doctor.checks.imports import DATA_NAMES, TRAINING_TRANSITIVE, TRANSITIVE
 from cogvideo_sat_env.paths import DATA
 
@@ -106,3 +109,10 @@ def test_every_module_of_sat_is_imported_but_those_that_nobody_can(closure):
     assert result.status == "failed" and "sat.mpu.layers (ImportError: cannot import name" in result.finding
     closure.module("sat/mpu/layers", "import a_module_that_is_gone\n")
     assert "No module named 'a_module_that_is_gone'" in closure.check("imports.sat-modules").finding
+
+
+def test_garbage_is_collected_once_and_again_as_usual_afterwards():
+    with pytest.raises(ImportError), imports._collected_once():
+        assert not gc.isenabled()
+        raise ImportError
+    assert gc.isenabled()

@@ -178,6 +178,10 @@ def test_pip_over_files_of_another_package_is_told(linked):
     pip_install(linked, "kornia-fork", "0.1", "kornia/__init__.py", "../../../lib/libnumpy.so")
     result = linked.check("identity.overwritten")
     assert result.status == "warning" and "kornia-fork 0.1 by pip over files of conda's kornia, numpy" in result.finding
+    python = f"'{linked.root}/bin/python' -m pip uninstall -y kornia-fork; then"
+    assert f"{python} scripts/satenv create -p '{linked.root}' --repair;" in result.remedy
+    (linked.root / "etc/cogvideo-sat-env/receipt.json").unlink()  # an environment that mamba made: no repair
+    assert f"{python} create the environment again from the lock" in linked.check("identity.overwritten").remedy
 
 
 def test_what_pip_added_is_no_harm_and_what_the_receipt_knows_no_addition(linked):

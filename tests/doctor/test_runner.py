@@ -337,6 +337,8 @@ def test_the_ledgers_entry_can_be_named_by_the_check(toy):
         ("triton", True, "mamba install 'triton'"),
         ("imageio_ffmpeg", True, "mamba install 'imageio-ffmpeg>=0.5.1'"),
         ("imageio_ffmpeg", False, "pip install --no-deps 'imageio-ffmpeg>=0.5.1'"),
+        ("webdataset", False, "pip install --no-deps 'webdataset<0.2.88'"),  # the newest is one that breaks
+        ("torchvision", False, "pip install --no-deps 'torchvision>=0.20.1,<0.26'"),
         ("sat.mpu", True, "pip install --no-deps 'SwissArmyTransformer>=0.4.12'"),
         ("a_module_of_nobody", True, None),
     ],

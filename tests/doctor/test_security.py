@@ -41,6 +41,15 @@ def events(*pairs):
         ("1.2", {"versions": ["1.1", "1.2"]}, True),
         ("1.3", {"versions": ["1.1", "1.2"]}, False),
         ("1.3", {"ranges": [{"type": "GIT", "events": [{"introduced": "0"}]}]}, False),
+        ("1.2.0", {"versions": ["1.1", "1.2"]}, True),
+        ("2.4.0b1.post", events(("introduced", "0"), ("fixed", "2.4.0")), True),  # PEP 440: .post0
+        ("1_2", events(("introduced", "0"), ("fixed", "2")), None),
+        ("2024a", events(("introduced", "0"), ("fixed", "2024b")), True),  # PEP 440: an alpha, and a beta
+        ("9e", {"versions": ["9f"]}, None),
+        ("9e", {"versions": ["9e"]} | events(("introduced", "0"), ("fixed", "9f")), True),
+        ("3.0", events(("introduced", "9e"), ("fixed", "9f")), None),
+        ("3.0", {"ranges": [*events(("fixed", "9f"))["ranges"], *events(("introduced", "2"))["ranges"]]}, True),
+        ("1_2", {"ranges": [{"type": "GIT", "events": [{"introduced": "0"}]}]}, False),
     ],
 )
 def test_ranges_and_versions_are_evaluated_as_osv_says(version, affected, expected):
@@ -82,6 +91,24 @@ def test_a_known_vulnerability_is_named_with_the_version_that_mends_it(examined)
 def test_what_does_not_apply_is_not_told(examined, content):
     result = examined(content)
     assert result.status == "passed" and "1 advisories, none applies" in result.finding
+
+
+def test_a_version_that_is_not_pep_440_is_told_and_not_taken_for_good(examined, prefix):
+    prefix.distribution("tzdata", "2024_1")
+    prefix.distribution("odd", "1_2")  # no advisory names it: there is nothing to judge
+    zone = advisory("tzdata", id="PYSEC-2", aliases=["CVE-2"])
+    result = examined([zone, advisory("pillow", id="PYSEC-1")])
+    assert result.status == "warning"
+    assert result.finding == (
+        "4 Python packages, 2 advisories: not judged, because the versions aren't all PEP 440: tzdata 2024_1 (PYSEC-2);"
+        " of the others none applies"
+    )
+    assert result.details["not_judged"] == {"tzdata 2024_1": ["PYSEC-2"]} and "security.accepted" in result.remedy
+    worse = examined([zone, advisory()])
+    assert worse.status == "failed" and worse.finding.startswith("1 known vulnerabilities: torch 2.5.1+cu124: GHSA")
+    assert "not judged, because the versions aren't all PEP 440: tzdata 2024_1 (PYSEC-2)" in worse.finding
+    accepted = examined([zone], **{"security.accepted": ["CVE-2"]})
+    assert accepted.status == "passed" and "(CVE-2 accepted)" in accepted.finding
 
 
 def test_an_accepted_advisory_is_left_out_and_told(examined):

@@ -42,8 +42,15 @@ def test_the_page_is_made_from_the_data():
 
 def test_the_page_holds_every_error():
     page = (ROOT / "docs" / "errors.md").read_text()
-    for error in [symptom.error for symptom in SYMPTOMS] + [entry.error for entry in read_ledger().all]:
-        assert f"### `{error}`" in page
+    headings = [line for line in page.splitlines() if line.startswith("### ")]
+    errors = {symptom.error for symptom in SYMPTOMS} | {entry.error for entry in read_ledger().all}
+    assert sorted(headings) == sorted(f"### `{error}`" for error in errors)  # each once
+
+
+def test_every_error_has_a_check_that_names_it():
+    page = (ROOT / "docs" / "errors.md").read_text()
+    for section in page.split("\n### ")[1:]:
+        assert "\n- Doctor: `" in section, section
 
 
 def test_words_are_found_across_lines_and_only_for_the_checks_concerned():

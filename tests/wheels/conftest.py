@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 import shutil
 import sys
 from collections.abc import Iterator
@@ -9,11 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from cogvideo_sat_env.progress import Silent
 from cogvideo_sat_env.spec import Environment, read_environment
 from cogvideo_sat_env.wheels.channel import WheelChannel, build_channel
-from cogvideo_sat_env.wheels.lock import make_wheel_lock
+from cogvideo_sat_env.wheels.fetch import sha256_of
+from cogvideo_sat_env.wheels.interpreter import probe
+from cogvideo_sat_env.wheels.lock import lock_name, make_wheel_lock, spec_hash
 from wheels.wheelindex import BACKEND, NATIVE, Index, make_sdist, make_wheel, use_index
 
 PYTHON = Path(sys.executable)
@@ -88,9 +93,18 @@ class Made:
 
 
 @pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """The small project, locked and converted. Read only: tests that change something copy it first."""
-    root = tmp_path_factory.mktemp("wheels")
+    base = tmp_path_factory.getbasetemp()
+    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "wheels"
+    with FileLock(f"{root}.lock"):  # it takes ten seconds: xdist's workers share one
+        if not (root / "made").exists():
+            _make(root)
+    return pickle.loads((root / "made").read_bytes())
+
+
+def _make(root: Path) -> None:
+    root.mkdir()
     fill(root / "index")
     served = Index(root / "index")
     (root / "environment.yml").write_text(SPEC)
@@ -100,7 +114,29 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
         lock = make_wheel_lock(spec, python=PYTHON, out_dir=root / "locks", progress=Silent())
         channel = build_channel(spec, lock, python=PYTHON, cache=root / "cache", progress=Silent())
     served.close()
-    yield Made(root / "index", lock, root / "cache", channel)
+    (root / "made").write_bytes(pickle.dumps(Made(root / "index", lock, root / "cache", channel)))
+
+
+def keep(cache: Path, *files: Path) -> Path:
+    """Have `files` in the cache, as if pip had downloaded them; return the cache."""
+    for file in files:
+        folder = cache / "files" / sha256_of(file)
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, folder)
+    return cache
+
+
+def pinned(spec: Environment, folder: Path, *wheels: Path) -> Path:
+    """Write the lock that pip would make of these wheels, without the second that pip takes."""
+    python = probe(PYTHON)
+    lines = [f"# platform: {python.platform}", f"# python: {python.minor}", f"# spec-sha256: {spec_hash(spec)}"]
+    for wheel in sorted(wheels):
+        name, version, *_ = wheel.name.split("-")
+        lines.append(f"{name}=={version} --hash=sha256:{sha256_of(wheel)}  # {wheel.name}")
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / lock_name(python.platform, python.minor)
+    path.write_text("\n".join(lines) + "\n")
+    return path
 
 
 @pytest.fixture
@@ -126,6 +162,14 @@ def small_lock(made: Made, index: Index, tmp_path: Path) -> Path:
     """The wheel lock of the small project for the Python that runs the tests, and the index that it is of."""
     shutil.copytree(made.lock.parent, tmp_path / "locks")
     return tmp_path / "locks" / made.lock.name
+
+
+@pytest.fixture
+def downloaded(made: Made, tmp_path: Path) -> Path:
+    """A cache in which everything is downloaded and built, and nothing converted yet."""
+    for name in ("files", "built"):
+        shutil.copytree(made.cache / name, tmp_path / "downloaded" / name)
+    return tmp_path / "downloaded"
 
 
 @pytest.fixture

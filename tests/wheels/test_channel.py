@@ -18,8 +18,7 @@ from cogvideo_sat_env.progress import Silent
 from cogvideo_sat_env.spec import Environment, read_environment
 from cogvideo_sat_env.wheels import convert as convert_module
 from cogvideo_sat_env.wheels.channel import WheelChannel, build_channel
-from cogvideo_sat_env.wheels.lock import make_wheel_lock
-from wheels.conftest import PYTHON, Made
+from wheels.conftest import PYTHON, Made, keep, pinned
 from wheels.wheelindex import Index, make_wheel
 
 TAG = f"py{sys.version_info[0]}{sys.version_info[1]}"
@@ -130,9 +129,10 @@ def test_a_second_run_converts_nothing_and_asks_no_index(
 
 
 def test_conversion_gives_the_same_bytes_twice(
-    channel: WheelChannel, environment: Environment, small_lock: Path, tmp_path: Path
+    made: Made, channel: WheelChannel, environment: Environment, small_lock: Path, tmp_path: Path
 ) -> None:
-    other = build(environment, small_lock, tmp_path / "elsewhere" / "cache")
+    files = made.cache.glob("files/*/*")
+    other = build(environment, small_lock, keep(tmp_path / "elsewhere" / "cache", *files))
     assert other.converted == PACKAGES
     assert {item.name: item.sha256 for item in other.artefacts} == {
         item.name: item.sha256 for item in channel.artefacts
@@ -209,31 +209,37 @@ def two(tmp_path: Path) -> Environment:
     return read_environment(path)
 
 
-def test_two_packages_with_one_path_are_refused(index: Index, two: Environment, tmp_path: Path) -> None:
-    make_wheel(index.folder, "tqdm", "4.71", files={"tqdm/__init__.py": "", "fsspec/__init__.py": "mine now\n"})
-    lock = make_wheel_lock(two, python=PYTHON, out_dir=tmp_path / "out", progress=Silent())
+@pytest.fixture
+def fsspec(tmp_path: Path) -> Path:
+    """An honest wheel."""
+    return make_wheel(tmp_path, "fsspec", "2026.9.0")
+
+
+def test_two_packages_with_one_path_are_refused(two: Environment, fsspec: Path, tmp_path: Path) -> None:
+    tqdm = make_wheel(tmp_path, "tqdm", "4.71", files={"tqdm/__init__.py": "", "fsspec/__init__.py": "mine now\n"})
+    lock = pinned(two, tmp_path / "out", fsspec, tqdm)
     with pytest.raises(VerificationError, match=rf"{SITE}/fsspec/.*: in both fsspec and tqdm"):
-        build(two, lock, tmp_path / "cache")
+        build(two, lock, keep(tmp_path / "cache", fsspec, tqdm))
 
 
-def test_a_wheel_that_reaches_outside_is_refused(index: Index, two: Environment, tmp_path: Path) -> None:
-    make_wheel(index.folder, "tqdm", "4.71", files={"../../../../../evil.py": "", "tqdm/__init__.py": ""})
-    lock = make_wheel_lock(two, python=PYTHON, out_dir=tmp_path / "out", progress=Silent())
+def test_a_wheel_that_reaches_outside_is_refused(two: Environment, fsspec: Path, tmp_path: Path) -> None:
+    tqdm = make_wheel(tmp_path, "tqdm", "4.71", files={"../../../../../evil.py": "", "tqdm/__init__.py": ""})
+    lock = pinned(two, tmp_path / "out", fsspec, tqdm)
     with pytest.raises(VerificationError, match=r"tqdm.*malformed wheel"):
-        build(two, lock, tmp_path / "cache")
+        build(two, lock, keep(tmp_path / "cache", fsspec, tqdm))
     assert not list(tmp_path.rglob("evil.py"))
 
 
 @pytest.mark.parametrize("path", ["tqdm-4.71.data/data/conda-meta/history", "tqdm-4.71.data/scripts/python"])
 def test_a_wheel_that_writes_what_is_not_its_own_is_refused(
-    index: Index, two: Environment, tmp_path: Path, path: str
+    two: Environment, fsspec: Path, tmp_path: Path, path: str
 ) -> None:
-    make_wheel(index.folder, "tqdm", "4.71", files={path: "evil", "tqdm/__init__.py": ""})
-    lock = make_wheel_lock(two, python=PYTHON, out_dir=tmp_path / "out", progress=Silent())
+    tqdm = make_wheel(tmp_path, "tqdm", "4.71", files={path: "evil", "tqdm/__init__.py": ""})
+    lock = pinned(two, tmp_path / "out", fsspec, tqdm)
     with pytest.raises(
         VerificationError, match=r"tqdm: writes into conda-meta/history|bin/python: in both python and tqdm"
     ):
-        build(two, lock, tmp_path / "cache")
+        build(two, lock, keep(tmp_path / "cache", fsspec, tqdm))
 
 
 def test_a_lock_for_another_python_is_refused(environment: Environment, small_lock: Path, tmp_path: Path) -> None:
@@ -253,10 +259,9 @@ def test_a_spec_that_the_lock_lacks_is_refused_before_any_download(
 
 
 def test_killed_in_the_middle_the_next_run_completes(
-    environment: Environment, small_lock: Path, tmp_path: Path
+    environment: Environment, small_lock: Path, downloaded: Path
 ) -> None:
-    cache = tmp_path / "cache"
-    cache.mkdir()
+    cache = downloaded
     process = start(environment, small_lock, cache)
     deadline = time.monotonic() + 60
     while not list(cache.glob("tmp/*/*/stage")) and time.monotonic() < deadline:  # a conversion has begun
@@ -276,17 +281,18 @@ def test_killed_in_the_middle_the_next_run_completes(
 
 
 def test_what_a_failed_run_finished_is_reused(
-    index: Index, two: Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    two: Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_wheel(index.folder, "fsspec", "2026.10", files={"fsspec/__init__.py": "", "fsspec/data": os.urandom(100_000)})
-    good = make_wheel_lock(two, python=PYTHON, out_dir=tmp_path / "good", progress=Silent())
-    make_wheel(index.folder, "tqdm", "4.71", files={"tqdm/__init__.py": "", "/evil.py": ""})
-    bad = make_wheel_lock(two, python=PYTHON, out_dir=tmp_path / "bad", progress=Silent())
+    fsspec = make_wheel(tmp_path, "fsspec", "1", files={"fsspec/__init__.py": "", "fsspec/data": os.urandom(100_000)})
+    tqdm = make_wheel(tmp_path, "tqdm", "4.70")
+    evil = make_wheel(tmp_path, "tqdm", "4.71", files={"tqdm/__init__.py": "", "/evil.py": ""})
+    good, bad = pinned(two, tmp_path / "good", fsspec, tqdm), pinned(two, tmp_path / "bad", fsspec, evil)
+    cache = keep(tmp_path / "cache", fsspec, tqdm, evil)
     # one worker takes the biggest first: fsspec is finished when tqdm fails
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
     with pytest.raises(VerificationError, match="malformed wheel"):
-        build(two, bad, tmp_path / "cache")
-    again = build(two, good, tmp_path / "cache")
+        build(two, bad, cache)
+    again = build(two, good, cache)
     assert (again.converted, again.reused) == (2, 1)
 
 
@@ -302,9 +308,8 @@ def group_lives(group: int) -> bool:
     return False
 
 
-def test_two_runs_at_once_convert_everything_once(environment: Environment, small_lock: Path, tmp_path: Path) -> None:
-    cache = tmp_path / "cache"
-    processes = [start(environment, small_lock, cache) for _ in range(2)]
+def test_two_runs_at_once_convert_everything_once(environment: Environment, small_lock: Path, downloaded: Path) -> None:
+    processes = [start(environment, small_lock, downloaded) for _ in range(2)]
     answers = sorted(process.communicate(timeout=120)[0].strip() for process in processes)
     assert answers == [f"0 {PACKAGES}", f"{PACKAGES} 0"]
 

@@ -155,7 +155,7 @@ class _Run:
             {**environment, "RATTLER_CACHE_DIR": str(cache_dir())},
         )  # fmt: skip
         if "error" in answer:
-            raise explain(output, answer["error"], log, self._wheelhouse)
+            raise explain(output, answer["error"], log, self._wheelhouse, self._platform)
         target = work / output.file_name
         repack(Path(answer["package"]), target, timestamp())
         return target

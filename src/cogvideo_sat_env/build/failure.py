@@ -7,14 +7,18 @@ from pathlib import Path
 
 from cogvideo_sat_env.build.outputs import Output
 from cogvideo_sat_env.errors import MissingToolError, SatenvError, SourceError, VerificationError
+from cogvideo_sat_env.paths import current_platform
 
 _NOISE = re.compile(
     r"^\s*(?:\+ |[│╭╞╰]|$|To run |Script (?:execution )?failed|Work directory:|.*[Pp]refix: |cd \"|WARNING)"
 )
 
 
-def explain(output: Output, reason: str, log: Path, wheelhouse: Path | None) -> SatenvError:
-    """Return the error for a build of `output` that the engine refused with `reason`, from what its log says."""
+def explain(output: Output, reason: str, log: Path, wheelhouse: Path | None, platform: str) -> SatenvError:
+    """Return the error for a build of `output` for `platform` that the engine refused, from what its log says.
+
+    `reason` is what the engine itself says, `wheelhouse` the folder that took the place of the package index.
+    """
     said = log.read_text(encoding="utf-8") if log.is_file() else ""
     what = f"{output.name} {output.version}"
     where = str(wheelhouse) if wheelhouse else "the configured package index"
@@ -28,7 +32,8 @@ def explain(output: Output, reason: str, log: Path, wheelhouse: Path | None) -> 
     if missing and wheelhouse:
         return SourceError(
             f"{what}: {where} has no file for {missing[1]}",
-            "fill it with: pip download --no-deps --require-hashes -r locks/pip-linux-64.txt -d DIR",
+            f"fill it{_where(platform)} with: "
+            f"python3.11 -m pip download --no-deps --require-hashes -r locks/pip-{platform}.txt -d '{wheelhouse}'",
         )
     if missing:
         return SourceError(
@@ -39,6 +44,11 @@ def explain(output: Output, reason: str, log: Path, wheelhouse: Path | None) -> 
         return MissingToolError(f"{what}: the build's Python has no pip", "take a channel that has the package pip")
     last = "\n".join(f"  {line}" for line in log_lines(log)[-8:])
     return SatenvError(f"{what}: {reason}\n{last}", f"the whole log: {log}")
+
+
+def _where(platform: str) -> str:
+    """Say where pip finds the wheels of `platform`: it takes those of the machine that it runs on."""
+    return "" if platform == current_platform() else f", on a machine that is {platform},"
 
 
 def log_lines(log: Path) -> list[str]:

@@ -23,6 +23,7 @@ from cogvideo_sat_env.cli.publish import publish
 from cogvideo_sat_env.cli.update import undo, update
 from cogvideo_sat_env.cli.why import why
 from cogvideo_sat_env.errors import EXIT_CODES, SatenvError
+from cogvideo_sat_env.streams import fill_closed
 
 _EXIT_TEXT = "\n".join(f"  {code:<3} {text}" for code, text in EXIT_CODES.items())
 
@@ -56,6 +57,7 @@ for _command in (create, update, undo, doctor, check, lock, mirror, bundle, plan
 
 def main() -> None:
     """Run the command line; every error of ours becomes one message and its exit code."""
+    fill_closed()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # clean up as on Ctrl-C when a batch system ends us
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # a lost terminal, unless under nohup
         signal.signal(signal.SIGHUP, lambda *_: sys.exit(129))

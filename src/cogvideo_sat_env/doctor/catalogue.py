@@ -96,7 +96,7 @@ CHECKS: tuple[CheckSpec, ...] = (
         limit=120.0, training=True, joins="model.transformer",
     ),
     CheckSpec(
-        "model.gpu", GPU, "a GPU that computes something else than the CPU, or has no bf16", "transformer_gpu",
+        "model.gpu", GPU, "a GPU that computes something else than the CPU, or in fp32 only", "transformer_gpu",
         limit=300.0, training=True,
     ),
     CheckSpec(

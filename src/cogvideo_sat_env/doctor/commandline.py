@@ -21,6 +21,7 @@ from cogvideo_sat_env.doctor.examine import Request, answer, say
 from cogvideo_sat_env.doctor.model import LEVELS
 from cogvideo_sat_env.errors import EXIT_CODES, InputError, SatenvError
 from cogvideo_sat_env.paths import envs_dir
+from cogvideo_sat_env.streams import fill_closed
 
 PROGRAM = "cogvideo-sat-env"
 
@@ -91,6 +92,7 @@ COMMANDS: dict[str, Command] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code (errors.EXIT_CODES)."""
+    fill_closed()
     parser = argparse.ArgumentParser(
         prog=PROGRAM, description="The environment for fine-tuning CogVideoX with SAT: its own examination.",
         epilog="exit codes:\n" + "\n".join(f"  {code:<3} {text}" for code, text in EXIT_CODES.items()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import groupby
 
 from cogvideo_sat_env.doctor.symptoms import Symptom, read_symptoms
 from cogvideo_sat_env.ledger import Ledger, read_ledger
@@ -24,9 +25,13 @@ def to_markdown(symptoms: Iterable[Symptom], ledger: Ledger) -> str:
     rows = [(item.error, item.means, item.checks, item.remedy) for item in symptoms]
     rows += [(entry.error, " ".join(entry.breaks.split()), entry.proof.checks, entry.remedy) for entry in ledger.all]
     parts = [_HEAD]
-    for error, means, checks, remedy in sorted(rows, key=lambda row: row[0].lower()):
-        named = ", ".join(f"`{check}`" for check in checks) or "tests only"
-        parts.append(f"### `{error}`\n\n{means}\n\n- Doctor: {named}\n- What to do: {_code(remedy)}\n")
+    for error, group in groupby(sorted(rows, key=lambda row: (row[0].lower(), row[0])), key=lambda row: row[0]):
+        same = list(group)  # one message may have two reasons: a bound, and the patch that makes it unnecessary
+        means = "\n\n".join(dict.fromkeys(row[1] for row in same))
+        checks = ", ".join(f"`{check}`" for check in dict.fromkeys(check for row in same for check in row[2]))
+        doctor = f"- Doctor: {checks}\n" if checks else ""
+        remedy = "; or: ".join(dict.fromkeys(_code(row[3]) for row in same))
+        parts.append(f"### `{error}`\n\n{means}\n\n{doctor}- What to do: {remedy}\n")
     return "\n".join(parts)
 
 

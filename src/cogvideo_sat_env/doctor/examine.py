@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import sys
@@ -120,13 +121,13 @@ def read_options(request: Request) -> dict[str, Any]:
             content = json.loads(request.config.read_text(encoding="utf-8"))
         except OSError as error:
             raise InputError(f"{request.config}: {error.strerror}; {expected}", "check --config") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{request.config}: {error}; {expected}", "mend that file") from error
-        subjects = {check.subject for check in CHECKS}
-        if not isinstance(content, dict) or any(key.partition(".")[0] not in subjects for key in content):
+        if not isinstance(content, dict):
             raise InputError(
                 f'{request.config}: expected a JSON object with keys "<subject>.<what>"', "docs/doctor.md lists them"
             )
+        _check_settings(request.config, content)
         options |= content
     if request.advisories:
         if not request.advisories.exists():
@@ -136,6 +137,32 @@ def read_options(request: Request) -> dict[str, Any]:
             )
         options["security.advisories"] = str(request.advisories.absolute())
     return options
+
+
+# The settings that --config may have (docs/doctor.md): what each must be, in words, and whether a value is that.
+_SETTINGS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "identity.seconds": ("a number of seconds, 0 or more", lambda value: _number(value) and value >= 0),
+    "video.seconds": ("a number of seconds above 0", lambda value: _number(value) and value > 0),
+    "security.advisories": ("a path", lambda value: isinstance(value, str)),
+    "security.accepted": (
+        "a list of ids", lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value)
+    ),
+}  # fmt: skip
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
+
+
+def _check_settings(path: Path, settings: dict[str, Any]) -> None:
+    """Raise InputError for a setting that doesn't exist or has a value of another kind: it would be a false finding."""
+    for name, value in settings.items():
+        if name not in _SETTINGS:
+            known = ", ".join(_SETTINGS)
+            raise InputError(f"{path}: no setting is called {name!r}; there are {known}", "mend that file")
+        expected, fits = _SETTINGS[name]
+        if not fits(value):
+            raise InputError(f"{path}: {name} is {json.dumps(value)}; expected {expected}", "mend that file")
 
 
 def show_check(result: CheckResult) -> None:

@@ -36,18 +36,23 @@ def advise(ledger: Ledger, check: str, output: str, named: Iterable[str] = ()) -
     return _advice(best) if best else None
 
 
-def install(requirements: Iterable[Mapping[str, Any]], output: str, conda: bool) -> str | None:
+def install(
+    requirements: Iterable[Mapping[str, Any]], output: str, conda: bool, bounds: Iterable[Mapping[str, Any]] = ()
+) -> str | None:
     """Return the command that installs the requirement whose module `output` says is missing, or None.
 
+    `bounds` are those of the ledger (name and bound as pip knows them): the newest may be one that breaks.
     `conda`: the prefix is a conda environment; in a plain venv, and for what no channel has, pip does it.
     """
     missing = {name.partition(".")[0] for name in re.findall(r"No module named '([\w.]+)'", output)}
     for item in requirements:
         if item["module"] in missing:
-            floor = f">={item['floor']}" if item.get("floor") else ""
+            clauses = [f">={item['floor']}"] if item.get("floor") else []
+            clauses += [bound["bound"] for bound in bounds if bound["name"] == item["name"]]
+            wanted = ",".join(clauses)
             if conda and item.get("conda"):
-                return f"mamba install '{item['conda']}{floor}'"
-            return f"pip install --no-deps '{item['name']}{floor}'"
+                return f"mamba install '{item['conda']}{wanted}'"
+            return f"pip install --no-deps '{item['name']}{wanted}'"
     return None
 
 

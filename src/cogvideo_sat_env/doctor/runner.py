@@ -55,10 +55,12 @@ class Doctor:
         self.prefix = Path(os.path.abspath(prefix))  # not resolved: a release's link is the name that users activate
         self.python = self.prefix / "bin" / "python"
         if not os.access(self.python, os.X_OK):
+            ours = (self.prefix / RECEIPT).is_file()
             raise PrefixError(
                 f"{self.python}: no such program; expected the Python of an environment in {self.prefix}",
-                "name the environment with -p PREFIX, or make it: scripts/satenv create",
-            )
+                _restore(self.prefix, ours) if ours
+                else "name the environment with -p PREFIX, or make it: scripts/satenv create",
+            )  # fmt: skip
         self._hardware = hardware or NvidiaSmi()
         self._checks = checks
         self._probes = probes
@@ -116,6 +118,7 @@ class Doctor:
             "data_only": bool(receipt.get("data_only")),
             "not_provided": [item["name"] if isinstance(item, dict) else str(item) for item in provided],
             "receipt": receipt or None,
+            "restore": _restore(self.prefix, bool(receipt)),
             "receipt_problem": problem,
             "lock": locked(receipt),
             "activation": {"sets": active.sets, "scripts": active.scripts, "problems": active.problems},
@@ -148,6 +151,13 @@ class Doctor:
         if not isinstance(content, dict):
             return {}, f"{path}: expected the receipt, a JSON object"
         return content, None
+
+
+def _restore(prefix: Path, ours: bool) -> str:
+    """Return what to type to have the environment as it was made; `ours`: it has a receipt, so it can be repaired."""
+    if ours:
+        return f"scripts/satenv create -p '{prefix}' --repair"
+    return "create the environment again from the lock: scripts/satenv create"
 
 
 def _private(folder: Path) -> dict[str, str]:

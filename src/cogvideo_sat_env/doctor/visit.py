@@ -29,7 +29,6 @@ _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _STARTED = "started"  # checks/_harness.py
 _LOADER = ("LD_PRELOAD", "LD_LIBRARY_PATH")
 _GRACE = 10.0  # seconds between asking a probe to end and ending it
-_RECREATE = "create the environment again: scripts/satenv create"
 
 Unit = tuple[CheckSpec, ...]  # checks that share one process
 
@@ -136,7 +135,7 @@ class Visit:
             code = self._process(folder, output, limit)
         except OSError as error:
             finding = f"the environment's Python can't be started: {error}"
-            return [self._failure(spec, time.monotonic() - start, finding, "", _RECREATE)]
+            return [self._failure(spec, time.monotonic() - start, finding, "", self._inputs["restore"])]
         total = time.monotonic() - start
         said = output.read_bytes()[-200_000:].decode("utf-8", errors="replace")
         outcomes = [read_outcome(Path(check["result"])) for check in checks]
@@ -160,7 +159,8 @@ class Visit:
                 if not (folder / _STARTED).exists():
                     leaking = " ".join(name for name in _LOADER if self._env.get(name))
                     finding = f"the environment's Python doesn't start: {finding}"
-                    remedy = f"unset {leaking}; if that isn't it, {_RECREATE}" if leaking else _RECREATE
+                    remedy = self._inputs["restore"]
+                    remedy = f"unset {leaking}; if that isn't it, {remedy}" if leaking else remedy
             results.append(self._failure(broken, spent, finding, said, remedy))
         return results
 
@@ -226,11 +226,12 @@ class Visit:
                 remedy = advice.remedy
         if outcome["status"] == FAILED and not remedy:
             conda = (self._prefix / "conda-meta").is_dir()
-            remedy = install(self._inputs["requirements"], f"{finding} {json.dumps(details)}", conda)
+            words = f"{finding} {json.dumps(details)}"
+            remedy = install(self._inputs["requirements"], words, conda, self._inputs["bounds"])
             if not remedy:
                 symptom = explain(self._symptoms, spec.id, f"{finding}\n{said}")
                 if symptom is not None:
-                    remedy = symptom.remedy
+                    remedy = symptom.remedy.replace("PREFIX", f"'{self._prefix}'")
                     details["means"] = symptom.means
             remedy = remedy or _last_resort(self._prefix, spec.id, finding)
         if outcome["status"] == FAILED:

@@ -8,14 +8,20 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ._prefix import key
+from ._prefix import key, parsed
+
+if TYPE_CHECKING:
+    from packaging.version import Version
 
 
 @dataclass(frozen=True)
 class Hit:
-    """One advisory that names an installed version; `fixed` are the versions that mend it."""
+    """One advisory that names an installed version; `fixed` are the versions that mend it.
+
+    `judged` is False when it only names the package: one of the versions to compare isn't PEP 440.
+    """
 
     id: str
     aliases: tuple[str, ...]
@@ -23,6 +29,7 @@ class Hit:
     version: str
     summary: str
     fixed: tuple[str, ...]
+    judged: bool = True
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
@@ -62,40 +69,55 @@ def _hits(advisory: dict[str, Any], installed: dict[str, str]) -> Iterator[Hit]:
         if str(package.get("ecosystem", "")).partition(":")[0] != "PyPI" or name not in installed:
             continue
         version = installed[name]
-        if is_affected(version, affected):
+        verdict = is_affected(version, affected)
+        if verdict is not False:
             yield Hit(
                 str(advisory["id"]), tuple(map(str, advisory.get("aliases") or [])), name, version,
-                " ".join(str(advisory.get("summary") or "").split()), tuple(fixed_in(affected)),
+                " ".join(str(advisory.get("summary") or "").split()), tuple(fixed_in(affected)), verdict is not None,
             )  # fmt: skip
 
 
-def is_affected(version: str, affected: dict[str, Any]) -> bool:
-    """Evaluate OSV's `versions` and `ranges` as its schema says; ranges of git commits say nothing about versions."""
-    from packaging.version import InvalidVersion, Version
+def is_affected(version: str, affected: dict[str, Any]) -> bool | None:
+    """Evaluate OSV's `versions` and `ranges` as its schema says; ranges of git commits say nothing about versions.
 
+    None: that can't be told, because the installed version, or one of those that it is compared with, isn't PEP 440.
+    """
     public = version.partition("+")[0]  # a local build (2.10.0+cu128) has the faults of the release
-    if public in map(str, affected.get("versions") or []):
+    listed = [str(item) for item in affected.get("versions") or []]
+    if public in listed:
         return True
-    ours = Version(public)
+    ours = parsed(public)
+    if ours is not None and ours in map(parsed, listed):
+        return True
+    unknown = ours is None and bool(listed)
     for group in affected.get("ranges") or []:
         if group.get("type") not in ("ECOSYSTEM", "SEMVER"):
             continue
-        events = []
-        for event in group.get("events") or []:
-            for kind, text in event.items():
-                try:
-                    events.append((Version("0" if text == "0" else str(text)), kind))
-                except InvalidVersion:  # "limit": "*"
-                    continue
-        inside = False
-        for bound, kind in sorted(events, key=lambda item: (item[0], item[1] != "introduced")):
-            if kind == "introduced" and ours >= bound:
-                inside = True
-            elif (kind in ("fixed", "limit") and ours >= bound) or (kind == "last_affected" and ours > bound):
-                inside = False
+        inside = _inside(ours, group.get("events") or [])
         if inside:
             return True
-    return False
+        unknown = unknown or inside is None
+    return None if unknown else False
+
+
+def _inside(ours: Version | None, written: list[dict[str, Any]]) -> bool | None:
+    """Return whether `ours` lies in one range of OSV's; None when one of its versions can't be compared."""
+    events = []
+    for event in written:
+        for kind, text in event.items():
+            if kind == "limit" and text == "*":
+                continue
+            bound = parsed(str(text))
+            if ours is None or bound is None:
+                return None
+            events.append((bound, kind))
+    inside = False
+    for bound, kind in sorted(events, key=lambda item: (item[0], item[1] != "introduced")):
+        if kind == "introduced" and ours >= bound:
+            inside = True
+        elif (kind in ("fixed", "limit") and ours >= bound) or (kind == "last_affected" and ours > bound):
+            inside = False
+    return inside
 
 
 def fixed_in(affected: dict[str, Any]) -> list[str]:

@@ -8,7 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from packaging.version import Version
 
 
 @dataclass(frozen=True)
@@ -73,8 +76,18 @@ def installed() -> dict[str, str]:
     for distribution in metadata.distributions():
         name = distribution.metadata["Name"]
         if name:
-            found.setdefault(key(name), distribution.version)
+            found.setdefault(key(name), distribution.version or "")  # None: damaged metadata
     return found
+
+
+def parsed(version: str) -> Version | None:
+    """Return a version that can be compared; None for one that isn't PEP 440, as conda has (9e, 1_2)."""
+    from packaging.version import InvalidVersion, Version
+
+    try:
+        return Version(version)
+    except InvalidVersion:
+        return None
 
 
 def key(name: str) -> str:

@@ -38,6 +38,11 @@ class Request:
         return [item for item in self.inputs["requirements"] if not (self.data_only and item.get("training"))]
 
     @property
+    def restore(self) -> str:
+        """What to type to have the environment as it was made."""
+        return str(self.inputs["restore"])
+
+    @property
     def options(self) -> dict[str, Any]:
         """What the user set for single checks, by "<subject>.<what>"."""
         return self.inputs.get("options") or {}

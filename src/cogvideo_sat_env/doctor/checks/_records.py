@@ -19,7 +19,7 @@ def receipt(request: Request) -> Outcome:
     prefix, written = Path(request.inputs["prefix"]), request.inputs["receipt"]
     if not written:
         return not_run("not run: no receipt; this environment was not made by satenv")
-    repair = f"scripts/satenv create -p '{prefix}' --repair (keeps what was added)"
+    repair = f"{request.restore} (keeps what was added)"
     wanted = {item["name"]: (item["version"], item.get("build", "")) for item in written.get("packages") or []}
     there = _prefix.names(prefix)
     gone = [name for name in wanted if name not in there]
@@ -61,7 +61,7 @@ def receipt(request: Request) -> Outcome:
     changes = _against_lock(lock["pins"], there | {name: wanted[name] for name in rebuilt}, distributions, set(wanted))
     if not changes:  # a comment, another platform
         return passed(f"{finding}; {lock['name']} has changed since, but not in these packages", **details)
-    remedy = f"to have the new lock: scripts/satenv create -p '{prefix}' --replace"
+    remedy = f"to have the new lock: scripts/satenv update -p '{prefix}'"
     if added or builds:
         remedy += f", which leaves out what conda or mamba installed on top: {_some([*added, *builds])}"
     return warning(
@@ -99,6 +99,7 @@ def overwritten(request: Request) -> Outcome:
         return not_run("not run: no conda packages here; this is no conda environment")
     known = {key(pin["name"]) for pin in (request.inputs["receipt"] or {}).get("pip") or []}
     replaced, added, details = [], [], {}
+    culprits: list[str] = []
     for site in sorted(sites):
         for item in _prefix.distributions(prefix / site):
             name = key(item.name)
@@ -108,18 +109,21 @@ def overwritten(request: Request) -> Outcome:
             if name in infos:
                 old = infos[name]
                 replaced.append(f"{item.name} {item.version} by {by} over conda's {old[1]} {old[0]}")
+                culprits.append(item.name)
             clobbered = sorted({owners[path].name for path in _record_files(prefix, site, item) if path in owners})
             clobbered = [package for package in clobbered if name not in infos or package != infos[name][1]]
             if clobbered:
                 replaced.append(f"{item.name} {item.version} by {by} over files of conda's {', '.join(clobbered[:3])}")
+                culprits.append(item.name)
             elif name not in infos:
                 added.append(f"{item.name} {item.version}")
     details = {"replaced": replaced, "added": added}
     if replaced:
         return warning(
             f"installed over conda's packages: {_some(replaced)}",
-            f"have conda's again: scripts/satenv create -p '{prefix}' --replace; packages of your own belong into an"
-            " environment of their own, or after --no-deps", **details,
+            f"have conda's again: '{prefix}/bin/python' -m pip uninstall -y {' '.join(dict.fromkeys(culprits))};"
+            f" then {request.restore};"
+            " packages of your own belong into an environment of their own, or after --no-deps", **details,
         )  # fmt: skip
     if added:
         return passed(f"nothing of conda's was replaced; added by pip since: {_some(added)}", **details)
@@ -153,7 +157,7 @@ def files(request: Request) -> Outcome:
                 examples = _some([f"{owner}: {paths[0]}" for owner, paths in group.items()])
                 parts.append(f"{sum(map(len, group.values())):,} {word} ({examples})")
         finding = f"of {len(wanted):,} recorded files {' and '.join(parts)}"
-        return failed(finding, f"scripts/satenv create -p '{prefix}' --repair", verified=what, **details)
+        return failed(finding, request.restore, verified=what, **details)
     return passed(f"as recorded: {what}", **details)
 
 
@@ -187,9 +191,8 @@ def _against_lock(
 
 def _same(first: str, second: str) -> bool:
     """Return whether two Python versions are equal: 2024.02.0 is 2024.2.0; a local part (+cu128) doesn't count."""
-    from packaging.version import Version
-
-    return Version(first).public == Version(second).public
+    one, other = _prefix.parsed(first), _prefix.parsed(second)
+    return first == second if one is None or other is None else one.public == other.public
 
 
 def _record_files(prefix: Path, site: str, item: _prefix.Distribution) -> list[str]:

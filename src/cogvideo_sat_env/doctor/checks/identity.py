@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from . import _libraries
-from ._prefix import installed, key
+from ._prefix import installed, key, parsed
 from ._probe import Outcome, Request, failed, not_run, passed, warning
 from ._records import files, overwritten, receipt
 
@@ -91,8 +91,6 @@ def _changed_files(distribution: metadata.Distribution) -> list[str]:
 
 def floors(request: Request) -> Outcome:
     """Every requirement is installed, by its metadata, at its floor or above."""
-    from packaging.version import Version
-
     names = installed()
     missing, old, found = [], [], {}
     for item in request.requirements:
@@ -103,13 +101,17 @@ def floors(request: Request) -> Outcome:
             continue
         name, version = present[0]
         found[item["name"]] = version if name == item["name"] else f"{version} ({name})"
-        if item.get("floor") is not None and Version(version) < Version(str(item["floor"])):
+        if item.get("floor") is None:
+            continue
+        ours, floor = parsed(version), parsed(str(item["floor"]))
+        if ours is None or floor is None:
+            old.append(f"{name} has the version {version!r}, which can't be compared with {item['floor']}")
+        elif ours < floor:
             old.append(f"{name} {version} is below {item['floor']}")
     if missing or old:
         parts = [f"not installed: {', '.join(missing)}"] if missing else []
         parts += old
-        remedy = "create the environment again from the lock: scripts/satenv create"
-        return failed("; ".join(parts), remedy, missing=missing, below=old, versions=found)
+        return failed("; ".join(parts), request.restore, missing=missing, below=old, versions=found)
     return passed(f"{len(found)} requirements installed, none below its floor", versions=found)
 
 
@@ -125,7 +127,7 @@ def bounds(request: Request) -> Outcome:
             continue
         clause = bound["bound"] if bound["bound"][0] in "<>=!~" else f"=={bound['bound']}"
         text = f"{bound['name']} {version}, expected {bound['bound']}"
-        if SpecifierSet(clause).contains(version, prereleases=True):
+        if parsed(version) is not None and SpecifierSet(clause).contains(version, prereleases=True):
             held.append(text)
         elif bound["name"] == "python":  # other versions can work, but no lock was proven with them
             unproven.append((bound["id"], text))
@@ -147,7 +149,7 @@ def _unpaired(names: dict[str, str]) -> str | None:
     """Return what is wrong when torchvision's own metadata ask for another torch: its compiled half needs that one."""
     from packaging.requirements import Requirement
 
-    if not {"torch", "torchvision"} <= set(names):
+    if not {"torch", "torchvision"} <= set(names) or parsed(names["torch"]) is None:
         return None
     for text in metadata.requires("torchvision") or []:
         wanted = Requirement(text)
@@ -166,7 +168,7 @@ def activation(request: Request) -> Outcome:
     details = {"scripts": facts["scripts"], "sets": sorted(facts["sets"])}
     if problems:
         return warning(problems[0] + (f" (and {len(problems) - 1} more)" if problems[1:] else ""),
-                       "create the environment again: scripts/satenv create", problems=problems, **details)
+                       request.restore, problems=problems, **details)
     if request.data_only:
         unset = []
     else:

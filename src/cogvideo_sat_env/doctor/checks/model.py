@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from . import _tiny
-from ._probe import Outcome, Request, failed, one_line, passed
+from ._probe import Outcome, Request, failed, one_line, passed, warning
 
 # Largest relative distance of the output in half precision from that in fp32: bf16 has 8 bits, fp16 has 11, and the
 # error grows over the layers. Measured on the CPU: 0.012 and 0.0014.
@@ -29,7 +29,11 @@ def _transformer(request: Request, device: str) -> Outcome:
     import torch
 
     kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
-    lacking, distances = {}, {}
+    lacking: dict[str, str] = {}
+    distances: dict[str, float] = {}
+    # before compute capability 8.0 torch emulates some of it, and cuBLAS refuses the rest
+    if device != "cpu" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        lacking["bf16"] = f"{torch.cuda.get_device_name()} (compute capability below 8.0) has no bf16"
     for positions in _tiny.POSITIONS:
         model = _tiny.build(request.workdir, positions)
         expected = _output(model)
@@ -44,6 +48,8 @@ def _transformer(request: Request, device: str) -> Outcome:
         if problem is not None:
             return problem
         for kind, dtype in kinds.items():
+            if kind in lacking:
+                continue
             try:
                 half = _output(model.to(dtype))
             except (RuntimeError, NotImplementedError) as error:  # torch: "... not implemented for 'Half'"
@@ -64,15 +70,25 @@ def _transformer(request: Request, device: str) -> Outcome:
             model = _tiny.build(request.workdir, positions).to(device)  # casting back has lost bits
             if problem is not None:
                 return problem
-    if "bf16" in lacking:
-        return failed(f"this device has no bf16: {lacking['bf16']}", "train with fp16", lacking=lacking)
+    return judge(device, lacking, distances)
+
+
+def judge(device: str, lacking: dict[str, str], distances: dict[str, float]) -> Outcome:
+    """Return the outcome when all that the device has went well. `lacking`: the reason by kind ("bf16", "fp16")."""
+    details = {"distances": distances, "lacking": lacking}
     where = "the GPU" if device != "cpu" else "the CPU"
-    done = " and ".join(["fp32", *(kind for kind in kinds if kind not in lacking)])
-    return passed(
-        f"a tiny CogVideoX-shaped transformer on {where}: forward and backward in {done}, sinusoidal and rotary"
-        " positions, the same for a seed",
-        distances=distances, lacking=lacking,
-    )  # fmt: skip
+    kinds = [kind for kind in _NEAR if kind not in lacking]
+    done = (
+        f"a tiny CogVideoX-shaped transformer on {where}: forward and backward in {' and '.join(['fp32', *kinds])},"
+        " sinusoidal and rotary positions, the same for a seed"
+    )
+    if "bf16" not in lacking:
+        return passed(done, **details)
+    if device == "cpu":  # where DeepSpeed takes no fp16
+        return failed(f"{lacking['bf16']}; train in fp32", "bf16: {enabled: false}" + _TRAINING, **details)
+    if not kinds:
+        return failed(f"{lacking['bf16']}, and no fp16: {lacking['fp16']}", "train on another GPU", **details)
+    return warning(f"{lacking['bf16']}; {done}", "fp16: {enabled: true}, bf16: {enabled: false}" + _TRAINING, **details)
 
 
 def lora(request: Request) -> Outcome:
@@ -171,6 +187,7 @@ def _step(model: Any, positions: str, kind: str) -> Outcome | None:
 
 
 _UNUSED = "transformer.position_embeddings.weight"
+_TRAINING = " in the deepspeed section of the training configuration"
 _GPU = "have the GPU examined: nvidia-smi -q -d ECC,PAGE_RETIREMENT"
 
 

@@ -19,6 +19,7 @@ def advisories(request: Request) -> Outcome:
     accepted = set(request.options.get("security.accepted") or [])
     packages = installed()
     count, hits, left_out = 0, [], set()
+    unjudged: dict[str, list[str]] = {}  # package and version: advisories of it that can't be compared with that
     try:
         for advisory in _osv.read(Path(named)):
             count += 1
@@ -26,13 +27,15 @@ def advisories(request: Request) -> Outcome:
                 known = {hit.id, *hit.aliases}
                 if known & accepted:
                     left_out |= known & accepted
+                elif not hit.judged:
+                    unjudged.setdefault(f"{hit.name} {hit.version}", []).append(hit.id)
                 else:
                     hits.append(hit)
     except (OSError, ValueError) as error:
         return failed(f"the advisories can't be read: {error}", "name a file or folder of OSV JSON with --advisories")
     if not count:
         return failed(f"no advisories in {named}", "name a file or folder of OSV JSON with --advisories")
-    details = {"advisories": count, "accepted": sorted(left_out), "hits": [
+    details = {"advisories": count, "accepted": sorted(left_out), "not_judged": unjudged, "hits": [
         {"id": h.id, "aliases": h.aliases, "name": h.name, "version": h.version, "fixed": h.fixed, "summary": h.summary}
         for h in hits
     ]}  # fmt: skip
@@ -41,11 +44,28 @@ def advisories(request: Request) -> Outcome:
         more = f"; and {len(hits) - 3} more" if hits[3:] else ""
         names = " ".join(f"--update {name}" for name in dict.fromkeys(hit.name for hit in hits))
         return failed(
-            f"{len(hits)} known vulnerabilities: {first}{more}",
-            f"satenv lock {names}, then create the environment again; or accept by id: docs/doctor.md", **details,
+            f"{len(hits)} known vulnerabilities: {first}{more}{_not_judged(unjudged, '; ')}",
+            f"satenv lock {names}, then satenv update -p '{request.inputs['prefix']}'; or accept by id: docs/doctor.md",
+            **details,
         )  # fmt: skip
     said = f" ({', '.join(sorted(left_out))} accepted)" if left_out else ""
+    if unjudged:
+        return warning(
+            f"{len(packages)} Python packages, {count:,} advisories: {_not_judged(unjudged)}; of the others none"
+            f" applies{said}",
+            "read those advisories; the ids of what doesn't apply go into security.accepted: docs/doctor.md", **details,
+        )  # fmt: skip
     return passed(f"{len(packages)} Python packages, {count:,} advisories, none applies{said}", **details)
+
+
+def _not_judged(found: dict[str, list[str]], before: str = "") -> str:
+    """Say which packages were not judged; nothing when all were."""
+    if not found:
+        return ""
+    first = ", ".join(f"{package} ({', '.join(ids[:3])}{', …' if ids[3:] else ''})" for package, ids in
+                      list(found.items())[:3])  # fmt: skip
+    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+    return f"{before}not judged, because the versions aren't all PEP 440: {first}{more}"
 
 
 def _mended(hit: _osv.Hit) -> str:
