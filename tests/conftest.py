@@ -16,6 +16,11 @@ pytest_plugins = ["faultplugin"]
 PROJECT = Path(__file__).parents[1]
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One more than cores: servers that are slow on purpose and processes that hang leave a core idle."""
+    return (os.cpu_count() or 1) + 1
+
+
 @pytest.fixture(scope="session")
 def frozen() -> Path:
     """The frozen genuine channel metadata; only developers and CI have it beside the project."""

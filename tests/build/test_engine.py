@@ -48,6 +48,7 @@ def test_everything_is_built_in_order_tested_and_indexed(make, tmp_path):
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == [".channel.lock"]
 
 
+@pytest.mark.e2e
 def test_two_builds_elsewhere_are_the_same_bytes(make, finished, tmp_path):
     """Another folder to build into, another channel to build with: a package names neither."""
     shutil.copytree(tmp_path / "empty", tmp_path / "mirror")
@@ -55,6 +56,7 @@ def test_two_builds_elsewhere_are_the_same_bytes(make, finished, tmp_path):
     assert listing(finished) == listing(tmp_path / "another" / "deeper")
 
 
+@pytest.mark.e2e
 def test_the_time_that_packages_carry_can_be_chosen(make, tmp_path, monkeypatch):
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
     make("two")
@@ -128,6 +130,7 @@ def test_an_index_that_fails_leaves_the_channel_whole(make, channel, small, monk
     assert listing(channel) == before
 
 
+@pytest.mark.e2e
 def test_what_else_is_in_the_channel_stays(make, tmp_path):
     make("other", variants=["cpu"])
     (other,) = (tmp_path / "other" / "noarch").glob("first-*.conda")
@@ -139,6 +142,7 @@ def test_what_else_is_in_the_channel_stays(make, tmp_path):
     assert len([name for name in names if name.startswith("first-")]) == 2
 
 
+@pytest.mark.e2e
 def test_one_variant_of_the_metapackage(make):
     assert [p.build for p in make(variants=["cuda"]).packages][2:] == ["cuda_0"]
     assert [p.build for p in make("b", variants=["linux-64-cpu"]).packages][2:] == ["cpu_0"]

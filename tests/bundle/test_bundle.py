@@ -113,6 +113,7 @@ def test_a_bundle_installs_without_network_and_keeps_no_archive(site: Site, sat:
     assert (site.prefix / "share" / "old" / "body").stat().st_size == 8000
 
 
+@pytest.mark.e2e
 def test_a_bundle_of_the_users_own_lock(site: Site, tmp_path: Path, world: Path) -> None:
     own = tmp_path / "mine.conda-lock.yml"
     site.write_lock(airgap.locked(world, f"{site.server.url}/conda-forge")[:2], path=str(own))
@@ -166,6 +167,7 @@ def test_its_data_is_a_plain_tar_archive_with_a_channel(sat: Path, tmp_path: Pat
     assert old["purl"].startswith("pkg:conda/old@2.1?") and old["hashes"][0]["alg"] == "SHA-256"
 
 
+@pytest.mark.e2e
 @pytest.mark.fault("flipped-bit-bundle", "error", "names the member and both hashes, or that the end or the frame is damaged")
 def test_a_flipped_bit_anywhere_is_found(site: Site, sat: Path, tmp_path: Path) -> None:
     content = sat.read_bytes()
@@ -203,6 +205,7 @@ def test_bytes_before_the_bundle_are_refused(sat: Path) -> None:
         open_bundle(sat)
 
 
+@pytest.mark.e2e
 @pytest.mark.fault("bundle-volume", "error", "names the volume that is missing, damaged or of the wrong size")
 def test_volumes_hold_the_same_and_a_missing_one_is_named(site: Site, tmp_path: Path, world: Path) -> None:
     big = packages.Spec("big", files={"share/big": packages.Binary(random.Random(1).randbytes(2_500_000))})
@@ -311,6 +314,7 @@ def test_only_a_pinned_signer_is_believed(site: Site, sat: Path, tmp_path: Path)
     site.refused(sat, "--signers", str(signers), code=4, said="isn't me@example.org's for these bytes")
 
 
+@pytest.mark.e2e
 def test_what_cannot_be_written_or_read_is_named_at_once(site: Site, tmp_path: Path) -> None:
     for out, options, said in (
         (tmp_path, (), f"{tmp_path}: is a folder"),

@@ -37,6 +37,7 @@ def own_lock(machine: Machine, channel: Path, count: int = 2, **changes: object)
     return path
 
 
+@pytest.mark.e2e
 def test_another_lock_is_installed_recorded_and_remembered(machine, channel):  # noqa: F811
     path = own_lock(machine, channel)
     run = machine.create("--lock", str(path), "--json")
@@ -161,6 +162,7 @@ def test_the_pip_part_of_another_lock_is_installed(machine, channel, tmp_path): 
     assert (packages.site_packages(machine.prefix) / "tinywheel.py").read_text() == "VALUE = 42\n"
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("command", ["create", "update", "undo"])
 def test_waiting_for_another_run_ends_when_told(machine, channel, command):  # noqa: F811
     assert machine.create().returncode == 0

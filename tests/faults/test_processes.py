@@ -61,6 +61,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     monkeypatch.setattr(staging.os, "replace", dying(staging.os.replace))
 
 
+@pytest.mark.e2e
 @pytest.mark.fault("sigkill-update", "environment", "the old one or the new one, whole; undo still works")
 @pytest.mark.parametrize("action", ["update", "undo"])
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 5])

@@ -115,6 +115,7 @@ def test_the_prefix_is_the_one_that_rattler_makes_of_everything(
     assert listed["files"] == ["lib/liblinked.so", "lib/liblinked.so.1", "share/linked/dir/file"]
 
 
+@pytest.mark.fault("entry-point-clash", "environment", "the script is made, the other file is left out and named")
 def test_an_entry_point_is_not_written_through_a_link_into_the_cache(site: Site, odd: Path) -> None:
     site.install(site.home / "one", **options(odd))
     (cached,) = site.cache.glob("pkgs/one-*/bin/tool")
@@ -149,6 +150,7 @@ def texts(prefix: Path) -> dict[str, str]:
     return {path.name: path.read_text() for path in (prefix / "conda-meta").iterdir()}
 
 
+@pytest.mark.fault("cache-tampered", "environment", "the package is extracted again")
 @pytest.mark.parametrize("few", [0, 24], ids=["processes", "in-process"])
 def test_a_package_that_is_changed_while_it_is_linked_is_extracted_again(
     site: Site, monkeypatch: pytest.MonkeyPatch, few: int

@@ -131,6 +131,7 @@ def test_a_flipped_bit_in_a_wheel_is_named_with_both_hashes(index: tuple[Site, d
     assert not (site.home / "env").exists() and site.leftovers() == []
 
 
+@pytest.mark.e2e
 def test_another_file_of_the_same_version_is_refused(index: tuple[Site, dict[str, PipPin]]) -> None:
     site, pins = index
     wrong = PipPin("tiny", "0.1", "0" * 64, pins["tiny"].file_name)
@@ -139,6 +140,7 @@ def test_another_file_of_the_same_version_is_refused(index: tuple[Site, dict[str
     assert not (site.home / "env").exists() and site.leftovers() == []
 
 
+@pytest.mark.e2e
 def test_an_index_without_the_file_is_named(index: tuple[Site, dict[str, PipPin]]) -> None:
     site, _pins = index
     with pytest.raises(SourceError, match="no usable file for absent==1.0"):
@@ -146,6 +148,7 @@ def test_an_index_without_the_file_is_named(index: tuple[Site, dict[str, PipPin]
     assert not (site.home / "env").exists() and site.leftovers() == []
 
 
+@pytest.mark.e2e
 def test_an_index_that_is_away_is_told(
     index: tuple[Site, dict[str, PipPin]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,6 +159,7 @@ def test_an_index_that_is_away_is_told(
     assert not (site.home / "env").exists() and site.leftovers() == []
 
 
+@pytest.mark.e2e
 def test_a_build_that_fails_shows_its_last_words(index: tuple[Site, dict[str, PipPin]]) -> None:
     site, _ = index
     sdist = make_sdist(site.server.root / "files", "raise SystemExit('ERROR: no such compiler')\n")
@@ -177,6 +181,7 @@ def test_pip_may_not_overwrite_a_file_of_conda(index: tuple[Site, dict[str, PipP
     assert "HIJACKED" not in cached.read_text()
 
 
+@pytest.mark.e2e
 def test_two_wheels_may_not_share_a_file(index: tuple[Site, dict[str, PipPin]]) -> None:
     site, pins = index
     wheel = make_wheel(site.server.root / "files", "rival", "1.0", {"tiny.py": "HIJACKED = True\n"})
@@ -193,6 +198,7 @@ def test_a_wheel_can_not_write_outside_of_the_prefix(index: tuple[Site, dict[str
     assert not list(site.home.parent.rglob("escaped.py")) and site.leftovers() == []
 
 
+@pytest.mark.e2e
 def test_a_wheel_of_another_name_is_refused(index: tuple[Site, dict[str, PipPin]]) -> None:
     site, _ = index
     real = make_wheel(site.server.root / "other", "impostor", "1.0", {"impostor.py": ""})
@@ -203,6 +209,7 @@ def test_a_wheel_of_another_name_is_refused(index: tuple[Site, dict[str, PipPin]
     assert not (site.home / "env").exists() and site.leftovers() == []
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(("kind", "said"), [("403", "403"), ("404", "no usable file"), ("500", "500")])
 def test_an_index_that_refuses_the_file_is_quoted(index: tuple[Site, dict[str, PipPin]], kind: str, said: str) -> None:
     site, pins = index

@@ -76,6 +76,7 @@ def test_a_package_server_gets_what_it_lacks(channel, tmp_path, monkeypatch, no_
     assert len(requests_of(log)) == (3 if kind == "quetz" else 4)
 
 
+@pytest.mark.e2e
 def test_the_rattler_auth_file_is_enough(channel, tmp_path, no_keys):
     log = tmp_path / "log"
     no_keys.write_text(json.dumps({"127.0.0.1": {"CondaToken": KEY}}))

@@ -258,6 +258,7 @@ def test_a_spec_that_the_lock_lacks_is_refused_before_any_download(
     assert index.requests == []
 
 
+@pytest.mark.e2e
 def test_killed_in_the_middle_the_next_run_completes(
     environment: Environment, small_lock: Path, downloaded: Path
 ) -> None:
@@ -308,6 +309,7 @@ def group_lives(group: int) -> bool:
     return False
 
 
+@pytest.mark.e2e
 def test_two_runs_at_once_convert_everything_once(environment: Environment, small_lock: Path, downloaded: Path) -> None:
     processes = [start(environment, small_lock, downloaded) for _ in range(2)]
     answers = sorted(process.communicate(timeout=120)[0].strip() for process in processes)
