@@ -99,6 +99,7 @@ class ChannelServer:
 class _Handler(BaseHTTPRequestHandler):
     owner: ChannelServer
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else each answer waits 40 ms for the client to acknowledge its head
 
     def log_message(self, *_: object) -> None:
         """Keep the test's output clean."""

@@ -11,7 +11,7 @@ from cogvideo_sat_env.fetch.model import Policy, Wanted
 from cogvideo_sat_env.lock.model import CondaArtefact
 from cogvideo_sat_env.progress import Progress
 
-JOBS = Policy.jobs
+JOBS = 16  # small packages come as fast as a server answers: more at once hide its latency
 ATTEMPTS = Policy.attempts
 STALLED = Policy.stall
 
