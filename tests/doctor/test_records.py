@@ -152,6 +152,12 @@ def test_the_lock_of_wheels_and_of_a_variant_are_found(project):
     found = locked({"lock": "locks/conda-lock-linux-64-cpu.yml", "lock_sha256": hashlib.sha256().hexdigest()})
     assert found["same"] is True and found["pins"] == [str(project / "locks/conda-linux-64-cpu.lock")]
     assert locked({"lock": "gone.yml"})["same"] is None and locked({}) is None
+    own = project / "mine" / "conda-lock.yml"  # the user's, with the name of the project's
+    own.parent.mkdir()
+    own.write_text("changed since")
+    assert locked({"lock": str(own), "lock_sha256": "0", "platform": "linux-64"}) == {
+        "name": str(own), "same": False, "pins": []
+    }
 
 
 def test_nothing_replaced_passes(linked):

@@ -165,6 +165,19 @@ def test_a_package_that_is_changed_while_it_is_linked_is_extracted_again(
     assert "cache: share/linked/dir/file of linked was changed; it is extracted again" in site.progress.said
 
 
+@pytest.mark.parametrize("line", [0, 1, 2])
+@pytest.mark.parametrize("damage", ["", "[]", '{"share/data/a.txt": 7}', "{", "\x00"])
+def test_a_damaged_proof_is_made_again(site: Site, line: int, damage: str) -> None:
+    site.install(site.home / "one", artefacts=[site.artefact("data")])
+    (proof,) = site.cache.glob("pkgs/data-*.proof.json")
+    lines = proof.read_text().split("\n")
+    lines[line] = damage
+    proof.write_text("\n".join(lines))
+    site.install(site.home / "two", artefacts=[site.artefact("data")])
+    assert (site.home / "two/share/data/a.txt").read_text() == "a\n" and site.leftovers() == []
+    assert proof.read_text().split("\n")[line] != damage
+
+
 def test_a_cache_that_changes_all_the_time_is_told(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     def touch_all(task: str, jobs: list) -> crew.Work:
         for path in site.cache.glob("pkgs/linked-*/share/linked/dir/file"):

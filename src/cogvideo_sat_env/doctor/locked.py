@@ -16,7 +16,7 @@ def locked(receipt: Mapping[str, Any]) -> dict[str, Any] | None:
 
     name  the lock's name in the receipt
     same  whether its bytes are those that the prefix was made from (None: there is no such lock any more)
-    pins  files that list its packages one a line: an explicit lockfile, pip pins
+    pins  files that list its packages one a line: an explicit lockfile, pip pins; none for a lock of the user's own
     """
     name, digest = receipt.get("lock"), receipt.get("lock_sha256")
     if not isinstance(name, str) or not name:
@@ -33,6 +33,8 @@ def locked(receipt: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _pins(root: Path, lock: Path, receipt: Mapping[str, Any]) -> list[Path]:
+    if Path(str(receipt["lock"])).is_absolute():
+        return []
     if lock.suffix != ".yml":
         return [lock]  # hash-pinned wheels
     part = lock.stem.removeprefix("conda-lock-")

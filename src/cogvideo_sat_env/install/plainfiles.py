@@ -43,7 +43,10 @@ def link(proof_path: str, folder: str, root: str, site: str | None, skip: Collec
     A file that is not as noted ends it: its name is returned. `site` is the site-packages of the prefix, for a noarch
     Python package. Where no hard link is possible the files are copied.
     """
-    files = _targets(proof_path, site, skip)
+    try:
+        files = _targets(proof_path, site, skip)
+    except (OSError, ValueError):
+        return os.path.basename(proof_path)
     copying = False
     here, source, target = None, -1, -1
     try:

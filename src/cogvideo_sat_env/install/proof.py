@@ -73,7 +73,11 @@ def _facts(path: Path, line: int) -> dict[str, Fact]:
     with open(path, "rb") as stream:
         for _ in range(line):
             stream.readline()
-        return json.loads(stream.readline())
+        facts = json.loads(stream.readline())
+    length = 3 if line == 1 else 4  # plain files have their SHA-256, too
+    if not isinstance(facts, dict) or not all(type(fact) is list and len(fact) == length for fact in facts.values()):
+        raise ValueError(f"{path}: line {line + 1} isn't what was written there")
+    return facts
 
 
 def is_plain(entry: Mapping[str, Any]) -> bool:
