@@ -45,7 +45,7 @@ class Machine:
                 "PYTHONPATH": str(PROJECT / "src"),
                 "SATENV_PROJECT": str(self.project),
                 "SATENV_CACHE": str(self.home / "cache"),
-                "PIP_INDEX_URL": "http://127.0.0.1:9/simple",
+                "PIP_INDEX_URL": "http://127.0.0.1:9/index",
                 **variables,
             },
         )

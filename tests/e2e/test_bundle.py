@@ -59,7 +59,7 @@ def test_create_from_a_mirror_takes_pip_files_from_its_wheelhouse(lab: Lab, mirr
     with channelserver.serving(mirror) as server:
         run = lab.satenv(
             "create", "--source", f"mirror={mirror if kind == 'folder' else server.url}", "--variant", "cpu",
-            "--no-doctor", "-p", str(prefix), PIP_INDEX_URL="http://127.0.0.1:9/simple",
+            "--no-doctor", "-p", str(prefix), PIP_INDEX_URL="http://127.0.0.1:9/index",
             SATENV_CACHE=str(lab.home / f"cache-{kind}"),
         )  # fmt: skip
     assert run.returncode == 0, run.stderr

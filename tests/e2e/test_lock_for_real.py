@@ -71,7 +71,7 @@ def test_an_unreachable_index_is_named_without_its_address(project, frozen):
         "--only",
         VARIANT,
         SATENV_PROJECT=str(project),
-        PIP_INDEX_URL="http://127.0.0.1:9/simple",
+        PIP_INDEX_URL="http://127.0.0.1:9/index",
     )
     assert run.returncode == 5
     assert "the package index refused what linux-64-cpu needs" in run.stderr

@@ -153,7 +153,7 @@ def test_an_index_that_is_away_is_told(
     index: tuple[Site, dict[str, PipPin]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site, pins = index
-    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple/")
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/index/")
     with pytest.raises(SourceError, match="can't be reached for tiny==0.1"):
         site.install(site.home / "env", [pins["tiny"]])
     assert not (site.home / "env").exists() and site.leftovers() == []

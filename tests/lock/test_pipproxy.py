@@ -70,7 +70,7 @@ def test_what_the_site_refuses_is_kept_in_words(site):
 
 
 def test_an_unreachable_site_is_kept_in_words():
-    with proxy("http://127.0.0.1:9/simple", {}) as (url, refusals):
+    with proxy("http://127.0.0.1:9/index", {}) as (url, refusals):
         assert requests.get(f"{url}/sat/", timeout=9).status_code == 502
     assert refusals == ["sat: ConnectionError"]
 

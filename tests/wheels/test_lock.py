@@ -91,7 +91,7 @@ def test_bounds_that_exclude_each_other_are_a_solve_error(index: Index, tmp_path
 def test_an_index_that_cannot_be_reached_is_a_source_error(
     environment: Environment, tmp_path: Path, index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple/")
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/index/")
     monkeypatch.setenv("PIP_RETRIES", "1")  # without a retry pip doesn't say why
     with pytest.raises(SourceError, match="can't be reached"):
         make_wheel_lock(environment, python=PYTHON, out_dir=tmp_path / "out", progress=Silent())
