@@ -36,18 +36,15 @@ def compile_noarch(
     """
     noarch = [(number, package) for number, package in enumerate(packages) if package.noarch_python]
     jobs = [plain_job(p, layout, number, python.root) | cache.job(p) for number, p in noarch]
-    lacking = dict(zip((number for number, _ in noarch), crew.run("link_bytecode", jobs), strict=True))
-    names = [name for names in lacking.values() for name in names]
+    lacking = crew.run("link_bytecode", jobs)
+    names = [name for names in lacking for name in names]
     for number, package in noarch:  # what rattler linked
         targets = (target_of(entry["_path"], layout.site) for entry in layout.rest(package, number))
         names += [name for name in targets if name.endswith(".py")]
     made = compile_files(python, list(dict.fromkeys(names)), None, progress)
-    for number, package in noarch:
-        if any(name in made for name in lacking[number]):
-            there = set(layout.targets[number])
-            sources = (name for name in layout.targets[number] if name.endswith(".py"))
-            without = [name for name in sources if cached_path(name, python.cache_tag) not in there]
-            cache.keep(package, cache.own_sources(package, without))
+    new = [job for job, names in zip(jobs, lacking, strict=True) if any(name in made for name in names)]
+    if new:
+        cache.keep(new, crew)
 
 
 def compile_files(

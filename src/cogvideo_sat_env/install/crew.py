@@ -1,4 +1,4 @@
-"""Does the work of plainfiles.py for many packages, in several processes: threads would wait for each other."""
+"""Does the tasks of tasks.py for many packages, in several processes: threads would wait for each other."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from cogvideo_sat_env.errors import SatenvError
-from cogvideo_sat_env.install.plainfiles import TASKS
 from cogvideo_sat_env.install.staging import held_fds
+from cogvideo_sat_env.install.tasks import TASKS
 
 FEW = 24  # packages that are done before a process would have started
 PROCESSES = 8  # at most: more than a file system takes is of no use
@@ -53,7 +53,7 @@ class Crew:
         self._children, self._threads = [], []
 
     def start(self, task: str, jobs: Sequence[Mapping[str, Any]]) -> Work:
-        """Begin to do `task` (of plainfiles.py) with each of `jobs`; few are done at once, here."""
+        """Begin to do `task` (of tasks.py) with each of `jobs`; few are done at once, here."""
         if len(jobs) <= FEW:
             return Work([TASKS[task](**job) for job in jobs])
         while len(self._children) < min(PROCESSES, os.cpu_count() or 1):

@@ -16,7 +16,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # isolated mode leaves it out
 
-from cogvideo_sat_env.install.plainfiles import TASKS, remember
+from cogvideo_sat_env.install.plainfiles import remember
+from cogvideo_sat_env.install.tasks import TASKS
 
 
 def _listen(messages: queue.SimpleQueue[str]) -> None:

@@ -1,4 +1,4 @@
-"""What is done with the plain files of one extracted package: run by crew.py, mostly in processes of its own.
+"""What is done with the plain files of one extracted package: tasks of crew.py, mostly in processes of its own.
 
 A plain file (proof.py) is the same in every prefix, so it is hard-linked, and what is written of it is known from the
 package alone. All other files are rattler's. Only the standard library is imported: many processes start with this.
@@ -15,7 +15,6 @@ import shutil
 from collections.abc import Collection, Sequence
 from json.encoder import encode_basestring_ascii as quoted
 from pathlib import Path
-from typing import Any
 
 from cogvideo_sat_env.install import proof
 
@@ -44,7 +43,7 @@ def link(proof_path: str, folder: str, root: str, site: str | None, skip: Collec
     Python package. Where no hard link is possible the files are copied.
     """
     try:
-        files = _targets(proof_path, site, skip)
+        files = targets(proof_path, site, skip)
     except (OSError, ValueError):
         return os.path.basename(proof_path)
     copying = False
@@ -95,60 +94,6 @@ def _close(*descriptors: int) -> None:
             os.close(descriptor)
 
 
-def link_bytecode(
-    proof_path: str, folder: str, root: str, site: str, skip: Collection[str], tag: str, kept: str, noted: str
-) -> list[str]:
-    """Link kept bytecode of a noarch Python package's plain files into `root`; return the sources that have none then.
-
-    `kept` is the folder of the package's bytecode, `noted` the file that tells what it was made of (bytecode_cache.py).
-    """
-    facts = read_bytecode_facts(noted)
-    shipped = {target for _, target, _ in _targets(proof_path, site, ())}
-    lacking = []
-    made: set[str] = set()
-    for name, source, fact in _targets(proof_path, site, skip):
-        cached = cached_path(source, tag)
-        if not name.endswith(".py") or cached in shipped:
-            continue
-        if not name.startswith(SITE) or not _fits(facts, kept, cached_path(name, tag), f"{root}/{source}", fact):
-            lacking.append(source)
-            continue
-        parent, _, _ = cached.rpartition("/")
-        if parent not in made:
-            os.makedirs(f"{root}/{parent}", exist_ok=True)
-            made.add(parent)
-        try:
-            os.link(f"{kept}/{cached_path(name, tag)}", f"{root}/{cached}")
-        except OSError:
-            # no links here, too many of them, or another run just replaces it: compiled in place, where a full disk is
-            # told
-            lacking.append(source)
-    return lacking
-
-
-def _fits(facts: dict[str, Any], kept: str, cached: str, source: str, fact: proof.Fact) -> bool:
-    """Whether `cached` is as noted, and was made of `source`, a hard link to the package's file that `fact` is of."""
-    known = facts.get(cached)
-    if known is None:
-        return False
-    try:
-        there, made = os.lstat(source), os.lstat(f"{kept}/{cached}")
-    except OSError:
-        return False
-    now = [made.st_size, made.st_mtime_ns, made.st_ino, int(there.st_mtime) & 0xFFFFFFFF, there.st_size]
-    return there.st_ino == fact[2] and known == now
-
-
-def read_bytecode_facts(noted: str) -> dict[str, Any]:
-    """Return what is noted of a package's bytecode; nothing when it isn't there or damaged: it is made again."""
-    try:
-        with open(noted, encoding="utf-8") as stream:
-            found = json.load(stream)
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def complete_record(
     record: str, proof_path: str, root: str, site: str | None, skip: Collection[str], renamed: Sequence[str],
     asked: Sequence[str], tag: str | None, linked: bool,
@@ -167,7 +112,7 @@ def complete_record(
         said["requested_spec"] = asked[0]  # the field that conda reads
     paths = said.pop("paths_data")
     entries = {entry["_path"]: json.dumps(entry) for entry in paths.pop("paths")}
-    for _, target, (size, _, _, sha256) in _targets(proof_path, site, skip) if linked else ():
+    for _, target, (size, _, _, sha256) in targets(proof_path, site, skip) if linked else ():
         entries[target] = (
             f'{{"_path": {quoted(target)}, "path_type": "hardlink", "sha256": "{sha256}", "size_in_bytes": {size}}}'
         )
@@ -193,8 +138,11 @@ def cached_path(source: str, tag: str) -> str:
     return f"{folder}/__pycache__/{file.removesuffix('.py')}.{tag}.pyc".lstrip("/")
 
 
-def _targets(proof_path: str, site: str | None, skip: Collection[str]) -> list[tuple[str, str, proof.Fact]]:
-    """Return path in the package, path in the prefix and facts of the plain files that are to be linked."""
+def targets(proof_path: str, site: str | None, skip: Collection[str]) -> list[tuple[str, str, proof.Fact]]:
+    """Return path in the package, path in the prefix and facts of the plain files that are to be linked.
+
+    Raises OSError, ValueError (a damaged proof).
+    """
     facts = _read(Path(proof_path))
     if site is None and not skip:
         return [(name, name, fact) for name, fact in facts.items()]
@@ -214,6 +162,3 @@ def target_of(name: str, site: str | None) -> str:
     if name.startswith(SITE):
         return f"{site}/{name[len(SITE):]}"
     return f"bin/{name[15:]}" if name.startswith("python-scripts/") else name
-
-
-TASKS = {task.__name__: task for task in (prove, link, link_bytecode, complete_record)}
