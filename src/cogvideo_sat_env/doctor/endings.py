@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from cogvideo_sat_env.doctor.model import STATUSES
 
 _CANNOT_LOAD = 70  # checks/_harness.py
+_EXCEPTION = re.compile(r"(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:Error|Exception|Interrupt|Exit|Expired): ")
 
 
 def read_outcome(path: Path) -> dict[str, Any] | None:
@@ -36,14 +38,18 @@ def how_it_ended(code: int, said: str) -> str:
         return f"crashed with {name}{crash.get(name, '')}{last_words(said)}"
     if code == _CANNOT_LOAD:
         return f"this check can't be loaded{last_words(said)}"
-    return f"ended with exit code {code} and without a result{last_words(said)}"
+    return f"ended with exit code {code} and without a result{last_words(said, crashed=False)}"
 
 
-def last_words(said: str) -> str:
-    """Return the line of the output that tells most, after a colon; nothing when there is none."""
+def last_words(said: str, crashed: bool = True) -> str:
+    """Return the line of the output that tells most, after a colon; nothing when there is none.
+
+    A process that didn't crash itself tells it in its last exception: a crash in the output was a child's.
+    """
     lines = [line.strip() for line in said.splitlines() if line.strip()]
+    raised = [] if crashed else [line for line in lines if _EXCEPTION.match(line)][-1:]
     # the fault handler's list of threads and extension modules comes after the line that says what happened
-    telling = [line for line in lines if line.startswith("Fatal Python error")] or lines[-1:]
+    telling = raised or [line for line in lines if line.startswith("Fatal Python error")] or lines[-1:]
     return f": {telling[0][:300]}" if telling else ""
 
 
