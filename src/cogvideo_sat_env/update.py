@@ -59,14 +59,16 @@ def update(
     if variant is None:
         devices = {v.id: v.device for v in read_variants()}
         variant = devices.get(str(found.get("variant")), "auto")
-    if options.keep:
-        _say_space(prefix, progress)
     outcome = creation.create(
         prefix=prefix, name=None, sources=sources, variant=variant, platform=current_platform(), python=None,
         options=replace(options, replace=True), doctor=doctor, progress=progress,
         lock=lock or creation.own_lock(prefix, found),
     )  # fmt: skip
-    return replace(outcome, status="updated") if outcome.status == "replaced" else outcome
+    if outcome.status != "replaced":
+        return outcome
+    if outcome.kept:
+        _say_space(Path(outcome.kept), progress)
+    return replace(outcome, status="updated")
 
 
 def undo(
@@ -103,12 +105,13 @@ def _ours(prefix: Path) -> dict[str, Any]:
     return found
 
 
-def _say_space(prefix: Path, progress: Progress) -> None:
-    """Say what keeping the former environment costs: the files that the package cache doesn't share."""
-    sizes = [(s.st_size, s.st_nlink) for _, s in walk(str(prefix))]
+def _say_space(kept: Path, progress: Progress) -> None:
+    """Say what keeping the former environment costs: the files that nothing shares, neither cache nor new one."""
+    sizes = [(s.st_size, s.st_nlink) for _, s in walk(str(kept))]
     own = sum(size for size, links in sizes if links == 1)
-    free = shutil.disk_usage(prefix).free
+    free = shutil.disk_usage(kept).free
     progress.say(
-        f"The environment that is there now is kept for satenv undo: {human_bytes(sum(size for size, _ in sizes))}, of "
-        f"which {human_bytes(own)} are shared with nothing else; {human_bytes(free)} are free (--no-keep deletes it)"
+        f"The environment that was there is kept for satenv undo: {human_bytes(sum(size for size, _ in sizes))}, of "
+        f"which {human_bytes(own)} are shared with nothing else; {human_bytes(free)} are free (satenv undo --forget "
+        "deletes it)"
     )

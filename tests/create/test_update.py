@@ -39,6 +39,7 @@ def test_an_update_keeps_the_former_one_and_undo_swaps_them(machine, channel):  
     assert len(names(machine)) == 3 and len(kept(machine)) == 1
     again = machine.satenv("update", "--no-doctor")
     assert "is up to date (3 packages" in again.stdout and len(kept(machine)) == 1
+    assert "kept for satenv undo" not in again.stderr
     undone = machine.satenv("undo")
     assert undone.returncode == 0, undone.stderr
     assert "satenv undo swaps them back" in undone.stdout and names(machine) == before

@@ -107,13 +107,13 @@ class Index:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/simple/"
+        self.url = f"http://127.0.0.1:{self._server.server_port}/index/"
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
 
     def answer(self, path: str) -> bytes | None:
         parts = unquote(path).strip("/").split("/")
-        if len(parts) == 2 and parts[0] == "simple":
+        if len(parts) == 2 and parts[0] == "index":
             found = [f for f in sorted(self.folder.iterdir()) if self.project(f.name) == parts[1]]
             if not found:
                 return None

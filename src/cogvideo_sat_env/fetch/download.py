@@ -21,8 +21,9 @@ from cogvideo_sat_env.fetch.transfer import AgainError, Live, RefusedError, Stop
 from cogvideo_sat_env.install.hashing import sha256_file
 from cogvideo_sat_env.progress import Progress, Task
 
+_OTHER = "another source (--source; for mirror and bundle: --from)"
 MIRRORS = (
-    "the source (or a proxy on the way) serves other bytes than were locked: try another --source, and tell whoever "
+    f"the source (or a proxy on the way) serves other bytes than were locked: try {_OTHER}, and tell whoever "
     "keeps the mirror; if the channel itself replaced the file, make the lock again with scripts/satenv lock"
 )
 _BEFORE_THE_NEXT = 2  # tries in vain of an address while there is another one: a dead mirror shall not cost minutes
@@ -142,7 +143,7 @@ class Downloader:
         except OSError as error:
             reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
             raise SourceError(
-                f"{source}: {reason}; expected {wanted.name} there", "complete the mirror, or use another --source"
+                f"{source}: {reason}; expected {wanted.name} there", f"complete the mirror, or use {_OTHER}"
             ) from error
         side = partial.path.with_name(f"{partial.path.name}.{os.getpid()}")
         try:
@@ -188,30 +189,30 @@ def _gave_up(wanted: Wanted, url: str, size: int, error: AgainError) -> SatenvEr
             f"{wanted.name} from {redact(url)}: truncated: expected {expected} bytes, found {size:,} when the transfer "
             f"broke off ({error.why})",
             "run it again: what is complete is kept, and this file goes on where it broke off; if it goes on so, use "
-            "another --source",
+            f"{_OTHER}",
         )
     if error.status:
         return SourceError(
             f"{redact(url)}: answers {error.why}",
-            "the server is in trouble: run it again later (what is complete is kept), or use another --source",
+            f"the server is in trouble: run it again later (what is complete is kept), or use {_OTHER}",
         )
     return SourceError(
         f"{redact(url)}: can't be reached ({error.why})",
-        "check the network and the proxy settings (HTTPS_PROXY); or use --source mirror=URL-or-DIR, or "
-        "--source wheels where only a package index can be reached",
+        "check the network and the proxy settings (HTTPS_PROXY); or use --source mirror=URL-or-DIR, or --source wheels "
+        "where only a package index can be reached; for mirror: --from URL-or-DIR; for bundle pack: either",
     )
 
 
 def _refused(wanted: Wanted, url: str, error: RefusedError) -> SourceError:
     if error.status in (401, 403, 407):
         remedy = (
-            "store the credentials where conda tools look for them (netrc, RATTLER_AUTH_FILE, keyring), or use another "
-            "--source"
+            "store the credentials where conda tools look for them (netrc, RATTLER_AUTH_FILE, keyring), or use "
+            f"{_OTHER}"
         )
     elif error.status in (404, 410):
         remedy = "the source lacks a locked file: complete the mirror, or make the lock again with scripts/satenv lock"
     else:
-        remedy = "run it again later (what is complete is kept), or use another --source"
+        remedy = f"run it again later (what is complete is kept), or use {_OTHER}"
     said = f"answers {error.why}" if error.status else f"can't be used ({error.why})"
     return SourceError(f"{redact(url)}: {said} for {wanted.name}", remedy)
 
@@ -221,7 +222,7 @@ def combined(name: str, failures: Sequence[SatenvError]) -> SatenvError:
     if len(failures) == 1:
         return failures[0]
     if not failures:
-        return SourceError(f"{name}: no source is known for it", "name one with --from")
+        return SourceError(f"{name}: no source is known for it", f"use {_OTHER}")
     worst = next((f for f in failures if isinstance(f, VerificationError)), failures[0])
     lines = "".join(f"\n    {failure.message}" for failure in failures)
     return type(worst)(f"{name}: none of {len(failures)} sources has it:{lines}", worst.remedy)

@@ -45,11 +45,7 @@ class Crew:
             child.kill()
         for thread in self._threads:
             thread.join()
-        for child in self._children:
-            with contextlib.suppress(BrokenPipeError):
-                child.stdin.close()
-            child.stdout.close()
-            child.wait()
+        reap(self._children)
         self._children, self._threads = [], []
 
     def start(self, task: str, jobs: Sequence[Mapping[str, Any]]) -> Work:
@@ -116,6 +112,15 @@ class Work:
                 return
             for number, result in zip(numbers, answer["results"], strict=True):
                 self._results[number] = result
+
+
+def reap(children: Sequence[subprocess.Popen[str]]) -> None:
+    """Close the pipes of killed processes and wait for their ends."""
+    for child in children:
+        with contextlib.suppress(BrokenPipeError):
+            child.stdin.close()
+        child.stdout.close()
+        child.wait()
 
 
 def _ask(child: subprocess.Popen[str], message: Mapping[str, Any]) -> dict[str, Any]:

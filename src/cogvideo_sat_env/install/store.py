@@ -10,7 +10,6 @@ byte by byte, and then used in place; nothing is ever written to them.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import queue
@@ -24,7 +23,7 @@ from pathlib import Path
 
 from cogvideo_sat_env.errors import InputError, PrefixError, SatenvError, VerificationError
 from cogvideo_sat_env.install import proof, space
-from cogvideo_sat_env.install.crew import Crew
+from cogvideo_sat_env.install.crew import Crew, reap
 from cogvideo_sat_env.install.fetch import artefact_path
 from cogvideo_sat_env.install.hashing import sha256_file
 from cogvideo_sat_env.install.proof import Proof
@@ -189,11 +188,7 @@ class Unpacker:
             self._jobs.put(None)
         for thread in self._threads:
             thread.join()
-        for child in self._children:
-            with contextlib.suppress(BrokenPipeError):
-                child.stdin.close()
-            child.stdout.close()
-            child.wait()
+        reap(self._children)
 
     def add(self, artefact: CondaArtefact, archive: Path) -> None:
         """Extract `archive`, which is proven to be `artefact`, as soon as a process is free."""
