@@ -26,11 +26,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
+from cogvideo_sat_env.base.progress import human_bytes  # noqa: E402
 from cogvideo_sat_env.bundle.container import open_bundle  # noqa: E402
 from cogvideo_sat_env.bundle.verify import verify  # noqa: E402
 from cogvideo_sat_env.bundle.write import Item, write_bundle  # noqa: E402
 from cogvideo_sat_env.fetch.limit import parse_bytes  # noqa: E402
-from cogvideo_sat_env.progress import human_bytes  # noqa: E402
 
 SHARES = (0.19, 0.13, 0.11, 0.10, 0.07, 0.05)  # of the largest packages of the linux-64 lock; the rest is small
 SMALL = 100

@@ -38,11 +38,11 @@ from rattler.repo_data import PackageRecord, RepoDataRecord  # noqa: E402
 
 import packages  # noqa: E402
 from channelserver import ChannelServer  # noqa: E402
+from cogvideo_sat_env.base.artefacts import CondaArtefact  # noqa: E402
+from cogvideo_sat_env.base.paths import current_platform  # noqa: E402
+from cogvideo_sat_env.base.progress import Silent, human_bytes  # noqa: E402
 from cogvideo_sat_env.install import activation, receipt  # noqa: E402
 from cogvideo_sat_env.install.transaction import install_prefix  # noqa: E402
-from cogvideo_sat_env.lock.model import CondaArtefact  # noqa: E402
-from cogvideo_sat_env.paths import current_platform  # noqa: E402
-from cogvideo_sat_env.progress import Silent, human_bytes  # noqa: E402
 
 CHANNEL = "https://conda.example.org/conda-forge"
 NO_OP = """

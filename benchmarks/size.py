@@ -13,10 +13,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
-from cogvideo_sat_env.lock.model import read_lock  # noqa: E402
+from cogvideo_sat_env.base.progress import human_bytes  # noqa: E402
+from cogvideo_sat_env.lock.read import read_lock  # noqa: E402
 from cogvideo_sat_env.lock.render import read_sizes  # noqa: E402
-from cogvideo_sat_env.progress import human_bytes  # noqa: E402
-from cogvideo_sat_env.variants import read_variants  # noqa: E402
+from cogvideo_sat_env.spec.variants import read_variants  # noqa: E402
 
 
 def main() -> None:

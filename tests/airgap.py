@@ -17,8 +17,8 @@ import yaml
 
 import channelserver
 import packages
-from cogvideo_sat_env.lock.model import CondaArtefact, PipPin
-from cogvideo_sat_env.paths import current_platform
+from cogvideo_sat_env.base.artefacts import CondaArtefact, PipPin
+from cogvideo_sat_env.base.paths import current_platform
 
 PROJECT = Path(__file__).parents[1]
 CPU_LOCK = "locks/conda-lock-linux-64-cpu.yml"

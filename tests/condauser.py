@@ -23,7 +23,7 @@ from rattler.channel import ChannelPriority
 from rattler.package import BuildString
 from rattler.repo_data import Gateway
 
-from cogvideo_sat_env.paths import current_platform
+from cogvideo_sat_env.base.paths import current_platform
 
 
 def ask(
@@ -78,7 +78,11 @@ async def _link(request: dict) -> dict:
     found = await gateway.query(channels, platforms, request["specs"], recursive=False)
     records = [record for group in found for record in group]
     await install(
-        records, request["prefix"], cache_dir=Path(request["cache"]) / "pkgs", installed_packages=[], show_progress=False
+        records,
+        request["prefix"],
+        cache_dir=Path(request["cache"]) / "pkgs",
+        installed_packages=[],
+        show_progress=False,
     )
     return {"linked": sorted((r.name.normalized, str(r.version), str(r.build)) for r in records), "unlinked": []}
 

@@ -33,8 +33,8 @@ def frozen() -> Path:
 @pytest.fixture(scope="session")
 def frozen_urls(frozen: Path):
     """The frozen channels unpacked, as file:// URLs: conda-forge, nvidia."""
-    from cogvideo_sat_env.channel.frozen import frozen_channels
-    from cogvideo_sat_env.lock.make import channel_url
+    from cogvideo_sat_env.base.artefacts import channel_url
+    from cogvideo_sat_env.lock.frozen import frozen_channels
 
     with frozen_channels(frozen, [channel_url("conda-forge"), channel_url("nvidia")]) as urls:
         yield urls

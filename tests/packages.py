@@ -27,8 +27,8 @@ import zstandard
 from rattler.index import index_fs
 from rattler_build import assemble_package, collect_files
 
-from cogvideo_sat_env.lock.model import CondaArtefact, split_archive
-from cogvideo_sat_env.paths import current_platform
+from cogvideo_sat_env.base.artefacts import CondaArtefact, split_archive
+from cogvideo_sat_env.base.paths import current_platform
 
 PLACEHOLDER = "/opt/satenv_placehold" + "_placehold" * 22  # 241 bytes: conda-build's is 255
 STAMP = datetime(2026, 1, 2, tzinfo=timezone.utc)
@@ -301,4 +301,3 @@ def _installed(name: str) -> Path | None:
         if (path / "__init__.py").is_file():
             return path
     return None
-

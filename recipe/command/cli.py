@@ -7,6 +7,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from cogvideo_sat_env.doctor.commandline import main
+from cogvideo_sat_env.doctor.argparse_cli import main
 
 sys.exit(main(sys.argv[1:]))

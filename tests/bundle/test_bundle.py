@@ -19,10 +19,10 @@ import airgap
 import channelserver
 import packages
 from airgap import Lab
+from cogvideo_sat_env.base.errors import SatenvError, VerificationError
+from cogvideo_sat_env.base.paths import current_platform
 from cogvideo_sat_env.bundle.container import open_bundle
 from cogvideo_sat_env.bundle.verify import verify
-from cogvideo_sat_env.errors import SatenvError, VerificationError
-from cogvideo_sat_env.paths import current_platform
 
 pytestmark = pytest.mark.skipif(current_platform() != "linux-64", reason="the project's locks are for linux-64")
 LINKED = "channel/conda-forge/linux-64/linked-1.0-h0_0.conda"
@@ -148,7 +148,10 @@ def test_its_own_commands_need_nothing_but_python(sat: Path, tmp_path: Path) -> 
     assert run.returncode == 0, run.stderr
     listed = json.loads(bare(sat, "list", "--json").stdout)
     assert listed["id"] == json.loads(run.stdout)["id"]
-    assert listed["variants"]["linux-64-cpu"]["conda"] == 5 and listed["variants"]["linux-64-cpu"]["installed_bytes"] > 8000
+    assert (
+        listed["variants"]["linux-64-cpu"]["conda"] == 5
+        and listed["variants"]["linux-64-cpu"]["installed_bytes"] > 8000
+    )
     assert "0 added, 0 removed, 0 changed" in bare(sat, "diff", sat).stdout
     assert bare(sat, "frobnicate").returncode == 2 and bare(sat).returncode == 2
 
@@ -168,7 +171,9 @@ def test_its_data_is_a_plain_tar_archive_with_a_channel(sat: Path, tmp_path: Pat
 
 
 @pytest.mark.e2e
-@pytest.mark.fault("flipped-bit-bundle", "error", "names the member and both hashes, or that the end or the frame is damaged")
+@pytest.mark.fault(
+    "flipped-bit-bundle", "error", "names the member and both hashes, or that the end or the frame is damaged"
+)
 def test_a_flipped_bit_anywhere_is_found(site: Site, sat: Path, tmp_path: Path) -> None:
     content = sat.read_bytes()
     opened = open_bundle(sat)
@@ -239,9 +244,7 @@ def test_volumes_hold_the_same_and_a_missing_one_is_named(site: Site, tmp_path: 
 
 @pytest.mark.fault("bundle-base", "error", "names the base that the delta needs, and its SHA-256")
 @pytest.mark.e2e
-def test_a_delta_holds_what_is_new_and_applies_to_its_base_only(
-    site: Site, tmp_path: Path, world: Path
-) -> None:
+def test_a_delta_holds_what_is_new_and_applies_to_its_base_only(site: Site, tmp_path: Path, world: Path) -> None:
     everything = airgap.locked(world, f"{site.server.url}/conda-forge")
     site.write_lock([a for a in everything if a.name != "old"])
     site.pack(tmp_path / "v1.pyz")
@@ -268,7 +271,9 @@ def test_a_delta_holds_what_is_new_and_applies_to_its_base_only(
     assert (site.prefix / "share" / "old" / "body").exists() and (site.prefix / "share" / "data" / "a.txt").exists()
     found = json.loads(bare(tmp_path / "v2.pyz", "diff", tmp_path / "v1.pyz", "--json").stdout)
     assert f"channel/conda-forge/noarch/{airgap.OLD}" in found["added"]
-    run = site.satenv("bundle", "pack", str(tmp_path / "v3.pyz"), "--variant", "cpu", "--since", str(tmp_path / "v2.pyz"))
+    run = site.satenv(
+        "bundle", "pack", str(tmp_path / "v3.pyz"), "--variant", "cpu", "--since", str(tmp_path / "v2.pyz")
+    )
     assert run.returncode == 3 and "is itself a delta" in run.stderr
 
 
@@ -294,7 +299,9 @@ def test_only_a_pinned_signer_is_believed(site: Site, sat: Path, tmp_path: Path)
     sign("mallory")
     site.refused(sat, "--signers", str(signers), code=4, said="nobody in")
     sign("me")
-    site.refused(sat, "--signers", str(signers), "--identity", "you@example.org", code=4, said="isn't you@example.org's")
+    site.refused(
+        sat, "--signers", str(signers), "--identity", "you@example.org", code=4, said="isn't you@example.org's"
+    )
     site.refused(sat, "--signers", str(tmp_path / "none"), code=3, said="no such file")
     assert "signed by me@example.org" in bare(sat, "verify", "--signers", signers).stdout
     start = open_bundle(sat).manifest["data_size"]
@@ -334,8 +341,12 @@ def test_a_mirror_with_wrong_bytes_isnt_packed(site: Site, tmp_path: Path) -> No
     content = bytearray(path.read_bytes())
     content[-1] ^= 1  # the zip archive's end: still readable
     path.write_bytes(content)
-    run = site.satenv("bundle", "pack", str(tmp_path / "two.pyz"), "--variant", "cpu", "--mirror", str(tmp_path / "mirror"))
-    assert (run.returncode == 4 and "run satenv mirror again" in run.stderr) or "no readable conda package" in run.stderr
+    run = site.satenv(
+        "bundle", "pack", str(tmp_path / "two.pyz"), "--variant", "cpu", "--mirror", str(tmp_path / "mirror")
+    )
+    assert (
+        run.returncode == 4 and "run satenv mirror again" in run.stderr
+    ) or "no readable conda package" in run.stderr
     assert sorted(p.name for p in tmp_path.iterdir() if "two" in p.name) == []
 
 
@@ -350,8 +361,8 @@ def test_a_bundle_for_another_platform_is_refused(site: Site, sat: Path, monkeyp
 def test_too_little_space_is_told_before_anything_is_extracted(
     site: Site, sat: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from cogvideo_sat_env.base.progress import Silent
     from cogvideo_sat_env.bundle import install
-    from cogvideo_sat_env.progress import Silent
 
     opened = open_bundle(sat)
     part = install._choose(opened, "auto")

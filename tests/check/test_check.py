@@ -10,21 +10,21 @@ from pathlib import Path
 
 import pytest
 
-from cogvideo_sat_env import check, check_recipe
-from cogvideo_sat_env.ledger import read_ledger
-from cogvideo_sat_env.requirements import read_requirements
-from cogvideo_sat_env.spec import read_environment
+from cogvideo_sat_env.check import agreement, recipe
+from cogvideo_sat_env.spec.breakage import read_ledger
+from cogvideo_sat_env.spec.environment import read_environment
+from cogvideo_sat_env.spec.requirements import read_requirements
 
 PROJECT = Path(__file__).parents[2]
 LOCKS = {path.read_bytes() for path in (PROJECT / "conda-lock.yml", *PROJECT.glob("locks/conda-lock-*.yml"))}
-_rendered: dict[tuple, check_recipe.Recipe] = {}
+_rendered: dict[tuple, recipe.Recipe] = {}
 _parsed: dict[bytes, tuple] = {}
 
 
 @pytest.fixture(autouse=True)
 def read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Recipe and locks are the same in most of these projects, and to read them takes longer than all the rest."""
-    render, parse = check_recipe.read_recipe, check.load_lock
+    render, parse = recipe.read_recipe, agreement.load_lock
 
     def read(root: Path, platforms):
         key = (*((root / "recipe" / name).read_bytes() for name in ("recipe.yaml", "variants.yaml")), tuple(platforms))
@@ -40,8 +40,8 @@ def read_once(monkeypatch: pytest.MonkeyPatch) -> None:
             _parsed[content] = parse(path)
         return _parsed[content]
 
-    monkeypatch.setattr(check_recipe, "read_recipe", read)
-    monkeypatch.setattr(check, "load_lock", load)
+    monkeypatch.setattr(recipe, "read_recipe", read)
+    monkeypatch.setattr(agreement, "load_lock", load)
 
 
 def edit(path: Path, old: str, new: str, count: int = 1) -> None:
@@ -51,7 +51,7 @@ def edit(path: Path, old: str, new: str, count: int = 1) -> None:
 
 
 def findings(root: Path) -> list[str]:
-    return [f"{finding.file}: {finding.message} | {finding.mend}" for finding in check.check_project(root)]
+    return [f"{finding.file}: {finding.message} | {finding.mend}" for finding in agreement.check_project(root)]
 
 
 def only_finding(root: Path, pattern: str) -> None:
@@ -224,7 +224,7 @@ def test_a_proof_that_does_not_exist_is_named():
     gone = replace(
         entry, proof=replace(entry.proof, tests=("tests/lock/test_bounds.py::test_gone",), checks=("no.such",))
     )
-    found = check.check_proofs(PROJECT, replace(ledger, entries=(gone,)))
+    found = agreement.check_proofs(PROJECT, replace(ledger, entries=(gone,)))
     assert [finding.message for finding in found][:2] == [
         f"entry '{entry.id}': its proof 'tests/lock/test_bounds.py::test_gone' does not exist",
         f"entry '{entry.id}': its proof 'no.such' does not exist",
@@ -236,7 +236,7 @@ def test_unequal_bounds_of_one_entry_are_named():
     entry = next(entry for entry in ledger.entries if entry.pypi_bound)
     environment = read_environment(PROJECT / "environment.yml")
     changed = replace(ledger, entries=tuple(replace(e, pypi_bound="<9") if e is entry else e for e in ledger.entries))
-    found = check.check_ledger(environment, read_requirements(), changed)
+    found = agreement.check_ledger(environment, read_requirements(), changed)
     assert f"bound '{entry.bound}' and pypi bound '<9' differ" in found[0].message
 
 

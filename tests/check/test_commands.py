@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from cogvideo_sat_env.cli import cli
+from cogvideo_sat_env.doctor.argparse_cli import COMMANDS
 from cogvideo_sat_env.doctor.catalogue import CHECKS
-from cogvideo_sat_env.doctor.commandline import COMMANDS
 
 PROJECT = Path(__file__).parents[2]
 SOURCE = PROJECT / "src" / "cogvideo_sat_env"

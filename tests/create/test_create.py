@@ -15,8 +15,8 @@ import yaml
 
 import channelserver
 import packages
-from cogvideo_sat_env.lock.model import CondaArtefact
-from cogvideo_sat_env.paths import current_platform
+from cogvideo_sat_env.base.artefacts import CondaArtefact
+from cogvideo_sat_env.base.paths import current_platform
 
 PROJECT = Path(__file__).parents[2]
 LOCK = "locks/conda-lock-linux-64-cpu.yml"
@@ -249,7 +249,9 @@ def test_another_platform_is_refused(machine):
             ["-p", "/b/my env"],
             "'/b/my env' holds a space",
             marks=pytest.mark.fault(
-                "path-spaces", "error", "refused: torch links run-time extensions with unquoted paths, so DeepSpeed fails"
+                "path-spaces",
+                "error",
+                "refused: torch links run-time extensions with unquoted paths, so DeepSpeed fails",
             ),
         ),
         (["-n", "a", "-p", "/b"], "-p and -n exclude each other"),

@@ -14,8 +14,8 @@ import yaml
 
 import airgap
 import packages
-from cogvideo_sat_env.install.prefixlock import Owner, lock_path
-from cogvideo_sat_env.paths import current_platform
+from cogvideo_sat_env.base.paths import current_platform
+from cogvideo_sat_env.install.prefix_lock import Owner, lock_path
 
 from .test_create import Machine, channel, machine  # noqa: F401 - fixtures
 
@@ -54,7 +54,9 @@ def test_another_lock_is_installed_recorded_and_remembered(machine, channel):  #
     own_lock(machine, channel, 3)
     run = machine.satenv("update", "--no-doctor")
     assert run.returncode == 0 and ": updated from channel, 3 packages" in run.stdout, run.stderr
-    project = machine.satenv("update", "--no-doctor", "--lock", str(machine.project / "locks/conda-lock-linux-64-cpu.yml"))
+    project = machine.satenv(
+        "update", "--no-doctor", "--lock", str(machine.project / "locks/conda-lock-linux-64-cpu.yml")
+    )
     assert ": updated from channel, 4 packages" in project.stdout, project.stderr
     assert json.loads((machine.prefix / "etc/cogvideo-sat-env/receipt.json").read_text())["lock"].startswith("locks/")
     assert machine.satenv("update", "--no-doctor", "--lock", str(path)).returncode == 0
@@ -156,7 +158,9 @@ def test_the_pip_part_of_another_lock_is_installed(machine, channel, tmp_path): 
     found = packages.artefacts(root / "conda-forge", f"{machine.server.url}/conda-forge")
     lab.write_lock(found, [airgap.wheel_pin(root)], path="other.conda-lock.yml")
     text = (tmp_path / "other.conda-lock.yml").read_text()  # conda-lock itself writes the index's addresses
-    (tmp_path / "other.conda-lock.yml").write_text(text.replace("${SATENV_WHEELHOUSE}", "https://files.example.org/a/b"))
+    (tmp_path / "other.conda-lock.yml").write_text(
+        text.replace("${SATENV_WHEELHOUSE}", "https://files.example.org/a/b")
+    )
     run = machine.create("--lock", str(tmp_path / "other.conda-lock.yml"), PIP_INDEX_URL=machine.server.index_url)
     assert run.returncode == 0, run.stderr
     assert (packages.site_packages(machine.prefix) / "tinywheel.py").read_text() == "VALUE = 42\n"
@@ -173,7 +177,9 @@ def test_waiting_for_another_run_ends_when_told(machine, channel, command):  # n
 
     other = replace(Owner.this_process(), host="elsewhere")
     lock_path(machine.prefix).write_text(json.dumps(asdict(other)))
-    options = {"create": ["--variant", "cpu", "--replace", "--no-doctor"], "update": ["--no-doctor"], "undo": []}[command]
+    options = {"create": ["--variant", "cpu", "--replace", "--no-doctor"], "update": ["--no-doctor"], "undo": []}[
+        command
+    ]
     run = machine.satenv(command, "--wait", "0.5", *options)
     assert run.returncode == 6 and "still locked after 0.5 s by process" in run.stderr, run.stderr
     assert "elsewhere" in run.stderr and socket.gethostname() not in run.stderr

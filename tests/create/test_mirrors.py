@@ -14,9 +14,9 @@ import pytest
 
 import channelserver
 import packages
-from cogvideo_sat_env.errors import InputError
-from cogvideo_sat_env.paths import current_platform
-from cogvideo_sat_env.sources import parse_sources
+from cogvideo_sat_env.base.errors import InputError
+from cogvideo_sat_env.base.paths import current_platform
+from cogvideo_sat_env.source.source import parse_sources
 
 from .test_create import Machine, channel, machine  # noqa: F401 - fixtures
 
@@ -54,12 +54,17 @@ def test_a_dead_mirror_is_not_asked_for_every_file(machine, second, channel):  #
     machine.write_lock(packages.artefacts(channel / "conda-forge", "https://conda.example.org/conda-forge"))
     for name in os.listdir(channel / "conda-forge/linux-64") + os.listdir(channel / "conda-forge/noarch"):
         machine.server.fail(name, "503")
+    from cogvideo_sat_env.base.progress import Silent
     from cogvideo_sat_env.fetch.model import Policy, Wanted
     from cogvideo_sat_env.fetch.pool import fetch_files
-    from cogvideo_sat_env.progress import Silent
 
     wanted = [
-        Wanted(a.file_name, machine.home / a.file_name, a.sha256, (f"{dead}/{a.channel_path}", f"{second.url}/{a.channel_path}"))
+        Wanted(
+            a.file_name,
+            machine.home / a.file_name,
+            a.sha256,
+            (f"{dead}/{a.channel_path}", f"{second.url}/{a.channel_path}"),
+        )
         for a in packages.artefacts(channel / "conda-forge", "https://conda.example.org/conda-forge")
     ]
     fetch_files(wanted, title="t", what="t", progress=Silent(), policy=Policy(jobs=1, backoff=0.01))
@@ -74,7 +79,9 @@ def test_an_away_mirror_a_folder_and_the_channel_in_order(machine, second, chann
     folder = f"mirror={tmp_path / 'part'}"
     _create(machine, f"mirror={machine.server.url}", folder, "channel")
     assert sorted(second.fetched()) == sorted(
-        f"/conda-forge/linux-64/{name}" for name in os.listdir(channel / "conda-forge/linux-64") if name.endswith("conda")
+        f"/conda-forge/linux-64/{name}"
+        for name in os.listdir(channel / "conda-forge/linux-64")
+        if name.endswith("conda")
     )
     again, _ = _create(machine, folder, "channel")
     assert again["status"] == "up-to-date", "the same bytes from other mirrors are the same environment"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cogvideo_sat_env.errors import InputError
-from cogvideo_sat_env.paths import cache_dir, envs_dir
+from cogvideo_sat_env.base.errors import InputError
+from cogvideo_sat_env.base.paths import cache_dir, envs_dir
 
 
 @pytest.mark.parametrize(("place", "variable"), [(cache_dir, "SATENV_CACHE"), (envs_dir, "SATENV_ENVS")])

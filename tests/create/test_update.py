@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import packages
-from cogvideo_sat_env.paths import current_platform
+from cogvideo_sat_env.base.paths import current_platform
 
 from .test_create import Machine, channel, machine  # noqa: F401 - fixtures
 

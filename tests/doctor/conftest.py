@@ -86,7 +86,13 @@ class FakePrefix:
                 "_path": path, "path_type": "hardlink", "size_in_bytes": len(content),
                 "sha256": hashlib.sha256(content).hexdigest(),
             })  # fmt: skip
-        record = {"name": name, "version": version, "build": build, "files": list(files), "paths_data": {"paths": paths}}
+        record = {
+            "name": name,
+            "version": version,
+            "build": build,
+            "files": list(files),
+            "paths_data": {"paths": paths},
+        }
         self.file(f"conda-meta/{name}-{version}-{build}.json", json.dumps(record))
 
     def check(
@@ -109,8 +115,12 @@ def toy(prefix: FakePrefix, tmp_path: Path) -> Callable[..., Doctor]:
     """Return a function that makes a doctor whose only checks are those of a text: the file checks/toy.py."""
 
     def make(
-        text: str, *specs: CheckSpec, machine: Machine | None = None, options: dict[str, Any] | None = None,
-        patience: float = 1.0, **environ: str,
+        text: str,
+        *specs: CheckSpec,
+        machine: Machine | None = None,
+        options: dict[str, Any] | None = None,
+        patience: float = 1.0,
+        **environ: str,
     ) -> Doctor:
         probes = tmp_path / "probes"
         shutil.copytree(PROBES, probes, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)

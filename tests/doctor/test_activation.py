@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cogvideo_sat_env.doctor import activation
+from cogvideo_sat_env.doctor import activated_env
 
 BASE = {"PATH": "/usr/bin:/bin", "HOME": "/home/someone", "EDITOR": "ed"}
 
@@ -12,7 +12,7 @@ BASE = {"PATH": "/usr/bin:/bin", "HOME": "/home/someone", "EDITOR": "ed"}
 def capture(prefix, tmp_path, **changes):
     work = tmp_path / "work"
     work.mkdir(exist_ok=True)
-    return activation.capture(prefix.root, work, BASE | changes)
+    return activated_env.capture(prefix.root, work, BASE | changes)
 
 
 def test_declared_variables_merge_as_in_conda(prefix, tmp_path):
@@ -20,7 +20,12 @@ def test_declared_variables_merge_as_in_conda(prefix, tmp_path):
     prefix.file("etc/conda/env_vars.d/b.json", '{"B": "package b"}')
     prefix.file("conda-meta/state", '{"env_vars": {"C": "state", "D": "***unset***"}}')
     found = capture(prefix, tmp_path, D="the user's")
-    assert {name: found.env.get(name) for name in "ABCD"} == {"A": "package a", "B": "package b", "C": "state", "D": None}
+    assert {name: found.env.get(name) for name in "ABCD"} == {
+        "A": "package a",
+        "B": "package b",
+        "C": "state",
+        "D": None,
+    }
     assert found.sets == {"A": "package a", "B": "package b", "C": "state"} and not found.problems
 
 
@@ -59,7 +64,7 @@ def test_a_script_that_ends_the_shell_is_a_problem(prefix, tmp_path):
 
 
 def test_a_script_that_hangs_is_a_problem(prefix, tmp_path, monkeypatch):
-    monkeypatch.setattr(activation, "_LIMIT", 0.5)
+    monkeypatch.setattr(activated_env, "_LIMIT", 0.5)
     prefix.file("etc/conda/activate.d/a.sh", "sleep 20\n")
     (problem,) = capture(prefix, tmp_path).problems
     assert "don't end within" in problem and "a.sh" in problem

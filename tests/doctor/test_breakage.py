@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from cogvideo_sat_env import doctor
-from cogvideo_sat_env.doctor import activation
+from cogvideo_sat_env.doctor import activated_env
 from cogvideo_sat_env.doctor.catalogue import CHECKS
 
 from .overlay import Overlay, examine, patch
@@ -125,7 +125,7 @@ def inactive(good_prefix: Path, tmp_path: Path, clean_shell: pytest.MonkeyPatch)
 
     No overlay: for other paths DeepSpeed would compile again, for a minute.
     """
-    sets = activation.capture(good_prefix, tmp_path).sets
+    sets = activated_env.capture(good_prefix, tmp_path).sets
     if "TORCH_EXTENSIONS_DIR" in sets:
         clean_shell.setenv("TORCH_EXTENSIONS_DIR", sets["TORCH_EXTENSIONS_DIR"])
     return Overlay.bare(good_prefix, tmp_path / "inactive")
@@ -169,7 +169,9 @@ def test_torchvision_of_another_torch_is_named(overlay):
     assert "torchvision 0.24.1 was built for torch ==2.9.1" in bounds.finding
     assert "partially initialized module 'torchvision'" in together.finding and "come in pairs" in together.remedy
     assert "come in pairs" in bounds.remedy
-    done = subprocess.run([overlay.root / "bin/python", "-c", "import torchvision"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [overlay.root / "bin/python", "-c", "import torchvision"], capture_output=True, text=True, check=False
+    )
     assert "operator torchvision::nms does not exist" in done.stderr  # what users see and search for
 
 
@@ -177,7 +179,9 @@ def test_a_lost_library_is_named(overlay):
     """As a clean-up of old files on a scratch file system leaves an environment."""
     library = "sentencepiece.libs"
     lost = next(name.name for name in (overlay.site / library).iterdir() if name.name.startswith("libgomp"))
-    overlay.own(f"lib/python{overlay.version}/site-packages/sentencepiece")  # the loader's $ORIGIN follows links of folders
+    overlay.own(
+        f"lib/python{overlay.version}/site-packages/sentencepiece"
+    )  # the loader's $ORIGIN follows links of folders
     overlay.own(f"lib/python{overlay.version}/site-packages/{library}/{lost}").unlink()
     report = doctor.run(overlay.root, only=["imports.together", "identity.files"], options={"identity.seconds": 1})
     files, imports = report.results
@@ -192,7 +196,9 @@ def test_a_changed_file_of_the_same_size_is_named(overlay):
     patch(overlay, "sat/__init__.py", "import", "IMPORT"[:6])
     result = examine(overlay, "identity.files")
     assert result.status == "failed" and "1 changed (swissarmytransformer: " in result.finding
-    assert result.details["changed"] == {"swissarmytransformer": [f"lib/python{overlay.version}/site-packages/sat/__init__.py"]}
+    assert result.details["changed"] == {
+        "swissarmytransformer": [f"lib/python{overlay.version}/site-packages/sat/__init__.py"]
+    }
 
 
 def test_pip_over_conda_is_named(overlay):
@@ -222,7 +228,12 @@ def test_a_module_of_sat_that_does_not_import_is_named(overlay):
 
 def test_shifted_frames_are_named(overlay):
     """decord that decodes another frame than the one asked for, as with some of its builds."""
-    patch(overlay, "decord/video_reader.py", "arr = _CAPI_VideoReaderGetBatch(", "indices = _nd.array(np.minimum(indices.asnumpy() + 1, len(self) - 1))\n        arr = _CAPI_VideoReaderGetBatch(")
+    patch(
+        overlay,
+        "decord/video_reader.py",
+        "arr = _CAPI_VideoReaderGetBatch(",
+        "indices = _nd.array(np.minimum(indices.asnumpy() + 1, len(self) - 1))\n        arr = _CAPI_VideoReaderGetBatch(",
+    )
     report = doctor.run(overlay.root, only=["video.decord", "video.codecs", "video.sizes", "data.folder"])
     decord, codecs, sizes, folder = report.results
     assert "gives frame 1 for frame 0" in decord.finding and "expected [3, 5, 7" in folder.finding
@@ -230,7 +241,12 @@ def test_shifted_frames_are_named(overlay):
 
 
 def test_a_decoder_that_hangs_on_broken_clips_is_named(overlay):
-    patch(overlay, "decord/video_reader.py", "        self._handle = None", "        self._handle = None\n        import os, time\n        if isinstance(uri, str) and os.path.exists(uri) and not os.path.getsize(uri): time.sleep(600)")
+    patch(
+        overlay,
+        "decord/video_reader.py",
+        "        self._handle = None",
+        "        self._handle = None\n        import os, time\n        if isinstance(uri, str) and os.path.exists(uri) and not os.path.getsize(uri): time.sleep(600)",
+    )
     result = examine(overlay, "video.broken", video_seconds=3)
     assert result.status == "failed" and "an empty file: hangs (over 3 s)" in result.finding
 
@@ -247,14 +263,25 @@ def test_an_mp4_that_cannot_be_written_is_named(overlay, tmp_path, clean_shell):
 def test_shards_that_cannot_be_named_by_a_range_are_told(overlay):
     overlay.remove("braceexpand")
     result = examine(overlay, "data.shards")
-    assert result.status == "failed" and "No module named 'braceexpand'" in result.finding and "braceexpand" in result.remedy
+    assert (
+        result.status == "failed"
+        and "No module named 'braceexpand'" in result.finding
+        and "braceexpand" in result.remedy
+    )
 
 
 def test_a_worker_that_a_corrupt_clip_kills_is_named(overlay):
     """What if decord ended the process: upstream's `except Exception` doesn't help then."""
-    patch(overlay, "decord/video_reader.py", "        self._handle = None", "        self._handle = None\n        import io, os\n        if isinstance(uri, io.BytesIO) and uri.getvalue()[:4] == bytes(4): os.abort()")
+    patch(
+        overlay,
+        "decord/video_reader.py",
+        "        self._handle = None",
+        "        self._handle = None\n        import io, os\n        if isinstance(uri, io.BytesIO) and uri.getvalue()[:4] == bytes(4): os.abort()",
+    )
     result = examine(overlay, "data.shards")
-    said = [words for words in ("exited unexpectedly", "is killed by signal") if words in result.finding]  # torch's two ways
+    said = [
+        words for words in ("exited unexpectedly", "is killed by signal") if words in result.finding
+    ]  # torch's two ways
     assert result.status == "failed" and said, result.finding
     assert "/dev/shm" in result.remedy
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from cogvideo_sat_env import __version__
+from cogvideo_sat_env.base.errors import InputError, PrefixError
 from cogvideo_sat_env.cli.doctor import doctor as click_command
-from cogvideo_sat_env.doctor import commandline
-from cogvideo_sat_env.doctor.examine import Request, read_options
-from cogvideo_sat_env.doctoring import find_prefix
-from cogvideo_sat_env.errors import InputError, PrefixError
+from cogvideo_sat_env.doctor import argparse_cli
+from cogvideo_sat_env.doctor.command import Request, read_options
+from cogvideo_sat_env.doctor.find_prefix import find_prefix
 
 SOURCE = Path(__file__).parents[2] / "src"
 
@@ -106,7 +106,7 @@ def test_closed_standard_streams_change_nothing(prefix, tmp_path, program, close
 def test_both_command_lines_have_the_same_options():
     """Click parses for the project, argparse inside an environment, where only the standard library is sure."""
     parser = argparse.ArgumentParser()
-    commandline.add_doctor(parser)
+    argparse_cli.add_doctor(parser)
     inside = {
         tuple(action.option_strings): (action.dest, action.default if action.default else None, bool(action.nargs == 0))
         for action in parser._actions if action.dest != "help"
@@ -135,7 +135,9 @@ def test_the_list_tells_the_time_limits():
 
 
 def test_junit_is_written_beside_the_report(prefix, tmp_path):
-    done = command("-p", str(prefix.root), "--only", "toolchain.extensions-dir", "--junit", str(tmp_path / "doctor.xml"))
+    done = command(
+        "-p", str(prefix.root), "--only", "toolchain.extensions-dir", "--junit", str(tmp_path / "doctor.xml")
+    )
     assert done.returncode == 0 and 'name="toolchain.extensions-dir"' in (tmp_path / "doctor.xml").read_text()
 
 
@@ -195,7 +197,9 @@ def test_settings_that_make_no_sense_are_refused(tmp_path, content):
         read_options(Request(config=config))
 
 
-@pytest.mark.parametrize("arguments", [("--advisories", "/no/such"), ("--patience", "0"), ("--patience", "nan"), ("-p", ".", "-n", "x")])
+@pytest.mark.parametrize(
+    "arguments", [("--advisories", "/no/such"), ("--patience", "0"), ("--patience", "nan"), ("-p", ".", "-n", "x")]
+)
 def test_bad_values_end_with_a_message_and_no_trace(prefix, arguments):
     done = command(*arguments, "--only", "identity.floors", CONDA_PREFIX=str(prefix.root))
     assert done.returncode in (3, 6) and "Traceback" not in done.stderr and done.stderr.count("\n") >= 1
@@ -209,7 +213,7 @@ def test_an_error_is_json_too_when_asked(tmp_path):
 
 def test_a_fault_of_the_program_is_told_from_a_failed_check(prefix):
     """A check that fails ends with 1; so does Python, after an exception that nobody caught."""
-    code = "import sys; from cogvideo_sat_env.doctor import __main__, examine; examine.run = None; sys.exit(__main__.main())"
+    code = "import sys; from cogvideo_sat_env.doctor import __main__, command; command.run = None; sys.exit(__main__.main())"
     done = subprocess.run(
         [sys.executable, "-c", code, "-p", str(prefix.root)], capture_output=True, text=True, check=False,
         env={**os.environ, "PYTHONPATH": str(SOURCE)},
@@ -220,7 +224,9 @@ def test_a_fault_of_the_program_is_told_from_a_failed_check(prefix):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
 def test_a_batch_system_or_a_lost_terminal_that_ends_the_doctor_leaves_no_process(prefix, tmp_path, number, code):
     """Slurm sends SIGTERM, then kills what is left: the checks have sessions of their own."""
-    prefix.module("torch", f"import os, time\nopen({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\ntime.sleep(60)\n")
+    prefix.module(
+        "torch", f"import os, time\nopen({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\ntime.sleep(60)\n"
+    )
     process = subprocess.Popen(
         [sys.executable, "-m", "cogvideo_sat_env.doctor", "-p", str(prefix.root), "--only", "imports.together"],
         env={**os.environ, "PYTHONPATH": str(SOURCE)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,

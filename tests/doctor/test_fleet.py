@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from cogvideo_sat_env.doctor import compare, launch, step
-from cogvideo_sat_env.doctor.exchange import Hub, Member
-from cogvideo_sat_env.errors import InputError, MissingToolError, SourceError
+from cogvideo_sat_env.base.errors import InputError, MissingToolError, SourceError
+from cogvideo_sat_env.doctor.fleet import compare, launch, slurm
+from cogvideo_sat_env.doctor.fleet.messages import Hub, Member
 
 SOURCE = Path(__file__).parents[2] / "src"
 SLURM = {
@@ -26,21 +26,21 @@ SLURM = {
 
 
 def test_a_step_of_slurm_is_recognised():
-    found = step.find(SLURM)
+    found = slurm.find(SLURM)
     assert (found.rank, found.ranks, found.local_rank, found.host, found.address) == (3, 4, 1, "gpu08", "gpu07")
-    assert 20000 <= found.port < 40000 and step.find(SLURM | {"SLURM_PROCID": "0"}).port == found.port
+    assert 20000 <= found.port < 40000 and slurm.find(SLURM | {"SLURM_PROCID": "0"}).port == found.port
 
 
 def test_a_step_of_torchrun_is_recognised_and_wins_inside_srun():
     torchrun = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "first", "MASTER_PORT": "29500"}
-    found = step.find(SLURM | torchrun)
+    found = slurm.find(SLURM | torchrun)
     assert (found.rank, found.ranks, found.address) == (1, 2, "first")
 
 
 def test_the_batch_script_itself_and_a_single_rank_are_no_step():
-    assert step.find({"SLURM_JOB_ID": "77", "SLURM_PROCID": "0", "SLURM_NTASKS": "8"}) is None
-    assert step.find(SLURM | {"SLURM_STEP_NUM_TASKS": "1"}) is None
-    assert step.find({}) is None
+    assert slurm.find({"SLURM_JOB_ID": "77", "SLURM_PROCID": "0", "SLURM_NTASKS": "8"}) is None
+    assert slurm.find(SLURM | {"SLURM_STEP_NUM_TASKS": "1"}) is None
+    assert slurm.find({}) is None
 
 
 @pytest.mark.parametrize(
@@ -48,17 +48,18 @@ def test_the_batch_script_itself_and_a_single_rank_are_no_step():
     [("node[03-05,9],login", "node03"), ("a,b", "a"), ("gpu-7", "gpu-7"), ("rack[1-2]-ib", "rack1-ib"), ("", None)],
 )
 def test_the_first_host_of_slurms_list(nodes, first):
-    assert step.first_host(nodes) == first
+    assert slurm.first_host(nodes) == first
 
 
 @pytest.mark.parametrize("wrong", [{"SLURM_LOCALID": ""}, {"SATENV_FLEET_PORT": "many"}, {"SLURM_STEP_NODELIST": ""}])
 def test_half_a_step_is_refused(wrong):
     with pytest.raises(InputError):
-        step.find(SLURM | wrong)
+        slurm.find(SLURM | wrong)
 
 
 @pytest.mark.parametrize(
-    ("nodes", "ntasks", "counts"), [(2, None, (2, 2)), (None, 3, (1, 3)), (2, 16, (2, 16)), (0, None, None), (4, 2, None)]
+    ("nodes", "ntasks", "counts"),
+    [(2, None, (2, 2)), (None, 3, (1, 3)), (2, 16, (2, 16)), (0, None, None), (4, 2, None)],
 )
 def test_counts_of_nodes_and_ranks(nodes, ntasks, counts):
     if counts is None:
@@ -125,7 +126,7 @@ def test_a_rank_that_ends_too_early_is_not_waited_for(hub):
     rank0, port = hub
     text = (
         "import sys, os; sys.path.insert(0, sys.argv[1]);"
-        " from cogvideo_sat_env.doctor.exchange import Member;"
+        " from cogvideo_sat_env.doctor.fleet.messages import Member;"
         " m = Member('127.0.0.1', int(sys.argv[2]), b'one run', 1, 5.0); m.clock_skew(); os._exit(9)"
     )
     subprocess.run([sys.executable, "-c", text, str(SOURCE), str(port)], check=False)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from cogvideo_sat_env import yamlfile
+from cogvideo_sat_env.base import yamlfile
+from cogvideo_sat_env.base.paths import DATA
 from cogvideo_sat_env.doctor.hardware import Gpu, GpuFacts, NvidiaSmi, parse_query
-from cogvideo_sat_env.paths import DATA
 
 from .conftest import Machine
 
 H100 = Gpu(0, "NVIDIA H100 80GB HBM3", 81559, "9.0")
 
 
-def fake_torch(prefix, cuda: str | None, available: bool = True, error: str = "", total: float = 256.0**3, count: int = 1):
+def fake_torch(
+    prefix, cuda: str | None, available: bool = True, error: str = "", total: float = 256.0**3, count: int = 1
+):
     prefix.file("lib/site/torch/version.py", f"cuda = {cuda!r}\n")
     prefix.file(
         "lib/site/torch/__init__.py",

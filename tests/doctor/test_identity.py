@@ -9,7 +9,7 @@ import sys
 import pytest
 import yaml
 
-from cogvideo_sat_env.paths import DATA
+from cogvideo_sat_env.base.paths import DATA
 
 SAT_CODE = "name = 'SwissArmyTransformer'\n"
 

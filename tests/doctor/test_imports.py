@@ -7,9 +7,9 @@ import gc
 import pytest
 import yaml
 
+from cogvideo_sat_env.base.paths import DATA
 from cogvideo_sat_env.doctor.checks import imports
 from cogvideo_sat_env.doctor.checks.imports import DATA_NAMES, TRAINING_TRANSITIVE, TRANSITIVE
-from cogvideo_sat_env.paths import DATA
 
 MODULES = [item["module"] for item in yaml.safe_load((DATA / "requirements.yml").read_text())["requirements"]]
 
@@ -36,7 +36,9 @@ def test_a_module_that_imports_only_after_another_is_named(closure):
     assert closure.check("imports.together").status == "passed"
     result = closure.check("imports.alone")
     assert result.status == "failed" and "1 of " in result.finding
-    assert result.details["problems"] == {"tensorboardX": "AttributeError: module 'sys' has no attribute 'satenv_torch'"}
+    assert result.details["problems"] == {
+        "tensorboardX": "AttributeError: module 'sys' has no attribute 'satenv_torch'"
+    }
 
 
 def test_each_way_to_fail_is_named(closure):
@@ -48,7 +50,9 @@ def test_each_way_to_fail_is_named(closure):
     problems = result.details["problems"]
     assert result.status == "failed" and set(problems) == {"scipy", "pandas", "regex", "wandb"}
     assert problems["scipy"] == "crashed with signal 11"
-    assert problems["pandas"].startswith("imports, but the loader says: ImportError: /lib/libstdc++.so.6: undefined symbol")
+    assert problems["pandas"].startswith(
+        "imports, but the loader says: ImportError: /lib/libstdc++.so.6: undefined symbol"
+    )
     assert problems["wandb"] == "ModuleNotFoundError: No module named 'wandb'" and "wandb" in result.remedy
 
 
@@ -78,7 +82,9 @@ def test_a_crash_that_depends_on_the_order_is_named(closure, first, second):
     closure.module("decord", "import sys\ndef cpu(index): return index\n")
     assert closure.check("imports.order").status == "passed"
     path = closure.site / f"{second}.py"
-    path.write_text(f"{path.read_text()}\nimport os, signal\nif {first!r} in sys.modules: os.kill(os.getpid(), signal.SIGSEGV)\n")
+    path.write_text(
+        f"{path.read_text()}\nimport os, signal\nif {first!r} in sys.modules: os.kill(os.getpid(), signal.SIGSEGV)\n"
+    )
     result = closure.check("imports.order")
     assert result.status == "failed" and result.details["problems"] == [f"{first}, {second}: crashed with signal 11"]
 
@@ -89,7 +95,9 @@ def test_each_name_that_upstream_imports_is_looked_up_and_its_error_told(prefix)
     for module in [*names, "torch", "torch.utils", "torchvision", "torchvision.io", "PIL"]:
         prefix.module(f"{module.replace('.', '/')}/__init__", names.get(module, ""))
     assert prefix.check("imports.upstream-names").status == "passed"
-    prefix.module("decord/__init__", "def __getattr__(name): raise RuntimeError('no libcuda')\n")  # when asked, as in transformers
+    prefix.module(
+        "decord/__init__", "def __getattr__(name): raise RuntimeError('no libcuda')\n"
+    )  # when asked, as in transformers
     prefix.module("webdataset/gopen/__init__", "gopen = Pipe = 0\n")
     result = prefix.check("imports.upstream-names")
     assert result.status == "failed" and result.details["problems"] == {

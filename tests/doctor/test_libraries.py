@@ -32,7 +32,10 @@ def test_two_openmp_runtimes_are_told(prefix, tmp_path):
 
 @needs_compiler
 def test_copies_that_wheels_vendor_under_other_names_do_no_harm(prefix):
-    gnu, vendored = library(prefix.root / "lib", "libiomp5.so"), library(prefix.root / "x.libs", "libgomp-6a29c32d.so.1.0.0")
+    gnu, vendored = (
+        library(prefix.root / "lib", "libiomp5.so"),
+        library(prefix.root / "x.libs", "libgomp-6a29c32d.so.1.0.0"),
+    )
     result = prefix.check("identity.libraries", LD_PRELOAD=f"{gnu}:{vendored}")
     assert result.status == "passed" and result.details["vendored_openmp"] == [str(vendored)]
 
@@ -56,7 +59,9 @@ def test_a_library_that_the_environment_links_to_is_its_own(prefix, tmp_path):
 
 
 def test_a_driver_library_and_torchs_vendored_copies_are_not_foreign():
-    libraries = map(Path, ["/usr/lib/libcuda.so.1", "/usr/lib/libnvidia-ml.so.1", "/env/torchvision.libs/libcudart.e8e8b82a.so.12"])
+    libraries = map(
+        Path, ["/usr/lib/libcuda.so.1", "/usr/lib/libnvidia-ml.so.1", "/env/torchvision.libs/libcudart.e8e8b82a.so.12"]
+    )
     assert _libraries.foreign(libraries, [Path("/env")]) == []
     assert _libraries.foreign([Path("/opt/libtorch_cuda.so")], [Path("/env")]) == [Path("/opt/libtorch_cuda.so")]
 

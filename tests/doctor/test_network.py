@@ -26,9 +26,7 @@ def test_nvidia_smis_links_are_read():
 
 
 def test_the_program_is_asked_for_links(prefix):
-    program = prefix.program(
-        "nvidia-smi", 'case "$1" in nvlink) exit 1;; *) echo "0, 4, 16"; echo "1, 4, 8";; esac\n'
-    )
+    program = prefix.program("nvidia-smi", 'case "$1" in nvlink) exit 1;; *) echo "0, 4, 16"; echo "1, 4, 8";; esac\n')
     assert NvidiaSmi(str(program)).links() == (Link(0, 0.0, 4, 16), Link(1, 0.0, 4, 8))
 
 

@@ -9,7 +9,7 @@ import shutil
 
 import pytest
 
-from cogvideo_sat_env.doctor.locked import locked
+from cogvideo_sat_env.doctor.lock_of_prefix import locked
 
 SITE = "lib/python3.11/site-packages"
 
@@ -117,7 +117,9 @@ def project(tmp_path, monkeypatch):
 
 def locked_receipt(prefix, project, **changes) -> None:
     digest = hashlib.sha256((project / "conda-lock.yml").read_bytes()).hexdigest()
-    write_receipt(prefix, lock="conda-lock.yml", lock_sha256=digest, pip=[{"name": "decord", "version": "0.6.0"}], **changes)
+    write_receipt(
+        prefix, lock="conda-lock.yml", lock_sha256=digest, pip=[{"name": "decord", "version": "0.6.0"}], **changes
+    )
     prefix.distribution("decord", "0.6.0")
 
 
@@ -133,7 +135,11 @@ def test_what_differs_from_a_newer_lock_is_named(linked, project):
     locked_receipt(linked, project)
     (project / "conda-lock.yml").write_text("a newer lock\n")
     explicit = project / "locks/conda-linux-64.lock"
-    explicit.write_text(explicit.read_text().replace("numpy-2.4.6", "numpy-2.5.0").replace("kornia-0.9.0-0.tar.bz2", "einops-0.8.1-0.conda"))
+    explicit.write_text(
+        explicit.read_text()
+        .replace("numpy-2.4.6", "numpy-2.5.0")
+        .replace("kornia-0.9.0-0.tar.bz2", "einops-0.8.1-0.conda")
+    )
     (project / "locks/pip-linux-64.txt").write_text("decord==0.7.0 --hash=sha256:00\n")
     result = linked.check("identity.receipt")
     assert result.status == "warning" and "conda-lock.yml has changed since: 4 packages differ" in result.finding
@@ -156,17 +162,28 @@ def test_the_lock_of_wheels_and_of_a_variant_are_found(project):
     own.parent.mkdir()
     own.write_text("changed since")
     assert locked({"lock": str(own), "lock_sha256": "0", "platform": "linux-64"}) == {
-        "name": str(own), "same": False, "pins": []
+        "name": str(own),
+        "same": False,
+        "pins": [],
     }
 
 
 def test_nothing_replaced_passes(linked):
     result = linked.check("identity.overwritten")
-    assert (result.status, result.finding) == ("passed", "2 distributions, all conda's or the receipt's; nothing was replaced")
+    assert (result.status, result.finding) == (
+        "passed",
+        "2 distributions, all conda's or the receipt's; nothing was replaced",
+    )
 
 
 def test_the_old_form_of_metadata_is_condas_too(linked):
-    linked.record("antlr", "4.9.3", {f"{SITE}/antlr4_runtime-4.9.3-py3.11.egg-info/PKG-INFO": "Metadata-Version: 1.0\nName: antlr4-runtime\nVersion: 4.9.3\n"})
+    linked.record(
+        "antlr",
+        "4.9.3",
+        {
+            f"{SITE}/antlr4_runtime-4.9.3-py3.11.egg-info/PKG-INFO": "Metadata-Version: 1.0\nName: antlr4-runtime\nVersion: 4.9.3\n"
+        },
+    )
     result = linked.check("identity.overwritten")
     assert result.status == "passed" and "added" not in result.finding
 
@@ -176,7 +193,10 @@ def test_pip_in_place_of_a_conda_package_is_told(linked):
     shutil.rmtree(linked.root / SITE / "numpy-2.4.6.dist-info")
     pip_install(linked, "numpy", "1.26.0", "numpy/__init__.py")
     result = linked.check("identity.overwritten")
-    assert result.status == "warning" and result.finding == "installed over conda's packages: numpy 1.26.0 by pip over conda's numpy 2.4.6"
+    assert (
+        result.status == "warning"
+        and result.finding == "installed over conda's packages: numpy 1.26.0 by pip over conda's numpy 2.4.6"
+    )
     assert linked.check("identity.files").status == "failed"
 
 
@@ -200,7 +220,9 @@ def test_what_pip_added_is_no_harm_and_what_the_receipt_knows_no_addition(linked
 def test_whole_files_pass_and_the_finding_says_what_was_compared(linked):
     linked.file(f"{SITE}/numpy/__pycache__/__init__.cpython-311.pyc", "anything")
     result = linked.check("identity.files")
-    assert result.status == "passed" and result.finding.startswith("as recorded: 5 files (0.0 GB) by SHA-256; 0 bytecode")
+    assert result.status == "passed" and result.finding.startswith(
+        "as recorded: 5 files (0.0 GB) by SHA-256; 0 bytecode"
+    )
     assert result.details["hashed"] == 5
 
 
@@ -235,7 +257,11 @@ def test_files_of_the_pip_stage_are_compared_with_the_receipt(linked):
 
 def test_when_time_is_up_the_finding_says_so(linked):
     result = linked.check("identity.files", options={"identity.seconds": 0})
-    assert result.status == "passed" and "5 more only by size (time was up)" in result.finding and result.details["hashed"] == 0
+    assert (
+        result.status == "passed"
+        and "5 more only by size (time was up)" in result.finding
+        and result.details["hashed"] == 0
+    )
 
 
 def test_what_conda_wrote_the_prefix_into_is_compared_with_the_hash_after_that(linked):

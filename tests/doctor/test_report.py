@@ -11,9 +11,9 @@ from xml.etree import ElementTree
 import fastjsonschema
 import pytest
 
+from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.doctor import CheckResult, Report
 from cogvideo_sat_env.doctor.junit import to_junit, write_junit
-from cogvideo_sat_env.errors import InputError
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -59,7 +59,9 @@ def test_colour_adds_only_escapes():
     assert re.sub(r"\x1b\[[\d;]*m", "", coloured) == plain
 
 
-@pytest.mark.parametrize(("results", "code"), [((GOOD, ODD, NONE), 0), ((GOOD, BAD), 1), ((), 0)], ids=["ok", "bad", "none"])
+@pytest.mark.parametrize(
+    ("results", "code"), [((GOOD, ODD, NONE), 0), ((GOOD, BAD), 1), ((), 0)], ids=["ok", "bad", "none"]
+)
 def test_the_exit_code_counts_failures_only(results, code):
     assert report(*results).exit_code == code and report(*results).ok == (code == 0)
 
@@ -99,11 +101,19 @@ def test_strictly_a_warning_is_a_failure():
 
 def test_junit_has_a_suite_a_subject_and_a_case_a_check():
     root = ElementTree.fromstring(to_junit(report(GOOD, ODD, BAD, NONE)))
-    assert root.tag == "testsuites" and (root.get("tests"), root.get("failures"), root.get("skipped")) == ("4", "1", "1")
+    assert root.tag == "testsuites" and (root.get("tests"), root.get("failures"), root.get("skipped")) == (
+        "4",
+        "1",
+        "1",
+    )
     suites = {suite.get("name"): suite for suite in root}
     assert list(suites) == ["doctor.identity", "doctor.training", "doctor.hardware"]
     (failed,) = suites["doctor.training"]
-    assert (failed.get("name"), failed.get("classname"), failed.get("time")) == ("training.checkpoint", "doctor.training", "14.250")
+    assert (failed.get("name"), failed.get("classname"), failed.get("time")) == (
+        "training.checkpoint",
+        "doctor.training",
+        "14.250",
+    )
     assert failed.find("failure").get("message") == LONG and "export A=1" in failed.find("failure").text
     assert "last line" in failed.find("failure").text
     assert suites["doctor.hardware"].find("testcase/skipped").get("message") == "not run: no GPU"

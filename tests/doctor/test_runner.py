@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from cogvideo_sat_env.base.errors import InputError, PrefixError
 from cogvideo_sat_env.doctor import run
 from cogvideo_sat_env.doctor.hardware import Gpu, GpuFacts
 from cogvideo_sat_env.doctor.model import CheckSpec
-from cogvideo_sat_env.errors import InputError, PrefixError
 
 from .conftest import Machine
 
@@ -203,7 +203,11 @@ def test_patience_stretches_the_time_limits(toy):
 def test_a_loader_error_in_the_output_is_a_failure_even_if_all_else_went_well(toy, line):
     text = f"def a(request):\n    print({line!r})\n    return passed('imported')"
     result = only(toy(text, spec("a", loader_errors=True)).run("quick"))
-    assert result.status == "failed" and result.finding.startswith("imported, but the loader says: ") and line in result.finding
+    assert (
+        result.status == "failed"
+        and result.finding.startswith("imported, but the loader says: ")
+        and line in result.finding
+    )
     assert only(toy(text, spec("a")).run("quick")).status == "passed"
 
 
@@ -295,7 +299,7 @@ def test_a_second_interrupt_ends_even_what_does_not_listen(toy, tmp_path, monkey
         raise KeyboardInterrupt
 
     def first(result):
-        monkeypatch.setattr("cogvideo_sat_env.doctor.visit._end", interrupt)
+        monkeypatch.setattr("cogvideo_sat_env.doctor.run_checks._end", interrupt)
         interrupt()
 
     with pytest.raises(KeyboardInterrupt):
@@ -305,9 +309,9 @@ def test_a_second_interrupt_ends_even_what_does_not_listen(toy, tmp_path, monkey
 
 def test_every_result_is_told_as_it_comes(toy):
     told = []
-    report = toy(
-        "def a(request): return passed('a')\ndef b(request): return failed('b')", spec("a"), spec("b")
-    ).run("quick", on_check=told.append)
+    report = toy("def a(request): return passed('a')\ndef b(request): return failed('b')", spec("a"), spec("b")).run(
+        "quick", on_check=told.append
+    )
     assert sorted(told, key=lambda result: result.id) == list(report.results)
 
 

@@ -16,7 +16,12 @@ def advisory(name="torch", **changes):
         "package": {"ecosystem": "PyPI", "name": name},
         "ranges": [{"type": "ECOSYSTEM", "events": [{"introduced": "0"}, {"fixed": "2.6.0"}]}],
     }  # fmt: skip
-    return {"id": "GHSA-53q9-r3pm-6pq6", "aliases": ["CVE-2025-32434"], "summary": "code\nexecution", "affected": [affected]} | changes
+    return {
+        "id": "GHSA-53q9-r3pm-6pq6",
+        "aliases": ["CVE-2025-32434"],
+        "summary": "code\nexecution",
+        "affected": [affected],
+    } | changes
 
 
 def events(*pairs):
@@ -150,7 +155,9 @@ def test_a_damaged_zip_is_named_with_the_file_in_it(examined, prefix):
 
 
 @pytest.mark.parametrize(
-    "content", ["{", '["a"]', '{"affected": []}', '{"id": "x", "affected": 3}', "[]", "[" * 200_000], ids=lambda c: c[:20]
+    "content",
+    ["{", '["a"]', '{"affected": []}', '{"id": "x", "affected": 3}', "[]", "[" * 200_000],
+    ids=lambda c: c[:20],
 )
 def test_what_is_no_advisory_fails_and_is_never_taken_for_a_clean_answer(examined, content):
     result = examined(content)
@@ -169,7 +176,9 @@ def test_what_everybody_can_change_is_told(prefix, kind):
     path.chmod(0o777)
     (prefix.root / "a-link").symlink_to("/no/where")  # a link's own permissions mean nothing
     result = prefix.check("security.permissions")
-    assert result.status == "warning" and f"1 files and folders can be changed by everybody, e.g. {path}" in result.finding
+    assert (
+        result.status == "warning" and f"1 files and folders can be changed by everybody, e.g. {path}" in result.finding
+    )
     assert result.remedy == f"chmod -R o-w '{prefix.root}'"
 
 

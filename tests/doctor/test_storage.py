@@ -37,7 +37,9 @@ def cluster(tmp_path):
         ("software/images/sat/lib", "squashfs", False, True), ("local", "ext4", False, False),
     ],
 )  # fmt: skip
-def test_the_innermost_mount_counts_also_for_folders_that_do_not_exist(cluster, tmp_path, path, kind, is_shared, is_image):
+def test_the_innermost_mount_counts_also_for_folders_that_do_not_exist(
+    cluster, tmp_path, path, kind, is_shared, is_image
+):
     mount = kind_of(tmp_path / path, cluster)
     assert (mount.kind, mount.is_shared, mount.is_image) == (kind, is_shared, is_image)
 
@@ -71,7 +73,9 @@ def check(prefix, cluster, tmp_path, name="storage.shared", **variables):
 
 def test_caches_on_this_machine_pass(prefix, cluster, tmp_path):
     result = check(prefix, cluster, tmp_path)
-    assert result.status == "passed" and result.finding.startswith("the environment is on ext4; caches of compiled code")
+    assert result.status == "passed" and result.finding.startswith(
+        "the environment is on ext4; caches of compiled code"
+    )
 
 
 def test_caches_of_compiled_code_on_a_shared_file_system_are_told(prefix, cluster, tmp_path):
@@ -84,7 +88,9 @@ def test_downloads_may_be_shared_and_the_default_is_in_the_home(prefix, cluster,
     result = check(prefix, cluster, tmp_path, HF_HOME=str(tmp_path / "home/hf"))
     assert result.status == "passed" and result.details["places"]["HF_HOME"]["shared"] is True
     result = prefix.check("storage.shared", options={"storage.mountinfo": str(cluster)}, HOME=str(tmp_path / "home"))
-    assert result.status == "warning" and "TRITON_CACHE_DIR" in result.finding and "TORCH_EXTENSIONS_DIR" in result.finding
+    assert (
+        result.status == "warning" and "TRITON_CACHE_DIR" in result.finding and "TORCH_EXTENSIONS_DIR" in result.finding
+    )
 
 
 def test_an_environment_on_a_shared_file_system_or_in_an_image_is_told(prefix, cluster, tmp_path):
@@ -122,7 +128,11 @@ def test_no_room_is_a_failure_that_names_the_variable(monkeypatch, tmp_path, blo
         "places": {"TMPDIR": str(tmp_path / "local")},
     }  # fmt: skip
     outcome = storage.space(storage.Request(tmp_path, tmp_path, inputs))
-    assert outcome.status == status and f"TMPDIR ({tmp_path}/local) {words}" in outcome.finding and "TMPDIR" in outcome.remedy
+    assert (
+        outcome.status == status
+        and f"TMPDIR ({tmp_path}/local) {words}" in outcome.finding
+        and "TMPDIR" in outcome.remedy
+    )
 
 
 def test_too_little_shared_memory_for_workers_is_told(monkeypatch, tmp_path):

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.doctor.catalogue import CHECKS
-from cogvideo_sat_env.doctor.errorpage import to_markdown
+from cogvideo_sat_env.doctor.errors_md import to_markdown
 from cogvideo_sat_env.doctor.model import CheckSpec
 from cogvideo_sat_env.doctor.symptoms import explain, read_symptoms
-from cogvideo_sat_env.errors import InputError
-from cogvideo_sat_env.ledger import read_ledger
+from cogvideo_sat_env.spec.breakage import read_ledger
 
 ROOT = Path(__file__).parents[2]
 SYMPTOMS = read_symptoms()
@@ -36,7 +36,7 @@ def test_no_error_stands_twice_or_is_the_ledgers():
 
 
 def test_the_page_is_made_from_the_data():
-    """After a change of the data: python -m cogvideo_sat_env.doctor.errorpage > docs/errors.md"""
+    """After a change of the data: python -m cogvideo_sat_env.doctor.errors_md > docs/errors.md"""
     assert (ROOT / "docs" / "errors.md").read_text() == to_markdown(SYMPTOMS, read_ledger())
 
 
@@ -54,7 +54,9 @@ def test_every_error_has_a_check_that_names_it():
 
 
 def test_words_are_found_across_lines_and_only_for_the_checks_concerned():
-    assert explain(SYMPTOMS, "imports.alone", "ImportError: libcublas.so.12: cannot open\nshared object file").remedy.startswith("unset LD")
+    assert explain(
+        SYMPTOMS, "imports.alone", "ImportError: libcublas.so.12: cannot open\nshared object file"
+    ).remedy.startswith("unset LD")
     assert explain(SYMPTOMS, "text.t5", "cannot open shared object file") is None
     assert explain(SYMPTOMS, "imports.alone", "something new") is None
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cogvideo_sat_env.doctor import activation
+from cogvideo_sat_env.doctor import activated_env
 from cogvideo_sat_env.doctor.checks import toolchain
 from cogvideo_sat_env.doctor.checks._probe import Request
 from cogvideo_sat_env.doctor.hardware import Gpu, GpuFacts
@@ -147,7 +147,7 @@ def test_without_nvcc_it_depends_on_receipt_and_gpu(monkeypatch, tmp_path, gpus,
 def test_the_receipts_list_of_what_is_not_provided_is_read(prefix, tmp_path, item):
     prefix.file("etc/cogvideo-sat-env/receipt.json", f'{{"not_provided": [{item}]}}')
     doctor = Doctor(prefix.root, hardware=Machine(), environ={"PATH": "/usr/bin:/bin"})
-    assert doctor.inputs(activation.capture(prefix.root, tmp_path, {}))["not_provided"] == ["cuda-nvcc"]
+    assert doctor.inputs(activated_env.capture(prefix.root, tmp_path, {}))["not_provided"] == ["cuda-nvcc"]
 
 
 def test_the_extensions_folder_is_made_and_tried(prefix, tmp_path):
@@ -225,7 +225,7 @@ def test_the_gpus_that_are_here_are_compiled_for_and_the_result_is_run(prefix):
 
 def test_a_host_compiler_that_nvcc_refuses_is_named_with_what_to_install(prefix):
     refusal = "echo 'error: -- unsupported GNU version! gcc versions later than 14 are not supported!' >&2; exit 1\n"
-    fake_toolchain(prefix, nvcc_body=NVCC.split("echo \"$@\"")[0] + refusal)
+    fake_toolchain(prefix, nvcc_body=NVCC.split('echo "$@"')[0] + refusal)
     result = prefix.check("toolchain.extension")
     assert result.status == "failed" and "nvcc refuses the host compiler c++" in result.finding
     assert "gxx_linux-64<15" in result.remedy

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cogvideo_sat_env import doctor
-from cogvideo_sat_env.doctor import activation
+from cogvideo_sat_env.doctor import activated_env
 
 from .overlay import Overlay
 
@@ -43,7 +43,7 @@ class Broken:
 @pytest.fixture
 def broken(good_prefix: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Broken:
     monkeypatch.delenv("PYTHONPATH", raising=False)
-    for name, value in activation.capture(good_prefix, tmp_path).sets.items():
+    for name, value in activated_env.capture(good_prefix, tmp_path).sets.items():
         if name.startswith("TORCH"):
             monkeypatch.setenv(name, value)
     return Broken(good_prefix, tmp_path / "broken", tmp_path / "front")
@@ -83,7 +83,9 @@ def test_gradients_that_are_not_averaged_are_named(broken):
         "    optimizer.buffered_reduce_fallback = lambda *args, **kwargs: None\n    # Tracking loss.\n",
     )  # fmt: skip
     result = broken.examine("training.two-processes")["training.two-processes"]
-    assert result.status == "failed" and "gradients are not averaged over the processes" in result.finding, result.finding
+    assert result.status == "failed" and "gradients are not averaged over the processes" in result.finding, (
+        result.finding
+    )
 
 
 def test_a_rank_that_dies_while_training_is_named(broken):

@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from cogvideo_sat_env.build.base import find_base
-from cogvideo_sat_env.channel.solve import child_environment
+from cogvideo_sat_env.base.paths import cache_dir, current_platform
+from cogvideo_sat_env.base.progress import Silent
 from cogvideo_sat_env.install import activation
-from cogvideo_sat_env.paths import cache_dir, current_platform
-from cogvideo_sat_env.progress import Silent
+from cogvideo_sat_env.lock.solve import child_environment
+from cogvideo_sat_env.package.build.base import find_base
 from conftest import satenv
 
 pytestmark = [

@@ -16,7 +16,7 @@ import airgap
 import channelserver
 import packages
 from airgap import Lab
-from cogvideo_sat_env.paths import current_platform
+from cogvideo_sat_env.base.paths import current_platform
 
 pytestmark = [
     pytest.mark.e2e,

@@ -19,17 +19,17 @@ from rattler.shell import ActivationVariables, Shell, activate
 import condauser
 import packages
 from channelserver import serving
-from cogvideo_sat_env.channel.solve import solve
-from cogvideo_sat_env.errors import SolveError
+from cogvideo_sat_env.base.errors import SolveError
+from cogvideo_sat_env.base.paths import cache_dir, current_platform
+from cogvideo_sat_env.base.progress import Silent
 from cogvideo_sat_env.install import activation
 from cogvideo_sat_env.install.transaction import install_prefix
-from cogvideo_sat_env.lock.model import read_lock
-from cogvideo_sat_env.paths import cache_dir, current_platform
-from cogvideo_sat_env.progress import Silent
-from cogvideo_sat_env.spec import read_environment
-from cogvideo_sat_env.variants import read_variants
-from cogvideo_sat_env.wheels.names import divide, load_names
-from cogvideo_sat_env.why import explain
+from cogvideo_sat_env.lock.read import read_lock
+from cogvideo_sat_env.lock.solve import solve
+from cogvideo_sat_env.source.wheels.names import divide, load_names
+from cogvideo_sat_env.spec.environment import read_environment
+from cogvideo_sat_env.spec.variants import read_variants
+from cogvideo_sat_env.spec.why import explain
 from conftest import satenv
 from install.test_activation import environment, run, scripts, shells
 
@@ -170,7 +170,7 @@ def test_its_files_are_the_projects_own(installed):
     for name, content in activation.load().scripts.items():
         assert (installed.prefix / name).read_bytes() == content
     inside = installed.prefix / "lib" / NAME / "cogvideo_sat_env"
-    for name in ("data/breakage.yml", "data/requirements.yml", "why.py"):
+    for name in ("data/breakage.yml", "data/requirements.yml", "spec/why.py"):
         assert (inside / name).read_bytes() == (PROJECT / "src" / "cogvideo_sat_env" / name).read_bytes()
 
 

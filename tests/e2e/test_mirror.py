@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from cogvideo_sat_env.base.paths import project_root
+from cogvideo_sat_env.base.progress import Silent
 from cogvideo_sat_env.fetch.model import Policy
-from cogvideo_sat_env.mirror.make import make_mirror
-from cogvideo_sat_env.mirror.selection import choose, read_part
-from cogvideo_sat_env.paths import project_root
-from cogvideo_sat_env.progress import Silent
+from cogvideo_sat_env.source.mirror.mirror import make_mirror
+from cogvideo_sat_env.source.mirror.selection import choose, read_part
 
 pytestmark = pytest.mark.e2e
 

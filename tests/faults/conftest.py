@@ -16,8 +16,8 @@ import pytest
 import zstandard
 
 import packages
-from cogvideo_sat_env.lock.model import CondaArtefact
-from cogvideo_sat_env.paths import current_platform
+from cogvideo_sat_env.base.artefacts import CondaArtefact
+from cogvideo_sat_env.base.paths import current_platform
 from install.conftest import CHANNEL, Site, sample, sample_with_pip, site  # noqa: F401 - fixtures
 
 Member = tuple[tarfile.TarInfo, bytes]

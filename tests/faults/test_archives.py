@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 import packages
-from cogvideo_sat_env.errors import PrefixError, VerificationError
-from cogvideo_sat_env.install import archive, bombs
+from cogvideo_sat_env.base.errors import PrefixError, VerificationError
+from cogvideo_sat_env.install import archive, archive_size
 from install.conftest import CHANNEL, Site
 
 from .conftest import evil, listed, member
@@ -31,7 +31,9 @@ def refused(site: Site, install_evil: Install, made: object, said: str) -> None:
 
 @pytest.mark.fault("archive-dotdot", "environment", "the member is left out, and nothing is written outside")
 @pytest.mark.fault("archive-absolute", "environment", "the member stays in the package, and nothing is written outside")
-def test_a_member_that_leads_out_and_is_not_listed_does_nothing(site: Site, install_evil: Install, tmp_path: Path) -> None:
+def test_a_member_that_leads_out_and_is_not_listed_does_nothing(
+    site: Site, install_evil: Install, tmp_path: Path
+) -> None:
     outside = tmp_path / "outside"
     made = evil(
         tmp_path,
@@ -66,7 +68,9 @@ def test_a_member_through_a_link_of_its_archive_is_refused(
     assert not list(tmp_path.rglob("through")) and not Path("/through").exists()
 
 
-@pytest.mark.fault("archive-symlink", "error", "names the link, where it leads, and that another package writes through it")
+@pytest.mark.fault(
+    "archive-symlink", "error", "names the link, where it leads, and that another package writes through it"
+)
 def test_a_file_through_another_packages_link_is_refused(site: Site, install_evil: Install, tmp_path: Path) -> None:
     door = evil(
         tmp_path,
@@ -158,16 +162,18 @@ def test_an_old_archive_that_unpacks_to_more_than_it_says_is_refused(tmp_path: P
     path = tmp_path / "bomb-1-0.tar.bz2"
     path.write_bytes(bz2.compress(packed.getvalue(), 1))
     with pytest.raises(VerificationError, match="it would fill the disk"):
-        bombs.require_bounded(path)
+        archive_size.require_bounded(path)
 
 
 def test_a_large_package_that_says_so_is_no_bomb(site: Site, install_evil: Install, tmp_path: Path) -> None:
-    prefix = install_evil(evil(tmp_path, [member("share/zeros", bytes(100_000_000))], [listed("share/zeros", 100_000_000)]))
+    prefix = install_evil(
+        evil(tmp_path, [member("share/zeros", bytes(100_000_000))], [listed("share/zeros", 100_000_000)])
+    )
     assert (prefix / "share/zeros").stat().st_size == 100_000_000
 
 
 def test_genuine_packages_are_bounded_closely(site: Site, sample: Path) -> None:
     for path in (sample / "conda-forge").glob("*/*.conda"):
-        found = bombs._unpacked(path, 1 << 40)
+        found = archive_size._unpacked(path, 1 << 40)
         assert 0 < found < 1_000_000, path
     assert packages.artefacts(sample / "conda-forge", CHANNEL)

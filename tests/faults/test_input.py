@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from cogvideo_sat_env import yamlfile
-from cogvideo_sat_env.errors import InputError, VerificationError
-from cogvideo_sat_env.lock.model import read_lock
+from cogvideo_sat_env.base import yamlfile
+from cogvideo_sat_env.base.errors import InputError, VerificationError
+from cogvideo_sat_env.lock.read import read_lock
 from install.conftest import Site
 
 WHAT = "a conda-lock file"

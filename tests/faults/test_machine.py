@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import packages
-from cogvideo_sat_env.errors import PrefixError
+from cogvideo_sat_env.base.errors import PrefixError
 from cogvideo_sat_env.install import receipt
 from install.conftest import CHANNEL, Site, make_wheel, pin
 from install.test_atomicity import RUN, complete
@@ -104,7 +104,9 @@ def test_a_full_tmpdir_is_named_where_pip_needs_it(
     assert not (site.home / "env").exists() and site.leftovers() == []
 
 
-def run(site: Site, sample: Path, prefix: Path, preamble: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
+def run(
+    site: Site, sample: Path, prefix: Path, preamble: str = "", **variables: str
+) -> subprocess.CompletedProcess[str]:
     """Install in a process of its own, with nothing in its environment but PATH and `variables`."""
     return subprocess.run(
         [sys.executable, "-c", preamble + RUN, str(prefix), str(site.cache), str(sample), site.server.url, "", "-"],
@@ -172,7 +174,9 @@ def test_a_prefix_may_have_any_letters(site: Site) -> None:
     assert f"{prefix}/share\0".encode() in (prefix / "lib/libprefixed.so").read_bytes()
 
 
-@pytest.mark.fault("path-long", "environment", "programs start through /bin/sh or env where #! is too long for the kernel")
+@pytest.mark.fault(
+    "path-long", "environment", "programs start through /bin/sh or env where #! is too long for the kernel"
+)
 def test_a_prefix_of_200_characters_works(site: Site) -> None:
     prefix = site.home / ("l" * (200 - len(str(site.home)) - 1))
     assert len(str(prefix)) == 200

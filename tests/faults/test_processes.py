@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from cogvideo_sat_env.errors import PrefixError
-from cogvideo_sat_env.install import prefixlock, receipt, staging
-from cogvideo_sat_env.install.prefixlock import Owner, lock_path, prefix_lock
+from cogvideo_sat_env.base.errors import PrefixError
+from cogvideo_sat_env.install import prefix_lock as locking
+from cogvideo_sat_env.install import receipt, staging
+from cogvideo_sat_env.install.prefix_lock import Owner, lock_path, prefix_lock
 from install.conftest import Recorder, Site
 from install.test_atomicity import complete, duration, start
 
@@ -181,7 +182,7 @@ def hold(prefix: Path, owner: Owner, silent: float = 0.0) -> None:
     path = lock_path(prefix)
     path.write_text(json.dumps(asdict(owner)))
     heard = time.time() - silent
-    prefixlock.os.utime(path, (heard, heard))
+    locking.os.utime(path, (heard, heard))
 
 
 @pytest.mark.fault("lock-holder-dead", "environment", "says whose lock it was, and takes it over")
@@ -231,11 +232,11 @@ def test_a_living_holder_is_never_robbed_even_in_a_long_silence(site: Site) -> N
 
 
 def test_a_holder_gives_signs_of_life_and_leaves_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prefixlock, "HEARTBEAT", 0.05)
+    monkeypatch.setattr(locking, "HEARTBEAT", 0.05)
     prefix = site.home / "env"
     with prefix_lock(prefix, Recorder()):
         path = lock_path(prefix)
-        prefixlock.os.utime(path, (0, 0))
+        locking.os.utime(path, (0, 0))
         until = time.monotonic() + 20
         while path.stat().st_mtime == 0 and time.monotonic() < until:
             time.sleep(0.02)
@@ -246,7 +247,7 @@ def test_a_holder_gives_signs_of_life_and_leaves_nothing(site: Site, monkeypatch
 def test_an_empty_lock_file_of_an_older_version_holds_nobody_up(site: Site) -> None:
     prefix = site.home / "env"
     lock_path(prefix).touch()
-    prefixlock.os.utime(lock_path(prefix), (1, 1))
+    locking.os.utime(lock_path(prefix), (1, 1))
     assert site.install(prefix, lock_timeout=0.0).status == "created"
 
 

@@ -14,13 +14,13 @@ import pytest
 from keyring.backend import KeyringBackend
 
 import channelserver
-from cogvideo_sat_env.errors import InputError, SourceError
+from cogvideo_sat_env.base.errors import InputError, SourceError
+from cogvideo_sat_env.base.progress import Silent
 from cogvideo_sat_env.fetch import credentials
 from cogvideo_sat_env.fetch.model import Policy, Wanted
 from cogvideo_sat_env.fetch.pool import fetch_files
 from cogvideo_sat_env.fetch.redact import redact
-from cogvideo_sat_env.progress import Silent
-from cogvideo_sat_env.sources import parse_source
+from cogvideo_sat_env.source.source import parse_source
 
 SECRET = "s3cr3t-pass"
 LOGIN = "Basic " + b64encode(f"me:{SECRET}".encode()).decode()
@@ -69,9 +69,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[channels
 
 def _fetch(tmp_path: Path, url: str, said: Said | None = None) -> None:
     wanted = Wanted("a-1-0.conda", tmp_path / "out" / "a-1-0.conda", hashlib.sha256(b"bytes").hexdigest(), (url,), 5)
-    fetch_files(
-        [wanted], title="t", what="w", progress=said or Said(), policy=Policy(attempts=2, backoff=0.01)
-    )
+    fetch_files([wanted], title="t", what="w", progress=said or Said(), policy=Policy(attempts=2, backoff=0.01))
 
 
 def _netrc(home: Path, _: pytest.MonkeyPatch) -> None:
@@ -80,9 +78,7 @@ def _netrc(home: Path, _: pytest.MonkeyPatch) -> None:
 
 
 def _rattler(home: Path, patch: pytest.MonkeyPatch) -> None:
-    (home / "auth.json").write_text(
-        json.dumps({"127.0.0.1": {"BasicHTTP": {"username": "me", "password": SECRET}}})
-    )
+    (home / "auth.json").write_text(json.dumps({"127.0.0.1": {"BasicHTTP": {"username": "me", "password": SECRET}}}))
     patch.setenv("RATTLER_AUTH_FILE", str(home / "auth.json"))
 
 
@@ -129,9 +125,7 @@ def test_a_conda_token_goes_into_the_path(
     assert server.requests == ["/t/tk-9/chan/a-1-0.conda"]
 
 
-def test_another_host_doesnt_get_the_login(
-    server: channelserver.ChannelServer, tmp_path: Path
-) -> None:
+def test_another_host_doesnt_get_the_login(server: channelserver.ChannelServer, tmp_path: Path) -> None:
     with channelserver.serving(tmp_path / "root") as other:
         server.redirect_to = other.url.replace("127.0.0.1", "localhost")
         server.login = ""

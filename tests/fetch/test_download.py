@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import channelserver
-from cogvideo_sat_env.errors import PrefixError, SatenvError, SourceError, VerificationError
+from cogvideo_sat_env.base.errors import PrefixError, SatenvError, SourceError, VerificationError
 from cogvideo_sat_env.fetch import limit
 from cogvideo_sat_env.fetch.limit import parse_bytes
 from cogvideo_sat_env.fetch.model import Policy, Wanted
@@ -67,9 +67,7 @@ class Place:
 
     def fetch(self, *wanted: Wanted, policy: Policy = QUICK, **options) -> list[Wanted]:
         items = wanted or tuple(self.wanted(name) for name in NAMES)
-        return fetch_files(
-            items, title="t", what="the files", progress=self.progress, policy=policy, **options
-        )
+        return fetch_files(items, title="t", what="the files", progress=self.progress, policy=policy, **options)
 
     def refused(self, kind: type[SatenvError], *wanted: Wanted, policy: Policy = QUICK) -> SatenvError:
         with pytest.raises(kind) as caught:
@@ -136,7 +134,9 @@ def test_resets_at_random_bytes_are_resumed(place: Place) -> None:
     assert starts == sorted(starts) and all(start <= cut for start, cut in zip(starts, at, strict=False))
 
 
-@pytest.mark.fault("truncated-body", "error", "names file, source, expected and found bytes; the next run goes on there")
+@pytest.mark.fault(
+    "truncated-body", "error", "names file, source, expected and found bytes; the next run goes on there"
+)
 def test_a_cut_off_file_is_kept_for_the_next_run_which_goes_on(place: Place) -> None:
     place.server.fail(NAMES[0], "truncate", at=SIZE // 3)
     error = place.refused(VerificationError)
@@ -185,9 +185,13 @@ def test_a_wrong_partial_of_an_earlier_run_is_thrown_away(place: Place, junk: by
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(NAMES[0], marks=pytest.mark.fault("flipped-bit-conda", "error", "names file, source and both hashes")),
+        pytest.param(
+            NAMES[0], marks=pytest.mark.fault("flipped-bit-conda", "error", "names file, source and both hashes")
+        ),
         NAMES[1],
-        pytest.param(NAMES[2], marks=pytest.mark.fault("flipped-bit-pip", "error", "names file, source and both hashes")),
+        pytest.param(
+            NAMES[2], marks=pytest.mark.fault("flipped-bit-pip", "error", "names file, source and both hashes")
+        ),
     ],
 )
 def test_a_flipped_bit_in_each_kind_of_artefact_is_found(place: Place, name: str) -> None:
@@ -225,6 +229,7 @@ def test_each_status_has_its_remedy(place: Place, status: str, said: str) -> Non
 def test_retry_after_is_respected_but_not_for_ever(place: Place) -> None:
     waits: list[float] = []
     place.server.fail(NAMES[0], "429", times=1, seconds=1)
+
     class Stop(threading.Event):
         def wait(self, timeout=None):
             waits.append(timeout)
@@ -344,7 +349,9 @@ def test_a_limit_holds_for_all_transfers_together(place: Place, monkeypatch: pyt
     assert Policy(limit_rate=800.0).slowest == 25.0, "our own limit isn't taken for a slow server"
 
 
-@pytest.mark.parametrize(("text", "value"), [("500k", 500_000), ("10M", 10_000_000), ("4.5G", 4_500_000_000), ("99", 99)])
+@pytest.mark.parametrize(
+    ("text", "value"), [("500k", 500_000), ("10M", 10_000_000), ("4.5G", 4_500_000_000), ("99", 99)]
+)
 def test_amounts_are_read(text: str, value: int) -> None:
     assert parse_bytes(text, "--limit-rate") == value
 

@@ -9,9 +9,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from cogvideo_sat_env.errors import SourceError
+from cogvideo_sat_env.base.artefacts import PipPin
+from cogvideo_sat_env.base.errors import SourceError
 from cogvideo_sat_env.fetch.index import Index
-from cogvideo_sat_env.lock.model import PipPin
 
 RIGHT, OTHER = "a" * 64, "b" * 64
 PAGES = {

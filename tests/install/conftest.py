@@ -20,10 +20,10 @@ for folder in (ROOT / "src", ROOT / "tests"):
 
 import channelserver  # noqa: E402
 import packages  # noqa: E402
-from cogvideo_sat_env.install import activation, records  # noqa: E402
+from cogvideo_sat_env.base.artefacts import CondaArtefact, PipPin  # noqa: E402
+from cogvideo_sat_env.base.paths import current_platform  # noqa: E402
+from cogvideo_sat_env.install import activation, conda_meta  # noqa: E402
 from cogvideo_sat_env.install.transaction import InstallResult, install_prefix  # noqa: E402
-from cogvideo_sat_env.lock.model import CondaArtefact, PipPin  # noqa: E402
-from cogvideo_sat_env.paths import current_platform  # noqa: E402
 
 CHANNEL = "https://conda.example.org/conda-forge"  # what the lock says; nothing is asked there
 VARIABLES = {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
@@ -98,8 +98,8 @@ class Site:
             real(packages, layout, staging, *rest)
             linked(staging)
 
-        real = records.complete
-        with mock.patch.object(records, "complete", complete):
+        real = conda_meta.complete
+        with mock.patch.object(conda_meta, "complete", complete):
             return install_prefix(prefix, pip_pins=pip_pins or [], **options)
 
     def leftovers(self) -> list[str]:
@@ -128,9 +128,7 @@ def site(sample: Path, tmp_path: Path) -> Iterator[Site]:
     """A machine with an empty cache and an honest server."""
     (tmp_path / "envs").mkdir()
     with channelserver.serving(sample) as server:
-        yield Site(
-            server, packages.artefacts(sample / "conda-forge", CHANNEL), tmp_path / "cache", tmp_path / "envs"
-        )
+        yield Site(server, packages.artefacts(sample / "conda-forge", CHANNEL), tmp_path / "cache", tmp_path / "envs")
 
 
 def make_wheel(folder: Path, name: str, version: str, files: dict[str, str], scripts: str = "") -> Path:

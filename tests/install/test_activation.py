@@ -36,7 +36,7 @@ def prefix(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
         (root / folder).mkdir(parents=True)
     (root / "bin" / "nvcc").write_text("#!/bin/sh\n")
     (root / "bin" / "nvcc").chmod(0o755)
-    activation.install(root, root, activation.load(), {"SAT_VALUE": "it's \"1\" $HOME"})
+    activation.install(root, root, activation.load(), {"SAT_VALUE": 'it\'s "1" $HOME'})
     return root
 
 
@@ -161,7 +161,7 @@ def test_the_sourced_script_needs_no_conda_and_undoes_itself(
     env = {"TMPDIR": str(tmp_path)}
     found = environment(run(shell, f"{strict}. {script}; env -0", env))
     assert found["CONDA_PREFIX"] == str(prefix) and found["PATH"].startswith(f"{prefix}/bin:")
-    assert found["SAT_VALUE"] == "it's \"1\" $HOME" and found["CUDA_HOME"] == str(prefix)
+    assert found["SAT_VALUE"] == 'it\'s "1" $HOME' and found["CUDA_HOME"] == str(prefix)
     for commands in ("deactivate", f". {script}; deactivate"):
         for before in ({}, {"SAT_VALUE": "mine", "CONDA_PREFIX": "/other", "CPATH": "/c"}):
             plain = environment(run(shell, "env -0", env | before))
@@ -189,7 +189,7 @@ def test_the_sourced_script_says_when_the_environment_was_moved(prefix: Path, tm
 
 def test_variables_stand_where_conda_reads_them(prefix: Path) -> None:
     state = json.loads((prefix / "conda-meta" / "state").read_text())
-    assert state["env_vars"] == {"SAT_VALUE": "it's \"1\" $HOME"}
+    assert state["env_vars"] == {"SAT_VALUE": 'it\'s "1" $HOME'}
     assert "SAT_VALUE" not in (prefix / "etc/conda/activate.d/cogvideo-sat-env.sh").read_text()
 
 

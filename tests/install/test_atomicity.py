@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from cogvideo_sat_env.errors import PrefixError
+from cogvideo_sat_env.base.errors import PrefixError
 from cogvideo_sat_env.install import receipt, staging
-from cogvideo_sat_env.install.prefixlock import prefix_lock
+from cogvideo_sat_env.install.prefix_lock import prefix_lock
 
 from .conftest import Recorder, Site
 
@@ -29,12 +29,12 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the backgro
 sys.path[:0] = [{str(TESTS)!r}, {str(TESTS.parent / "src")!r}]
 from pathlib import Path
 import packages
-from cogvideo_sat_env.install import activation, crew
+from cogvideo_sat_env.install import activation, workers
 from cogvideo_sat_env.install.transaction import install_prefix
-from cogvideo_sat_env.paths import current_platform
-from cogvideo_sat_env.progress import Plain
+from cogvideo_sat_env.base.paths import current_platform
+from cogvideo_sat_env.base.progress import Plain
 prefix, cache, mirror, url, options, without = sys.argv[1:]
-crew.FEW = 0
+workers.FEW = 0
 artefacts = [a for a in packages.artefacts(Path(mirror) / "conda-forge", "https://conda.example.org/conda-forge")
              if a.name != without]
 print("started", flush=True)
@@ -51,9 +51,7 @@ print(result.status, flush=True)
 def start(site: Site, sample: Path, prefix: Path, without: str = "-", **options: bool) -> subprocess.Popen[str]:
     true = ",".join(name for name, value in options.items() if value)
     command = [sys.executable, "-c", RUN, prefix, site.cache, sample, site.server.url, true, without]
-    child = subprocess.Popen(
-        [str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    child = subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     first = b""
     while not first.endswith(b"\n") and (byte := os.read(child.stdout.fileno(), 1)):
         first += byte  # past the buffer: `communicate` doesn't see what readline() has read ahead
@@ -203,8 +201,8 @@ def test_a_busy_prefix_names_its_holder_when_the_wait_is_over(site: Site) -> Non
     code = (
         f"import sys, time; sys.path.insert(0, {str(TESTS.parent / 'src')!r})\n"
         "from pathlib import Path\n"
-        "from cogvideo_sat_env.install.prefixlock import prefix_lock\n"
-        "from cogvideo_sat_env.progress import Silent\n"
+        "from cogvideo_sat_env.install.prefix_lock import prefix_lock\n"
+        "from cogvideo_sat_env.base.progress import Silent\n"
         "with prefix_lock(Path(sys.argv[1]), Silent()):\n"
         "    print('held', flush=True); time.sleep(60)\n"
     )

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 import packages
-from cogvideo_sat_env.errors import InputError, PrefixError
+from cogvideo_sat_env.base.errors import InputError, PrefixError
+from cogvideo_sat_env.base.paths import current_platform
 from cogvideo_sat_env.install import receipt
-from cogvideo_sat_env.paths import current_platform
 
 from .conftest import CHANNEL, Site
 
@@ -178,7 +178,9 @@ def test_a_lock_of_another_platform_is_refused(site: Site) -> None:
     assert not (site.home / "env").exists()
 
 
-@pytest.mark.fault("path-long", "error", "names the file whose place for the prefix is too short: conda packages leave 255 bytes")
+@pytest.mark.fault(
+    "path-long", "error", "names the file whose place for the prefix is too short: conda packages leave 255 bytes"
+)
 def test_a_prefix_too_long_for_a_binary_placeholder_is_refused_before_linking(site: Site) -> None:
     prefix = site.home / ("l" * 200) / "env"
     with pytest.raises(PrefixError, match=r"lib/libprefixed.so of prefixed has room for"):

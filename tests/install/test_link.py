@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 
 import packages
-from cogvideo_sat_env.errors import SatenvError, VerificationError
-from cogvideo_sat_env.install import crew, space
-from cogvideo_sat_env.install.proof import is_plain
-from cogvideo_sat_env.paths import current_platform
+from cogvideo_sat_env.base import diskspace
+from cogvideo_sat_env.base.errors import SatenvError, VerificationError
+from cogvideo_sat_env.base.paths import current_platform
+from cogvideo_sat_env.install import workers
+from cogvideo_sat_env.install.package_manifest import is_plain
 
 from .conftest import CHANNEL, Site
 from .test_atomicity import complete
@@ -97,10 +98,10 @@ def records(prefix: Path) -> dict[str, dict]:
 def test_the_prefix_is_the_one_that_rattler_makes_of_everything(
     site: Site, odd: Path, monkeypatch: pytest.MonkeyPatch, few: int
 ) -> None:
-    monkeypatch.setattr(crew, "FEW", few)
+    monkeypatch.setattr(workers, "FEW", few)
     apart = site.install(site.home / "one", **options(odd))
     with monkeypatch.context() as patched:
-        patched.setattr(space, "same_file_system", lambda one, other: False)
+        patched.setattr(diskspace, "same_file_system", lambda one, other: False)
         whole = site.install(site.home / "two", **options(odd))
     assert tree(site.home / "one") == tree(site.home / "two")
     assert records(site.home / "one") == records(site.home / "two")
@@ -155,7 +156,7 @@ def texts(prefix: Path) -> dict[str, str]:
 def test_a_package_that_is_changed_while_it_is_linked_is_extracted_again(
     site: Site, monkeypatch: pytest.MonkeyPatch, few: int
 ) -> None:
-    monkeypatch.setattr(crew, "FEW", few)
+    monkeypatch.setattr(workers, "FEW", few)
     site.install(site.home / "one")
     (cached,) = site.cache.glob("pkgs/linked-*/share/linked/dir/file")
     cached.unlink()
@@ -179,36 +180,36 @@ def test_a_damaged_proof_is_made_again(site: Site, line: int, damage: str) -> No
 
 
 def test_a_cache_that_changes_all_the_time_is_told(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    def touch_all(task: str, jobs: list) -> crew.Work:
+    def touch_all(task: str, jobs: list) -> workers.Work:
         for path in site.cache.glob("pkgs/linked-*/share/linked/dir/file"):
             path.unlink()
             path.write_text("y")
-        return real(crew.Crew(), task, jobs)
+        return real(workers.Crew(), task, jobs)
 
-    real = crew.Crew.start
-    monkeypatch.setattr(crew.Crew, "start", lambda self, task, jobs: touch_all(task, jobs))
+    real = workers.Crew.start
+    monkeypatch.setattr(workers.Crew, "start", lambda self, task, jobs: touch_all(task, jobs))
     with pytest.raises(VerificationError, match="extracted packages changed 3 times while they were linked"):
         site.install(site.home / "env")
     assert not (site.home / "env").exists() and site.leftovers() == []
 
 
 def test_a_process_that_is_killed_is_told_and_leaves_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crew, "FEW", 0)
-    real = crew.Crew._share
+    monkeypatch.setattr(workers, "FEW", 0)
+    real = workers.Crew._share
 
-    def share_and_kill(self: crew.Crew, proofs: set[str]) -> None:
+    def share_and_kill(self: workers.Crew, proofs: set[str]) -> None:
         real(self, proofs)
         self._children[0].kill()
         self._children[0].wait()
 
-    monkeypatch.setattr(crew.Crew, "_share", share_and_kill)
+    monkeypatch.setattr(workers.Crew, "_share", share_and_kill)
     with pytest.raises(SatenvError, match=f"the process ended with -{signal.SIGKILL.value}"):
         site.install(site.home / "env")
     assert not (site.home / "env").exists() and site.leftovers() == []
 
 
 def test_the_processes_end_with_their_parent() -> None:
-    worker = Path(crew.__file__).with_name("crew_worker.py")
+    worker = Path(workers.__file__).with_name("worker_main.py")
     child = subprocess.Popen([sys.executable, "-I", "-S", worker], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     child.stdin.write(b'{"task": "prove", "jobs": [{"proof_path": "/nowhere", "folder": "/nowhere"}]}\n')
     child.stdin.flush()

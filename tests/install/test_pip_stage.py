@@ -14,9 +14,9 @@ import pytest
 
 import channelserver
 import packages
-from cogvideo_sat_env.errors import PrefixError, SatenvError, SourceError, VerificationError
+from cogvideo_sat_env.base.artefacts import PipPin
+from cogvideo_sat_env.base.errors import PrefixError, SatenvError, SourceError, VerificationError
 from cogvideo_sat_env.install import receipt
-from cogvideo_sat_env.lock.model import PipPin
 
 from .conftest import CHANNEL, Site, make_wheel, pin
 
@@ -149,9 +149,7 @@ def test_an_index_without_the_file_is_named(index: tuple[Site, dict[str, PipPin]
 
 
 @pytest.mark.e2e
-def test_an_index_that_is_away_is_told(
-    index: tuple[Site, dict[str, PipPin]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_index_that_is_away_is_told(index: tuple[Site, dict[str, PipPin]], monkeypatch: pytest.MonkeyPatch) -> None:
     site, pins = index
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/index/")
     with pytest.raises(SourceError, match="can't be reached for tiny==0.1"):

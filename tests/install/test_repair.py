@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import packages
-from cogvideo_sat_env.errors import PrefixError
+from cogvideo_sat_env.base.errors import PrefixError
 from cogvideo_sat_env.install import receipt
 
 from .conftest import Site, make_wheel, pin

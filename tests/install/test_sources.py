@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 import packages
-from cogvideo_sat_env.errors import PrefixError, SourceError, VerificationError
+from cogvideo_sat_env.base import diskspace
+from cogvideo_sat_env.base.errors import PrefixError, SourceError, VerificationError
+from cogvideo_sat_env.base.paths import current_platform
+from cogvideo_sat_env.fetch import archives
 from cogvideo_sat_env.fetch.redact import redact
-from cogvideo_sat_env.install import fetch, space
-from cogvideo_sat_env.paths import current_platform
 
 from .conftest import Site
 
@@ -109,12 +110,12 @@ def test_a_slow_answer_is_waited_for(site: Site) -> None:
 
 
 def test_a_stalled_transfer_is_given_up(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch, "STALLED", 1.0)
-    monkeypatch.setattr(fetch, "ATTEMPTS", 1)
+    monkeypatch.setattr(archives, "STALLED", 1.0)
+    monkeypatch.setattr(archives, "ATTEMPTS", 1)
     site.server.fail(NAME, "stall", seconds=30)
     files = {}
     with pytest.raises(VerificationError, match="no byte for 1 s"):
-        files = fetch.fetch(
+        files = archives.fetch(
             [site.artefact("prefixed")], locate=site.locate, cache=site.cache, progress=site.progress, attempts=1
         )
     assert files == {}
@@ -235,14 +236,16 @@ def _with_a_large_package(site: Site, folder: Path, content: bytes) -> dict[str,
 @pytest.mark.parametrize(
     "stage",
     [
-        pytest.param(stage, marks=pytest.mark.fault(f"disk-full-{fault}", "error", "names the place; nothing half-made is left"))
+        pytest.param(
+            stage, marks=pytest.mark.fault(f"disk-full-{fault}", "error", "names the place; nothing half-made is left")
+        )
         for stage, fault in (("download", "download"), ("extraction", "extract"), ("prefix", "link"))
     ],
 )
 def test_a_disk_that_fills_up_is_named_and_leaves_nothing(
     site: Site, small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
-    monkeypatch.setattr(space, "require", lambda *_: None)  # as when another program takes the space meanwhile
+    monkeypatch.setattr(diskspace, "require", lambda *_: None)  # as when another program takes the space meanwhile
     content = os.urandom(8_000_000) if stage == "download" else bytes(8_000_000)  # zeros: small until extracted
     options = _with_a_large_package(site, tmp_path / "own", content)
     prefix = site.home / "env"

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from rattler import MatchSpec
 
-from cogvideo_sat_env.channel.solve import solve
-from cogvideo_sat_env.errors import SolveError
-from cogvideo_sat_env.ledger import read_ledger
-from cogvideo_sat_env.lock.model import CondaArtefact
+from cogvideo_sat_env.base.artefacts import CondaArtefact
+from cogvideo_sat_env.base.errors import SolveError
+from cogvideo_sat_env.lock.solve import solve
 from cogvideo_sat_env.lock.verify import record_of
-from cogvideo_sat_env.spec import CondaSpec, read_environment
-from cogvideo_sat_env.variants import read_variants
+from cogvideo_sat_env.spec.breakage import read_ledger
+from cogvideo_sat_env.spec.environment import CondaSpec, read_environment
+from cogvideo_sat_env.spec.variants import read_variants
 
 ENVIRONMENT = read_environment(Path(__file__).parents[2] / "environment.yml")
 VARIANT = next(variant for variant in read_variants() if variant.is_primary)

@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 import pytest
 import zstandard
 
-from cogvideo_sat_env.channel.frozen import frozen_channels
-from cogvideo_sat_env.channel.solve import lookup, solve
-from cogvideo_sat_env.errors import InputError, SolveError
+from cogvideo_sat_env.base.errors import InputError, SolveError
+from cogvideo_sat_env.lock.frozen import frozen_channels
+from cogvideo_sat_env.lock.solve import lookup, solve
 
 RECORD = {
     "name": "tiny",

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from rattler.explicit_environment import ExplicitEnvironmentSpec
 
-from cogvideo_sat_env.errors import InputError
+from cogvideo_sat_env.base.artefacts import split_archive, split_url
+from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.lock import render
-from cogvideo_sat_env.lock.model import read_lock, split_archive, split_url
-from cogvideo_sat_env.variants import read_variants
+from cogvideo_sat_env.lock.read import read_lock
+from cogvideo_sat_env.spec.variants import read_variants
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "render"
 PROJECT = Path(__file__).parents[2]

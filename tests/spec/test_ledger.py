@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from cogvideo_sat_env.errors import InputError
-from cogvideo_sat_env.ledger import read_ledger
-from cogvideo_sat_env.paths import DATA
-from cogvideo_sat_env.requirements import read_requirements
-from cogvideo_sat_env.spec import read_environment
-from cogvideo_sat_env.variants import choose_variant, derive, read_variants, render_environment
+from cogvideo_sat_env.base.errors import InputError
+from cogvideo_sat_env.base.paths import DATA
+from cogvideo_sat_env.spec.breakage import read_ledger
+from cogvideo_sat_env.spec.environment import read_environment
+from cogvideo_sat_env.spec.requirements import read_requirements
+from cogvideo_sat_env.spec.variants import choose_variant, derive, read_variants, render_environment
 
 PROJECT = Path(__file__).parents[2]
 
@@ -119,5 +119,7 @@ def test_a_generated_environment_file_says_what_it_was_generated_from(variant, t
 
 
 def test_an_unknown_variant_is_told_what_there_is():
-    with pytest.raises(InputError, match="there is no lock for win-64 with cuda; there is: linux-64 cuda, linux-64 cpu"):
+    with pytest.raises(
+        InputError, match="there is no lock for win-64 with cuda; there is: linux-64 cuda, linux-64 cpu"
+    ):
         choose_variant(read_variants(), "win-64", "cuda")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cogvideo_sat_env.errors import InputError
-from cogvideo_sat_env.spec import read_environment
+from cogvideo_sat_env.base.errors import InputError
+from cogvideo_sat_env.spec.environment import read_environment
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "spec"
 PROJECT = Path(__file__).parents[2]

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cogvideo_sat_env.base.errors import InputError, VerificationError
 from cogvideo_sat_env.bundle.manifest import parse
-from cogvideo_sat_env.errors import InputError, VerificationError
 
 MANIFEST = "manifest.json"
 PIECE = 1024 * 1024

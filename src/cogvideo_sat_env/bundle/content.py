@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from cogvideo_sat_env.base.errors import InputError
+from cogvideo_sat_env.base.progress import Progress
 from cogvideo_sat_env.bundle.pack import Content
-from cogvideo_sat_env.bundle.toolwheels import PYTHONS
-from cogvideo_sat_env.errors import InputError
+from cogvideo_sat_env.bundle.tool_wheels import PYTHONS
 from cogvideo_sat_env.fetch.model import Policy
-from cogvideo_sat_env.mirror.make import make_mirror, read_record
-from cogvideo_sat_env.mirror.selection import WHEELHOUSE, CondaFile, Part, read_parts
-from cogvideo_sat_env.progress import Progress
-from cogvideo_sat_env.spec import read_environment
+from cogvideo_sat_env.source.mirror.mirror import make_mirror, read_record
+from cogvideo_sat_env.source.mirror.selection import WHEELHOUSE, CondaFile, Part, read_parts
+from cogvideo_sat_env.spec.environment import read_environment
 
 WHEELS_CHANNEL = "wheels"
 
@@ -56,8 +56,8 @@ def from_wheels(root: Path, cache: Path, python: Path | None, progress: Progress
 
     That package is links to this machine's interpreter; the target makes one of its own.
     """
-    from cogvideo_sat_env.content import wheel_python  # the wheels source loads slowly
-    from cogvideo_sat_env.wheels.channel import build_channel
+    from cogvideo_sat_env.create.source_plan import wheel_python  # the wheels source loads slowly
+    from cogvideo_sat_env.source.wheels.channel import build_channel
 
     interpreter, lock = wheel_python(root / "locks", python)
     environment = read_environment(root / "environment.yml")

@@ -14,13 +14,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cogvideo_sat_env.base import diskspace
+from cogvideo_sat_env.base.artefacts import CondaArtefact, PipPin
+from cogvideo_sat_env.base.errors import SatenvError, VerificationError
 from cogvideo_sat_env.bundle.verify import Sink
-from cogvideo_sat_env.errors import SatenvError, VerificationError
-from cogvideo_sat_env.install import space, store
-from cogvideo_sat_env.install.fetch import artefact_path
-from cogvideo_sat_env.lock.model import CondaArtefact, PipPin
+from cogvideo_sat_env.fetch.archives import artefact_path
+from cogvideo_sat_env.install import package_cache
 
-_WORKER = Path(store.__file__).with_name("unpack_worker.py")
+_WORKER = Path(package_cache.__file__).with_name("unpack_worker.py")
 
 
 @contextmanager
@@ -83,7 +84,7 @@ class Workers:
     def run(self, artefact: CondaArtefact, archive: Path) -> None:
         """Extract the proven `archive`. Raises VerificationError, PrefixError (no space), SatenvError."""
         facts = {name: getattr(artefact, name) for name in ("name", "version", "build", "sha256")}
-        wanted = {"key": store.key(artefact), **facts}
+        wanted = {"key": package_cache.key(artefact), **facts}
         child = self._idle.get()
         try:
             child.stdin.write(
@@ -100,8 +101,8 @@ class Workers:
             raise VerificationError(answer["text"], answer.get("remedy"))
         if answer["event"] != "unpacked":
             text = str(answer["text"])
-            if any(mark in text for mark in space.MARKS):
-                raise space.full(self._packages, "the extracted packages")
+            if any(mark in text for mark in diskspace.MARKS):
+                raise diskspace.full(self._packages, "the extracted packages")
             raise SatenvError(
                 f"{artefact.file_name} can't be extracted: {text}",
                 "run it again; if it repeats, check memory limits (ulimit, cgroup) and report it",

@@ -15,24 +15,25 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from cogvideo_sat_env import content
-from cogvideo_sat_env import create as creation
+from cogvideo_sat_env.base import diskspace
+from cogvideo_sat_env.base.artefacts import CondaArtefact
+from cogvideo_sat_env.base.errors import InputError, VerificationError
+from cogvideo_sat_env.base.paths import cache_dir, current_platform
+from cogvideo_sat_env.base.progress import Progress, human_bytes
 from cogvideo_sat_env.bundle import signature
 from cogvideo_sat_env.bundle.container import Bundle, Member, open_bundle
 from cogvideo_sat_env.bundle.extract import Extract, Keep, Workers, scratch_folder
-from cogvideo_sat_env.bundle.unpacktool import unpack_project
+from cogvideo_sat_env.bundle.unpack_tool import unpack_project
 from cogvideo_sat_env.bundle.verify import Sink, verify
-from cogvideo_sat_env.errors import InputError, VerificationError
-from cogvideo_sat_env.install import activation, receipt, space, store
+from cogvideo_sat_env.create import create as creation
+from cogvideo_sat_env.create import source_plan
+from cogvideo_sat_env.create.outcome import Outcome
+from cogvideo_sat_env.install import activation, package_cache, receipt
 from cogvideo_sat_env.install.transaction import require_usable
-from cogvideo_sat_env.lock.model import CondaArtefact
-from cogvideo_sat_env.mirror.selection import OWN, OWN_LOCKS, WHEELHOUSE, Part, part_from_json
-from cogvideo_sat_env.outcome import Outcome
-from cogvideo_sat_env.paths import cache_dir, current_platform
-from cogvideo_sat_env.progress import Progress, human_bytes
-from cogvideo_sat_env.sources import Source, guess_device
-from cogvideo_sat_env.spec import Environment, read_environment
-from cogvideo_sat_env.variants import Variant, choose_variant, read_variants
+from cogvideo_sat_env.source.mirror.selection import OWN, OWN_LOCKS, WHEELHOUSE, Part, part_from_json
+from cogvideo_sat_env.source.source import Source
+from cogvideo_sat_env.spec.environment import Environment, read_environment
+from cogvideo_sat_env.spec.variants import Variant, choose_variant, guess_device, read_variants
 
 
 def install_bundle(
@@ -118,12 +119,12 @@ def _variant(part: Part) -> Variant:
     return found or choose_variant(variants, part.platform, "cuda")
 
 
-def _lock_plan(root: Path, part: Part) -> content.Plan:
+def _lock_plan(root: Path, part: Part) -> source_plan.Plan:
     environment = read_environment(root / "environment.yml")
     variant = _variant(part)
     if OWN in part.variant:
         variant = variant.with_lock(root, root / OWN_LOCKS / part.lock)
-    plan = content.lock_plan(root, environment, variant, Source("bundle"))
+    plan = source_plan.lock_plan(root, environment, variant, Source("bundle"))
     plan = replace(plan, facts={**plan.facts, "lock": part.lock})
     ours = {(item.artefact.sha256, item.artefact.url) for item in part.conda}
     if {(a.sha256, a.url) for a in plan.artefacts} != ours or {p.sha256 for p in plan.pip_pins} != {
@@ -133,15 +134,13 @@ def _lock_plan(root: Path, part: Part) -> content.Plan:
     return plan
 
 
-def _wheels_plan(bundle: Bundle, part: Part) -> content.Plan:
+def _wheels_plan(bundle: Bundle, part: Part) -> source_plan.Plan:
     specs = bundle.manifest["specs"]
     facts: dict[str, Any] = {
         "variant": "wheels", "lock": part.lock.rpartition("/")[2], "lock_sha256": part.lock_sha256,
         "inputs": f"bundle {bundle.id}", "data_only": False, "not_provided": bundle.manifest["not_provided"],
     }  # fmt: skip
-    return content.Plan(
-        Source("bundle"), _variant(part), [item.artefact for item in part.conda], (), specs, facts
-    )
+    return source_plan.Plan(Source("bundle"), _variant(part), [item.artefact for item in part.conda], (), specs, facts)
 
 
 def _python_package(part: Part, named: Path | None, scratch: Path) -> tuple[CondaArtefact, Path]:
@@ -151,10 +150,10 @@ def _python_package(part: Part, named: Path | None, scratch: Path) -> tuple[Cond
     """
     from rattler_build import assemble_package, collect_files
 
-    from cogvideo_sat_env.install.hashing import sha256_file
-    from cogvideo_sat_env.wheels.fetch import EPOCH
-    from cogvideo_sat_env.wheels.interpreter import probe
-    from cogvideo_sat_env.wheels.python_package import BUILD, lay_out_python
+    from cogvideo_sat_env.base.hashing import sha256_file
+    from cogvideo_sat_env.source.wheels.fetch import EPOCH
+    from cogvideo_sat_env.source.wheels.interpreter import probe
+    from cogvideo_sat_env.source.wheels.python_package import BUILD, lay_out_python
 
     interpreter = probe(named or Path(sys.executable))
     if interpreter.tag != part.variant.rpartition("-")[2]:
@@ -178,7 +177,7 @@ def _python_package(part: Part, named: Path | None, scratch: Path) -> tuple[Cond
     return artefact, archive
 
 
-def _fingerprint(plan: content.Plan, environment: Environment) -> str:
+def _fingerprint(plan: source_plan.Plan, environment: Environment) -> str:
     variables = {k: v for k, v in environment.variables.items() if k not in plan.variant.drop_variables}
     return receipt.fingerprint(
         platform=plan.variant.platform, artefacts=plan.artefacts, pip_pins=plan.pip_pins, variables=variables,
@@ -192,14 +191,14 @@ def _prove_and_extract(bundle: Bundle, part: Part, cache: Path, progress: Progre
     for path, item in [*artefacts.items(), *pins.items()]:
         if path not in bundle.members or bundle.members[path].sha256 != item.sha256:
             raise VerificationError(f"{bundle.path}: lacks {path} with SHA-256 {item.sha256}", "pack it again")
-    shelf = store.Store(cache, (), progress)
+    shelf = package_cache.Store(cache, (), progress)
     there = shelf.find(list(artefacts.values()))
     missing = {path: a for path, a in artefacts.items() if a.sha256 not in there}
     workers = min(4, os.cpu_count() or 1)
     _require_space(bundle, part, missing, cache, workers, progress)
     total = sum(member.size for member in bundle.members.values())
     with (
-        space.watch(cache, "the extracted packages"),
+        diskspace.watch(cache, "the extracted packages"),
         scratch_folder(cache) as scratch,
         Workers(workers, shelf.packages) as extract,
         progress.task(f"Proving {len(bundle.members)} files, extracting {len(missing)}", total, "bytes") as task,
@@ -225,9 +224,9 @@ def _require_space(
         f"Needs {human_bytes(needed)} in {cache}: {len(missing)} packages are extracted there, and the environment "
         "links to them"
     )
-    space.require(cache, needed, "the extracted packages")
+    diskspace.require(cache, needed, "the extracted packages")
 
 
 def _extract_alone(archive: Path, artefact: CondaArtefact, cache: Path, progress: Progress) -> None:
-    with Workers(1, store.Store(cache, (), progress).packages) as extract:
+    with Workers(1, package_cache.Store(cache, (), progress).packages) as extract:
         extract.run(artefact, archive)

@@ -9,7 +9,7 @@ import json
 import re
 from typing import Any
 
-from cogvideo_sat_env.errors import InputError
+from cogvideo_sat_env.base.errors import InputError
 
 SCHEMA = 1
 

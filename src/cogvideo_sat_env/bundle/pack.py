@@ -12,21 +12,21 @@ from pathlib import Path
 from typing import Any
 
 from cogvideo_sat_env import __version__
-from cogvideo_sat_env.bundle import signature, toolwheels
+from cogvideo_sat_env.base import diskspace
+from cogvideo_sat_env.base.artefacts import PipPin
+from cogvideo_sat_env.base.errors import InputError, MissingToolError
+from cogvideo_sat_env.base.progress import Progress, human_bytes
+from cogvideo_sat_env.bundle import signature, tool_wheels
 from cogvideo_sat_env.bundle.container import open_bundle
 from cogvideo_sat_env.bundle.sbom import render as render_sbom
 from cogvideo_sat_env.bundle.write import Item, write_bundle
-from cogvideo_sat_env.errors import InputError, MissingToolError
 from cogvideo_sat_env.fetch.index import Index
 from cogvideo_sat_env.fetch.model import Policy, Wanted
+from cogvideo_sat_env.fetch.pip_config import index_urls
 from cogvideo_sat_env.fetch.pool import fetch_files
-from cogvideo_sat_env.install import space
-from cogvideo_sat_env.lock.model import PipPin
-from cogvideo_sat_env.mirror.repodata import Info, channel_files, read_infos
-from cogvideo_sat_env.mirror.selection import OWN, OWN_LOCKS, WHEELHOUSE, CondaFile, Part
-from cogvideo_sat_env.pipindex import index_urls
-from cogvideo_sat_env.progress import Progress, human_bytes
-from cogvideo_sat_env.wheels.names import NotProvided
+from cogvideo_sat_env.source.mirror.repodata import Info, channel_files, read_infos
+from cogvideo_sat_env.source.mirror.selection import OWN, OWN_LOCKS, WHEELHOUSE, CondaFile, Part
+from cogvideo_sat_env.source.wheels.names import NotProvided
 
 _PROJECT = (
     "environment.yml", "conda-lock.yml", "environments", "locks", "scripts", "src", "README.md", "LICENSE",
@@ -112,7 +112,7 @@ def pack(
         items.append(Item(f"project/{OWN_LOCKS}/{content.own_lock.name}", content.own_lock.read_bytes()))
     items.append(Item("sbom.cdx.json", render_sbom(content.parts, infos, pins)))
     total = sum(item.size for item in items)
-    space.require(out.parent, total, "the bundle")
+    diskspace.require(out.parent, total, "the bundle")
     facts = {
         "schema": 1, "name": "cogvideo-sat-env", "tool_version": __version__, "source": content.source,
         "parts": {part.variant: _part_facts(part, content, infos) for part in content.parts},
@@ -120,7 +120,7 @@ def pack(
         "not_provided": [asdict(item) for item in content.not_provided],
     }  # fmt: skip
     with (
-        space.watch(out.parent, "the bundle", total),
+        diskspace.watch(out.parent, "the bundle", total),
         progress.task(f"Packing {len(items)} files", total, "bytes") as task,
     ):
         write_bundle(out, items, facts, volume_size=volume_size, base=base, seen=task.advance)
@@ -184,13 +184,15 @@ def _tool_items(
     root: Path, cache: Path, content: Content, policy: Policy, progress: Progress
 ) -> tuple[list[Item], list[PipPin], dict[str, list[str]]]:
     """Fetch the tool's wheels into the cache; return them as members, as pins, and by Python and platform."""
-    requirements = toolwheels.read_pins(root / toolwheels.REQUIREMENTS)
+    requirements = tool_wheels.read_pins(root / tool_wheels.REQUIREMENTS)
     index = Index(index_urls() if requirements else ())
     chosen: dict[str, tuple[PipPin, str]] = {}
     sets = {}
     for platform in sorted({part.platform for part in content.parts}):
         for python in content.pythons:
-            found = {pin.file_name: (pin, url) for pin, url in toolwheels.choose(requirements, index, python, platform)}
+            found = {
+                pin.file_name: (pin, url) for pin, url in tool_wheels.choose(requirements, index, python, platform)
+            }
             sets[f"{python}/{platform}"] = sorted(f"tool/wheels/{name}" for name in found)
             chosen |= found
     folder = cache / "tool-wheels"
@@ -206,7 +208,7 @@ def _tool_items(
 def _tool_key(root: Path) -> str:
     """Return the name that scripts/satenv gives to the tool's environment: the POSIX checksum of its pins."""
     try:
-        with open(root / toolwheels.REQUIREMENTS, "rb") as stream:
+        with open(root / tool_wheels.REQUIREMENTS, "rb") as stream:
             said = subprocess.run(["cksum"], stdin=stream, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:
         raise MissingToolError(f"cksum can't be run: {error}", "install coreutils") from error

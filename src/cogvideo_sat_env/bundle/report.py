@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from cogvideo_sat_env.base.progress import human_bytes
 from cogvideo_sat_env.bundle.container import Bundle
-from cogvideo_sat_env.progress import human_bytes
 
 
 def describe(bundle: Bundle) -> tuple[dict[str, Any], str]:

@@ -16,9 +16,9 @@ from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
 
 from cogvideo_sat_env import __version__
-from cogvideo_sat_env.lock.model import PipPin
-from cogvideo_sat_env.mirror.repodata import Info
-from cogvideo_sat_env.mirror.selection import CondaFile, Part
+from cogvideo_sat_env.base.artefacts import PipPin
+from cogvideo_sat_env.source.mirror.repodata import Info
+from cogvideo_sat_env.source.mirror.selection import CondaFile, Part
 
 _STAMP = datetime(2020, 1, 1, tzinfo=timezone.utc)  # the day of the making would change the bytes
 

@@ -9,8 +9,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from cogvideo_sat_env.base.errors import InputError, MissingToolError, VerificationError
 from cogvideo_sat_env.bundle.container import Bundle
-from cogvideo_sat_env.errors import InputError, MissingToolError, VerificationError
 
 NAMESPACE = "cogvideo-sat-env-bundle"
 _REMEDY = "take the bundle only from somebody whose key is in your signers file"
@@ -50,9 +50,7 @@ def check(bundle: Bundle, signers: Path, identity: str | None = None) -> str:
         if found.returncode != 0 or not names:
             raise VerificationError(f"{path}: nobody in {signers} has signed this ({_said(found)})", _REMEDY)
         identity = names[0]
-    done = _run(
-        ["-Y", "verify", "-f", str(signers), "-I", identity, "-n", NAMESPACE, "-s", str(path)], bundle.tail
-    )
+    done = _run(["-Y", "verify", "-f", str(signers), "-I", identity, "-n", NAMESPACE, "-s", str(path)], bundle.tail)
     if done.returncode != 0:
         raise VerificationError(
             f"{bundle.path}: the signature isn't {identity}'s for these bytes: {_said(done)}", _REMEDY

@@ -11,13 +11,13 @@ import sys
 import time
 from pathlib import Path
 
+from cogvideo_sat_env.base.errors import InputError, SatenvError
+from cogvideo_sat_env.base.progress import human_bytes
 from cogvideo_sat_env.bundle import signature
 from cogvideo_sat_env.bundle.container import Bundle, open_bundle
 from cogvideo_sat_env.bundle.report import compare, describe
-from cogvideo_sat_env.bundle.unpacktool import cache_dir, unpack_project, unpack_tool
+from cogvideo_sat_env.bundle.unpack_tool import cache_dir, unpack_project, unpack_tool
 from cogvideo_sat_env.bundle.verify import verify
-from cogvideo_sat_env.errors import InputError, SatenvError
-from cogvideo_sat_env.progress import human_bytes
 
 _USAGE = """usage: python3 {name} COMMAND
 

@@ -8,8 +8,8 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
+from cogvideo_sat_env.base.errors import VerificationError
 from cogvideo_sat_env.bundle.container import Bundle, Member
-from cogvideo_sat_env.errors import VerificationError
 
 Take = Callable[[Member], "Sink | None"]
 
@@ -46,6 +46,7 @@ def verify(
     def one(member: Member) -> int:
         sink = take(member) or Sink()
         try:
+
             def write(piece: bytes) -> None:
                 if stop.is_set():
                     raise _StoppedError

@@ -13,22 +13,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cogvideo_sat_env.base.errors import InputError, VerificationError
 from cogvideo_sat_env.bundle.container import MANIFEST, PIECE, Member, make_tail
-from cogvideo_sat_env.errors import InputError, VerificationError
 
 EPOCH = 1577836800  # 2020-01-01
 _BLOCK, _RECORD = 512, 10240  # of tar
 _SOURCE = Path(__file__).resolve().parents[1]
 _RUNTIME = (
-    "__init__.py", "errors.py", "bundle/__init__.py", "bundle/container.py", "bundle/manifest.py", "bundle/verify.py",
-    "bundle/signature.py", "bundle/unpacktool.py", "bundle/report.py", "bundle/start.py", "progress.py",
+    "__init__.py", "base/__init__.py", "base/errors.py", "base/progress.py", "bundle/__init__.py",
+    "bundle/container.py", "bundle/manifest.py", "bundle/verify.py", "bundle/signature.py", "bundle/unpack_tool.py",
+    "bundle/report.py", "bundle/start.py",
 )  # fmt: skip
-_MAIN = b'''import sys
+_MAIN = b"""import sys
 if sys.version_info < (3, 10):
     sys.exit("satenv: this is Python %d.%d; a bundle needs Python 3.10 to 3.13" % sys.version_info[:2])
 from cogvideo_sat_env.bundle.start import main
 sys.exit(main(sys.path[0]))
-'''
+"""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ import traceback
 import click
 
 from cogvideo_sat_env import __version__
+from cogvideo_sat_env.base.errors import EXIT_CODES, SatenvError
+from cogvideo_sat_env.base.stdio import fill_closed
 from cogvideo_sat_env.cli.build import build
 from cogvideo_sat_env.cli.bundle import bundle
 from cogvideo_sat_env.cli.check import check
@@ -22,8 +24,6 @@ from cogvideo_sat_env.cli.plan import plan
 from cogvideo_sat_env.cli.publish import publish
 from cogvideo_sat_env.cli.update import undo, update
 from cogvideo_sat_env.cli.why import why
-from cogvideo_sat_env.errors import EXIT_CODES, SatenvError
-from cogvideo_sat_env.streams import fill_closed
 
 _EXIT_TEXT = "\n".join(f"  {code:<3} {text}" for code, text in EXIT_CODES.items())
 

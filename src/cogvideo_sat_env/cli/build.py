@@ -43,9 +43,9 @@ def build(out, platform, variants, wheelhouse, channels, no_test, as_json, quiet
     From the files of PyPI that recipe/ names by SHA-256. Run twice, the bytes are the same; run again after a failure,
     what is finished is kept. The index is written last.
     """
-    from cogvideo_sat_env.build.command import build as build_channel
-    from cogvideo_sat_env.paths import project_root
-    from cogvideo_sat_env.progress import choose
+    from cogvideo_sat_env.base.paths import project_root
+    from cogvideo_sat_env.base.progress import choose
+    from cogvideo_sat_env.package.build.command import build as build_channel
 
     outcome = build_channel(
         project_root(),

@@ -67,12 +67,12 @@ def pack(out, folder, source, platforms, everything, variant, lock, mirrors, pyt
 
     The same input gives the same bytes. Every file's SHA-256 is proven while it is packed.
     """
+    from cogvideo_sat_env.base.paths import cache_dir, project_root
+    from cogvideo_sat_env.base.progress import choose
     from cogvideo_sat_env.bundle import content as contents
     from cogvideo_sat_env.bundle.pack import pack as write
     from cogvideo_sat_env.fetch.limit import parse_bytes
     from cogvideo_sat_env.fetch.model import Policy
-    from cogvideo_sat_env.paths import cache_dir, project_root
-    from cogvideo_sat_env.progress import choose
 
     progress = choose(json=as_json, quiet=quiet)
     limit = parse_bytes(volume_size, "--volume-size") if volume_size else None
@@ -108,10 +108,10 @@ def pack(out, folder, source, platforms, everything, variant, lock, mirrors, pyt
 @_QUIET
 def verify(file, base, signers, identity, as_json, quiet) -> None:
     """Prove every byte of a bundle against its manifest, and its signature where --signers is given."""
+    from cogvideo_sat_env.base.progress import choose, human_bytes
     from cogvideo_sat_env.bundle import signature
     from cogvideo_sat_env.bundle.container import open_bundle
     from cogvideo_sat_env.bundle.verify import verify as prove
-    from cogvideo_sat_env.progress import choose, human_bytes
 
     opened = open_bundle(file, base)
     signer = signature.check(opened, signers, identity) if signers else None
@@ -185,9 +185,9 @@ def diff(old, new, as_json) -> None:
 def install(file, prefix, name, variant, python, base, signers, identity, replace, repair, allow_link_scripts,
             break_lock, wait, no_doctor, as_json, quiet) -> None:  # fmt: skip
     """Make the environment out of a bundle: no network, no root. Every byte is proven before the prefix is touched."""
+    from cogvideo_sat_env.base.progress import choose
     from cogvideo_sat_env.bundle.install import install_bundle
-    from cogvideo_sat_env.create import Options
-    from cogvideo_sat_env.progress import choose
+    from cogvideo_sat_env.create.create import Options
 
     outcome = install_bundle(
         file, prefix=prefix, name=name, device=variant, python=python, base=base, signers=signers, identity=identity,

@@ -21,8 +21,8 @@ def check(as_json) -> None:
     """Check offline that spec, floors, ledger, locks, rendered files and recipe agree, and that the locks are sound."""
     from dataclasses import asdict
 
-    from cogvideo_sat_env.check import check_project
-    from cogvideo_sat_env.paths import project_root
+    from cogvideo_sat_env.base.paths import project_root
+    from cogvideo_sat_env.check.agreement import check_project
 
     findings = check_project(project_root())
     if as_json:

@@ -79,8 +79,8 @@ def create(
 
     Every artefact's size and SHA-256 is checked before the first file is linked; the prefix is complete or absent.
     """
-    from cogvideo_sat_env import create as creation
-    from cogvideo_sat_env.progress import choose
+    from cogvideo_sat_env.base.progress import choose
+    from cogvideo_sat_env.create import create as creation
 
     progress = choose(json=as_json, quiet=quiet)
     outcome = creation.create(

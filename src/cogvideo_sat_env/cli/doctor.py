@@ -47,8 +47,8 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def doctor(prefix, name, **options) -> None:
     """Prove that an environment trains; say what is wrong and what to type when it doesn't."""
-    from cogvideo_sat_env.doctor.examine import Request, answer, say
-    from cogvideo_sat_env.doctoring import find_prefix
+    from cogvideo_sat_env.doctor.command import Request, answer, say
+    from cogvideo_sat_env.doctor.find_prefix import find_prefix
 
     text, code = answer(Request(**options), lambda: find_prefix(prefix, name))
     say(text)

@@ -61,9 +61,9 @@ def lock(
     quiet,
 ) -> None:
     """Make conda-lock.yml with conda-lock, and everything that is rendered from it."""
-    from cogvideo_sat_env.lock import command
-    from cogvideo_sat_env.paths import project_root
-    from cogvideo_sat_env.progress import choose
+    from cogvideo_sat_env.base.paths import project_root
+    from cogvideo_sat_env.base.progress import choose
+    from cogvideo_sat_env.lock import relock
 
     progress = choose(json=as_json, quiet=quiet)
     root = project_root()
@@ -76,7 +76,7 @@ def lock(
     if override_channels and frozen:
         raise click.UsageError("--override-channels leaves no channel that --frozen could stand for")
     if with_channel is not None:
-        from cogvideo_sat_env.lock.with_channel import lock_with_channel
+        from cogvideo_sat_env.package.lock_metapackage import lock_with_channel
 
         changed = lock_with_channel(
             root,
@@ -85,19 +85,19 @@ def lock(
             served_at=channel_url,
             override=override_channels,
             frozen=frozen,
-            conda=command.find_conda(conda),
+            conda=relock.find_conda(conda),
             out=out,
             progress=progress,
         )
     elif render:
-        changed = command.render_project(root)
+        changed = relock.render_project(root)
     elif wheels:
         if only or frozen or conda or update:
             raise click.UsageError("--wheels asks the package index alone: it takes none of the other options")
-        changed = command.lock_wheels(root, pythons=[Path(python) for python in pythons], progress=progress)
+        changed = relock.lock_wheels(root, pythons=[Path(python) for python in pythons], progress=progress)
     else:
-        changed = command.lock_project(
-            root, wanted=only, frozen=frozen, conda=command.find_conda(conda), update=update, progress=progress
+        changed = relock.lock_project(
+            root, wanted=only, frozen=frozen, conda=relock.find_conda(conda), update=update, progress=progress
         )
     if as_json:
         click.echo(json.dumps({"changed": changed}, indent=2))

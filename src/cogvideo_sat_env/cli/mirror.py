@@ -43,12 +43,12 @@ def mirror(folder, platforms, everything, variant, lock, mirrors, jobs, limit_ra
 
     What is there is hashed again, never fetched again. Interrupted, it goes on where it broke off.
     """
+    from cogvideo_sat_env.base.paths import project_root
+    from cogvideo_sat_env.base.progress import choose
     from cogvideo_sat_env.fetch.limit import parse_bytes
     from cogvideo_sat_env.fetch.model import Policy
-    from cogvideo_sat_env.mirror.make import make_mirror
-    from cogvideo_sat_env.mirror.selection import read_parts
-    from cogvideo_sat_env.paths import project_root
-    from cogvideo_sat_env.progress import choose
+    from cogvideo_sat_env.source.mirror.mirror import make_mirror
+    from cogvideo_sat_env.source.mirror.selection import read_parts
 
     rate = parse_bytes(limit_rate, "--limit-rate") if limit_rate else None
     root = project_root()

@@ -36,9 +36,9 @@ def publish(channel_dir, target, yes, force, server, as_json, quiet) -> None:
 
     The channel is proven first (hashes, sizes, metadata, dependencies); packages go up before the index.
     """
-    from cogvideo_sat_env.paths import project_root
-    from cogvideo_sat_env.progress import choose
-    from cogvideo_sat_env.publish import command
+    from cogvideo_sat_env.base.paths import project_root
+    from cogvideo_sat_env.base.progress import choose
+    from cogvideo_sat_env.package.publish import command
 
     outcome = command.publish(
         channel_dir,

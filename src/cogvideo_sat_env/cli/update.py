@@ -12,9 +12,9 @@ from cogvideo_sat_env.cli.options import LOCK, WAIT, examples
 
 
 def _target(prefix: Path | None, name: str | None) -> Path:
-    from cogvideo_sat_env.create import target_prefix
-    from cogvideo_sat_env.paths import project_root
-    from cogvideo_sat_env.spec import read_environment
+    from cogvideo_sat_env.base.paths import project_root
+    from cogvideo_sat_env.create.create import target_prefix
+    from cogvideo_sat_env.spec.environment import read_environment
 
     return target_prefix(prefix, name, read_environment(project_root() / "environment.yml"))
 
@@ -51,9 +51,9 @@ def update(
     The new one is made beside the old one and takes its place when it is complete. The old one is kept until the next
     update. Packages that you added yourself are not in the new one.
     """
-    from cogvideo_sat_env import update as updating
-    from cogvideo_sat_env.create import Options
-    from cogvideo_sat_env.progress import choose
+    from cogvideo_sat_env.base.progress import choose
+    from cogvideo_sat_env.create import update as updating
+    from cogvideo_sat_env.create.create import Options
 
     outcome = updating.update(
         _target(prefix, name),
@@ -91,8 +91,8 @@ def update(
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def undo(prefix, name, forget, break_lock, wait, as_json) -> None:
     """Put back the environment as it was before the last satenv update."""
-    from cogvideo_sat_env import update as updating
-    from cogvideo_sat_env.progress import choose
+    from cogvideo_sat_env.base.progress import choose
+    from cogvideo_sat_env.create import update as updating
 
     progress = choose(json=as_json)
     done = updating.undo(_target(prefix, name), forget=forget, break_lock=break_lock, progress=progress, wait=wait)

@@ -23,7 +23,7 @@ def why(name, as_json) -> None:
 
     Takes conda and PyPI names. Inside an environment with the metapackage: cogvideo-sat-env why PACKAGE.
     """
-    from cogvideo_sat_env.why import explain
+    from cogvideo_sat_env.spec.why import explain
 
     answer = explain(name)
     click.echo(json.dumps(answer.to_json(), indent=2) if as_json else answer.to_text(), nl=as_json)

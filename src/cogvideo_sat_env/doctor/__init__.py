@@ -18,6 +18,4 @@ __all__ = [
 
 def list_checks() -> list[dict[str, str]]:
     """Return id, subject, level of every check and the failure that it catches, in the order of the report."""
-    return [
-        {"id": spec.id, "subject": spec.subject, "level": spec.level, "catches": spec.catches} for spec in CHECKS
-    ]
+    return [{"id": spec.id, "subject": spec.subject, "level": spec.level, "catches": spec.catches} for spec in CHECKS]

@@ -95,9 +95,7 @@ class NvidiaSmi:
         if self._program is None:
             return ""
         try:
-            done = subprocess.run(
-                [self._program, *arguments], capture_output=True, text=True, timeout=30, check=False
-            )
+            done = subprocess.run([self._program, *arguments], capture_output=True, text=True, timeout=30, check=False)
         except (OSError, subprocess.TimeoutExpired):
             return ""
         return done.stdout if done.returncode == 0 else ""

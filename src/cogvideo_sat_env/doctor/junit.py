@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree
 
+from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.doctor.model import FAILED, NOT_RUN, WARNING, CheckResult
 from cogvideo_sat_env.doctor.report import Report
-from cogvideo_sat_env.errors import InputError
 
 # XML 1.0 has no way to write these
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cogvideo_sat_env.ledger import Entry, Ledger
+from cogvideo_sat_env.spec.breakage import Entry, Ledger
 
 
 @dataclass(frozen=True)

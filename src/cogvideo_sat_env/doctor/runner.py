@@ -12,17 +12,17 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from cogvideo_sat_env import yamlfile
-from cogvideo_sat_env.doctor import activation, catalogue
+from cogvideo_sat_env.base import yamlfile
+from cogvideo_sat_env.base.errors import PrefixError
+from cogvideo_sat_env.base.paths import DATA
+from cogvideo_sat_env.doctor import activated_env, catalogue
+from cogvideo_sat_env.doctor.gpu_memory import verdicts
 from cogvideo_sat_env.doctor.hardware import Hardware, NvidiaSmi
-from cogvideo_sat_env.doctor.locked import locked
+from cogvideo_sat_env.doctor.lock_of_prefix import locked
 from cogvideo_sat_env.doctor.model import LEVELS, CheckResult, CheckSpec
 from cogvideo_sat_env.doctor.report import Report
-from cogvideo_sat_env.doctor.visit import PROBES, Visit, writing_to
-from cogvideo_sat_env.errors import PrefixError
-from cogvideo_sat_env.ledger import Ledger, read_ledger
-from cogvideo_sat_env.paths import DATA
-from cogvideo_sat_env.plan import verdicts
+from cogvideo_sat_env.doctor.run_checks import PROBES, Visit, writing_to
+from cogvideo_sat_env.spec.breakage import Ledger, read_ledger
 
 RECEIPT = Path("etc", "cogvideo-sat-env", "receipt.json")
 # The user's variables that can leak into an environment; identity.pollution judges them.
@@ -84,7 +84,7 @@ class Doctor:
             temporary = tempfile.TemporaryDirectory(prefix="satenv-doctor-", ignore_cleanup_errors=True)
         with temporary as name:
             folder = Path(name)
-            active = activation.capture(self.prefix, folder, self._environ)
+            active = activated_env.capture(self.prefix, folder, self._environ)
             visit = Visit(
                 folder, prefix=self.prefix, python=self.python, probes=self._probes,
                 env=active.env | _private(folder / "tmp"), inputs=self.inputs(active), ledger=self._ledger,
@@ -93,7 +93,7 @@ class Doctor:
             results = visit.all(chosen, on_check)
         return Report(self.prefix, level, started, time.monotonic() - clock, tuple(results))
 
-    def inputs(self, active: activation.Activation) -> dict[str, Any]:
+    def inputs(self, active: activated_env.Activation) -> dict[str, Any]:
         """Return what every probe is told (see Request in checks/_probe.py)."""
         requirements, _ = yamlfile.load(DATA / "requirements.yml", "the list of requirements")
         receipt, problem = self._receipt()

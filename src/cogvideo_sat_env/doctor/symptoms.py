@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cogvideo_sat_env import yamlfile
-from cogvideo_sat_env.errors import InputError
-from cogvideo_sat_env.paths import DATA
+from cogvideo_sat_env.base import yamlfile
+from cogvideo_sat_env.base.errors import InputError
+from cogvideo_sat_env.base.paths import DATA
 
 WHAT = "the list of symptoms"
 _TEXTS = ("error", "means", "remedy", "seen")

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from cogvideo_sat_env.errors import InputError
+from cogvideo_sat_env.base.errors import InputError
 
 KEYRING_SECONDS = 30
 

@@ -11,15 +11,15 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from cogvideo_sat_env.errors import SatenvError, SourceError, VerificationError
+from cogvideo_sat_env.base.errors import SatenvError, SourceError, VerificationError
+from cogvideo_sat_env.base.hashing import sha256_file
+from cogvideo_sat_env.base.progress import Progress, Task
 from cogvideo_sat_env.fetch.limit import Limiter
 from cogvideo_sat_env.fetch.model import Policy, Wanted
 from cogvideo_sat_env.fetch.partial import Partial, hold
 from cogvideo_sat_env.fetch.redact import redact
 from cogvideo_sat_env.fetch.session import Sessions
 from cogvideo_sat_env.fetch.transfer import AgainError, Live, RefusedError, StoppedError, TooLongError, Transfer
-from cogvideo_sat_env.install.hashing import sha256_file
-from cogvideo_sat_env.progress import Progress, Task
 
 _OTHER = "another source (--source; for mirror and bundle: --from)"
 MIRRORS = (
@@ -177,9 +177,7 @@ def local_path(url: str) -> Path:
 
 
 def _too_long(wanted: Wanted, url: str) -> VerificationError:
-    return VerificationError(
-        f"{wanted.name} from {redact(url)}: expected {wanted.size:,} bytes, more arrive", MIRRORS
-    )
+    return VerificationError(f"{wanted.name} from {redact(url)}: expected {wanted.size:,} bytes, more arrive", MIRRORS)
 
 
 def _gave_up(wanted: Wanted, url: str, size: int, error: AgainError) -> SatenvError:
@@ -226,5 +224,3 @@ def combined(name: str, failures: Sequence[SatenvError]) -> SatenvError:
     worst = next((f for f in failures if isinstance(f, VerificationError)), failures[0])
     lines = "".join(f"\n    {failure.message}" for failure in failures)
     return type(worst)(f"{name}: none of {len(failures)} sources has it:{lines}", worst.remedy)
-
-

@@ -12,9 +12,9 @@ import requests
 import urllib3
 from packaging.utils import canonicalize_name
 
-from cogvideo_sat_env.errors import SourceError
+from cogvideo_sat_env.base.artefacts import PipPin
+from cogvideo_sat_env.base.errors import SourceError
 from cogvideo_sat_env.fetch.session import Sessions
-from cogvideo_sat_env.lock.model import PipPin
 
 _ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
 _SECONDS = 60

@@ -6,7 +6,7 @@ import re
 import threading
 import time
 
-from cogvideo_sat_env.errors import InputError
+from cogvideo_sat_env.base.errors import InputError
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 

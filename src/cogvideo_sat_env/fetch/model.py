@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+INDEX = "index"  # among the places of pip files: the package index that pip is configured with
+
 
 @dataclass(frozen=True)
 class Wanted:

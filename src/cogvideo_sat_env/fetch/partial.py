@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from cogvideo_sat_env.install.hashing import CHUNK
+from cogvideo_sat_env.base.hashing import CHUNK
 
 
 class Partial:

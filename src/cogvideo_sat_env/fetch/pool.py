@@ -6,15 +6,15 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
-from cogvideo_sat_env.errors import PrefixError
+from cogvideo_sat_env.base import diskspace
+from cogvideo_sat_env.base.errors import PrefixError
+from cogvideo_sat_env.base.hashing import sha256_file
+from cogvideo_sat_env.base.progress import Progress, Task
 from cogvideo_sat_env.fetch.download import Downloader, local_path
 from cogvideo_sat_env.fetch.limit import Limiter
 from cogvideo_sat_env.fetch.model import Policy, Wanted
 from cogvideo_sat_env.fetch.session import Sessions
 from cogvideo_sat_env.fetch.transfer import Live, StoppedError
-from cogvideo_sat_env.install import space
-from cogvideo_sat_env.install.hashing import sha256_file
-from cogvideo_sat_env.progress import Progress, Task
 
 _ENDING_SECONDS = 5.0  # that transfers may take to notice that they shall stop
 
@@ -42,7 +42,7 @@ def fetch_files(
         missing = _missing(wanted, task, progress, trust, ready)
         if missing:
             _require_space(missing, what)
-            with space.watch(missing[0].path.parent, what, sum(w.size or 0 for w in missing) or None):
+            with diskspace.watch(missing[0].path.parent, what, sum(w.size or 0 for w in missing) or None):
                 _fetch_all(missing, task, progress, policy, ready)
     return missing
 
@@ -87,11 +87,11 @@ def _require_space(missing: Sequence[Wanted], what: str) -> None:
     needed = 0
     for item in missing:
         url = item.urls[0] if item.urls else ""
-        linked = url.startswith("file:") and space.same_file_system(local_path(url), folder)
+        linked = url.startswith("file:") and diskspace.same_file_system(local_path(url), folder)
         partial = item.path.with_name(f"{item.path.name}.partial")
         there = partial.stat().st_size if partial.is_file() else 0
         needed += 0 if linked else max(0, (item.size or 0) - there)
-    space.require(folder, needed, what)
+    diskspace.require(folder, needed, what)
 
 
 def _fetch_all(

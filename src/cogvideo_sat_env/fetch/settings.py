@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from cogvideo_sat_env.errors import InputError
+from cogvideo_sat_env.base.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Settings:
         for original, mirrors in self.mirrors.items():
             base = original.rstrip("/")
             if mirrors and url.startswith(f"{base}/"):
-                return tuple(f"{mirror.rstrip('/')}{url[len(base):]}" for mirror in mirrors)
+                return tuple(f"{mirror.rstrip('/')}{url[len(base) :]}" for mirror in mirrors)
         return (url,)
 
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 import requests
 import urllib3
 
-from cogvideo_sat_env.errors import InputError
+from cogvideo_sat_env.base.errors import InputError
+from cogvideo_sat_env.base.progress import Task
 from cogvideo_sat_env.fetch.limit import Limiter
 from cogvideo_sat_env.fetch.model import Policy
 from cogvideo_sat_env.fetch.partial import Partial
 from cogvideo_sat_env.fetch.session import Sessions
-from cogvideo_sat_env.progress import Task
 
 AGAIN = (408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529)  # 52x: of a proxy in front of the server
 

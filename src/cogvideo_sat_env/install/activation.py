@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cogvideo_sat_env.errors import InputError, PrefixError
+from cogvideo_sat_env.base.errors import InputError, PrefixError
 
 SCRIPT_NAME = "cogvideo-sat-env"
 SHELLS = ("sh", "fish", "csh")

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cogvideo_sat_env.errors import PrefixError, VerificationError
-from cogvideo_sat_env.install import proof
-from cogvideo_sat_env.install.proof import Proof
-from cogvideo_sat_env.lock.model import CondaArtefact
+from cogvideo_sat_env.base.artefacts import CondaArtefact
+from cogvideo_sat_env.base.errors import PrefixError, VerificationError
+from cogvideo_sat_env.install import package_manifest
+from cogvideo_sat_env.install.package_manifest import Proof
 
 _LINK_SCRIPT = re.compile(r"^bin/\.(?P<package>.+)-(?P<kind>post-link|pre-link|pre-unlink|post-unlink)\.sh$")
+
 
 @dataclass(frozen=True)
 class Package:
@@ -62,7 +63,7 @@ def read_packages(artefacts: Sequence[CondaArtefact], proofs: Mapping[str, Proof
             index = json.loads((proven.folder / "info" / "index.json").read_bytes())
         except (OSError, ValueError) as error:
             raise VerificationError(f"{proven.folder}: can't be read: {error}", "run it again") from error
-        packages.append(Package(artefact, proven, index, proof.read_paths(proven.folder)))
+        packages.append(Package(artefact, proven, index, package_manifest.read_paths(proven.folder)))
     return packages
 
 

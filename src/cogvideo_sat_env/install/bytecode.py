@@ -11,15 +11,15 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from cogvideo_sat_env.errors import SatenvError
+from cogvideo_sat_env.base.errors import SatenvError
+from cogvideo_sat_env.base.progress import Progress
 from cogvideo_sat_env.install.archive import Package
 from cogvideo_sat_env.install.bytecode_cache import BytecodeCache
-from cogvideo_sat_env.install.crew import Crew
+from cogvideo_sat_env.install.hardlink import cached_path, target_of
 from cogvideo_sat_env.install.layout import Layout
 from cogvideo_sat_env.install.link import plain_job
-from cogvideo_sat_env.install.plainfiles import cached_path, target_of
-from cogvideo_sat_env.install.prefixpython import PrefixPython
-from cogvideo_sat_env.progress import Progress
+from cogvideo_sat_env.install.prefix_python import PrefixPython
+from cogvideo_sat_env.install.workers import Crew
 
 _LIST = ".satenv-compile"
 _WORTH = 100  # files: fewer aren't worth another process
@@ -86,7 +86,5 @@ def compile_files(
             listing.unlink(missing_ok=True)
     made = {name: cached for name, cached in expected.items() if (root / cached).exists()}
     if not made:
-        raise SatenvError(
-            f"no bytecode could be made: {said.strip()[-400:]}", "check the free disk space"
-        )
+        raise SatenvError(f"no bytecode could be made: {said.strip()[-400:]}", "check the free disk space")
     return made

@@ -2,8 +2,8 @@
 
 CACHE/bytecode/TAG/KEY/       the bytecode of an extracted package, by its paths in the package; TAG names the very
                               build of Python, because the same environment is to get the same bytes
-CACHE/bytecode/TAG/KEY.json   size, modification time and inode of each file, as in proof.py, and the time and size of
-                              the source that its header names
+CACHE/bytecode/TAG/KEY.json   size, modification time and inode of each file, as in package_manifest.py, and the time and
+                              size of the source that its header names
 CACHE/bytecode/TAG/lock       held while something is kept there
 
 A source counts as the package's own only while it is one file with the extracted, proven one (a hard link). One that
@@ -19,11 +19,11 @@ from typing import Any
 
 from filelock import FileLock
 
-from cogvideo_sat_env.install import space
+from cogvideo_sat_env.base import diskspace
 from cogvideo_sat_env.install.archive import Package
-from cogvideo_sat_env.install.crew import Crew
-from cogvideo_sat_env.install.prefixpython import PrefixPython
-from cogvideo_sat_env.install.store import key
+from cogvideo_sat_env.install.package_cache import key
+from cogvideo_sat_env.install.prefix_python import PrefixPython
+from cogvideo_sat_env.install.workers import Crew
 
 
 class BytecodeCache:
@@ -43,9 +43,9 @@ class BytecodeCache:
 
         Raises PrefixError (no space).
         """
-        if not os.access(space.existing(self._folder), os.W_OK | os.X_OK):
+        if not os.access(diskspace.existing(self._folder), os.W_OK | os.X_OK):
             return
-        with space.watch(self._cache, "the bytecode in the package cache"):
+        with diskspace.watch(self._cache, "the bytecode in the package cache"):
             self._folder.mkdir(parents=True, exist_ok=True)
             with FileLock(self._folder / "lock"):
                 crew.run("keep_bytecode", jobs)

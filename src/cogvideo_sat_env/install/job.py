@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cogvideo_sat_env.base.artefacts import CondaArtefact, PipPin
+from cogvideo_sat_env.base.progress import Progress
 from cogvideo_sat_env.install.activation import Activation
-from cogvideo_sat_env.lock.model import CondaArtefact, PipPin
-from cogvideo_sat_env.progress import Progress
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Where the files of the packages go in the prefix, and which of these paths need a decision.
 
-Plain files (proof.py) at a path that is theirs alone are hard-linked; all others are left to rattler, whose rules say
-what becomes of a path that two packages have.
+Plain files (package_manifest.py) at a path that is theirs alone are hard-linked; all others are left to rattler, whose
+rules say what becomes of a path that two packages have.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cogvideo_sat_env.install import proof
+from cogvideo_sat_env.install import package_manifest
 from cogvideo_sat_env.install.archive import Package
-from cogvideo_sat_env.install.plainfiles import target_of
+from cogvideo_sat_env.install.hardlink import target_of
 
 # Paths that nothing is loaded from: packages of conda-forge do ship such files twice, and either will do.
 _HARMLESS = re.compile(
@@ -64,7 +64,7 @@ class Layout:
             for entry, target in zip(package.paths, self.targets[number], strict=True)
             if target not in self.generated
             and (
-                not (linked and proof.is_plain(entry))
+                not (linked and package_manifest.is_plain(entry))
                 or target in skipped
                 or (scripts and entry["_path"].startswith("python-scripts/"))
             )
@@ -118,7 +118,7 @@ def collisions(packages: Sequence[Package], layout: Layout) -> list[str]:
                 if path in told and entry.get("path_type") != "directory"
             ]
         for path, content in contents:
-            shown = f"<site>/{path[len(layout.site) + 1:]}" if path.startswith(f"{layout.site}/") else path
+            shown = f"<site>/{path[len(layout.site) + 1 :]}" if path.startswith(f"{layout.site}/") else path
             named = shown.replace("<site>", "site-packages")
             other, other_content = first.setdefault(path, (name, content))
             if other != name and other_content != content:

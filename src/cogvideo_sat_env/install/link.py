@@ -13,13 +13,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cogvideo_sat_env.errors import PrefixError, SatenvError, VerificationError
-from cogvideo_sat_env.install import space
+from cogvideo_sat_env.base import diskspace
+from cogvideo_sat_env.base.errors import PrefixError, SatenvError, VerificationError
+from cogvideo_sat_env.base.progress import Progress
 from cogvideo_sat_env.install.archive import Package
-from cogvideo_sat_env.install.crew import Crew, Work
 from cogvideo_sat_env.install.layout import Layout
 from cogvideo_sat_env.install.staging import held_fds
-from cogvideo_sat_env.progress import Progress
+from cogvideo_sat_env.install.workers import Crew, Work
 
 _WORKER = Path(__file__).with_name("link_worker.py")
 VIEW = ".satenv-view"  # in the staging directory while linking: what rattler is shown of the extracted packages
@@ -57,17 +57,15 @@ def link(
     everything. Return whether plain files were linked apart from the others.
     Raises Changed, PrefixError (no space), VerificationError (a package that can't be linked as it says).
     """
-    linked = space.same_file_system(cache, prefix)
+    linked = diskspace.same_file_system(cache, prefix)
     if not linked:
-        space.require(prefix, sum(p.installed_bytes for p in packages), "the environment")
+        diskspace.require(prefix, sum(p.installed_bytes for p in packages), "the environment")
         jobs = [{"proof_path": str(p.proof.path), "folder": str(p.folder)} for p in packages]
         _require_same(crew.run("prove", jobs))
     view = staging / VIEW
 
     def plain() -> Work:
-        jobs = [
-            {**plain_job(p, layout, number, staging), "folder": str(p.folder)} for number, p in enumerate(packages)
-        ]
+        jobs = [{**plain_job(p, layout, number, staging), "folder": str(p.folder)} for number, p in enumerate(packages)]
         return crew.start("link", jobs if linked else [])
 
     def rest() -> dict[str, Any]:
@@ -162,10 +160,10 @@ def _run(
 
 def _error(last: dict, said: str, code: int, staging: Path, cache: Path) -> SatenvError:
     text = str(last.get("text", ""))
-    if any(mark in text for mark in space.MARKS):
+    if any(mark in text for mark in diskspace.MARKS):
         # rattler's message doesn't always say which of the two it was writing
         where = min(cache, staging.parent, key=lambda folder: shutil.disk_usage(folder).free)
-        return space.full(where, "the packages")
+        return diskspace.full(where, "the packages")
     if "Permission denied" in text or "os error 13" in text or "Read-only file system" in text:
         return PrefixError(f"{staging.parent}: not writable: {text}", "choose another prefix with -p")
     if last["event"] == "error":

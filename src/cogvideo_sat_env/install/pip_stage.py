@@ -26,17 +26,16 @@ from installer.utils import Scheme, parse_metadata_file
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
-from cogvideo_sat_env.errors import PrefixError, SatenvError, SourceError, VerificationError
-from cogvideo_sat_env.fetch.model import Wanted
+from cogvideo_sat_env.base import diskspace
+from cogvideo_sat_env.base.artefacts import PipPin
+from cogvideo_sat_env.base.errors import PrefixError, SatenvError, SourceError, VerificationError
+from cogvideo_sat_env.base.hashing import describe, sha256_file
+from cogvideo_sat_env.base.progress import Progress, Silent
+from cogvideo_sat_env.fetch.archives import artefact_path
+from cogvideo_sat_env.fetch.model import INDEX, Wanted
 from cogvideo_sat_env.fetch.redact import redact
-from cogvideo_sat_env.install import space
 from cogvideo_sat_env.install.bytecode import compile_files
-from cogvideo_sat_env.install.fetch import artefact_path
-from cogvideo_sat_env.install.hashing import describe, sha256_file
-from cogvideo_sat_env.install.prefixpython import PrefixPython
-from cogvideo_sat_env.lock.model import PipPin
-from cogvideo_sat_env.progress import Progress, Silent
-from cogvideo_sat_env.sources import INDEX
+from cogvideo_sat_env.install.prefix_python import PrefixPython
 
 INSTALLER = b"satenv\n"
 _QUIET = ("--disable-pip-version-check", "--no-input", "--progress-bar", "off")
@@ -54,7 +53,7 @@ def fetch_pins(
     paths = {pin.sha256: artefact_path(cache, pin.sha256, pin.file_name) for pin in pins}
     missing = [pin for pin in pins if not _in_cache(paths[pin.sha256], pin, progress)]
     if missing:
-        with space.watch(cache, "the pip packages"):
+        with diskspace.watch(cache, "the pip packages"):
             cache.mkdir(parents=True, exist_ok=True)
             with (
                 tempfile.TemporaryDirectory(dir=cache, prefix="pip-") as scratch,
@@ -275,9 +274,7 @@ class _Destination(SchemeDictionaryDestination):
         return entry
 
 
-def _lay_out_one(
-    python: PrefixPython, pin: PipPin, wheel: Path, prefix: Path, owners: Mapping[str, str]
-) -> list[str]:
+def _lay_out_one(python: PrefixPython, pin: PipPin, wheel: Path, prefix: Path, owners: Mapping[str, str]) -> list[str]:
     root = python.root
     site = {name: str(root / python.paths[name]) for name in ("purelib", "platlib")}
     scheme = site | {
@@ -321,4 +318,3 @@ def _conda_owner(root: Path, name: str) -> str:
         if name in record["files"]:
             return f"{record['name']} {record['version']} (conda)"
     return "the environment itself"
-

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from cogvideo_sat_env import __version__
+from cogvideo_sat_env.base.artefacts import CondaArtefact, PipPin
 from cogvideo_sat_env.install.staging import PENDING
-from cogvideo_sat_env.lock.model import CondaArtefact, PipPin
 
 SCHEMA = 1
 PATH = "etc/cogvideo-sat-env/receipt.json"

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cogvideo_sat_env.base.hashing import sha256_file
 from cogvideo_sat_env.install import receipt
-from cogvideo_sat_env.install.hashing import sha256_file
-from cogvideo_sat_env.install.proof import walk
+from cogvideo_sat_env.install.package_manifest import walk
 
 _THEIRS = frozenset({"conda-meta/history", "conda-meta/state"})  # conda's log, and the user's own variables
 

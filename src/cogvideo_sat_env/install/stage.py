@@ -7,29 +7,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cogvideo_sat_env.base import diskspace
+from cogvideo_sat_env.base.artefacts import CondaArtefact
+from cogvideo_sat_env.base.hashing import describe
+from cogvideo_sat_env.base.progress import Progress
+from cogvideo_sat_env.fetch import archives
 from cogvideo_sat_env.install import activation as activation_files
-from cogvideo_sat_env.install import (
-    archive,
-    bytecode,
-    fetch,
-    layout,
-    link,
-    pip_stage,
-    prefixpython,
-    receipt,
-    records,
-    space,
-)
+from cogvideo_sat_env.install import archive, bytecode, conda_meta, layout, link, pip_stage, prefix_python, receipt
 from cogvideo_sat_env.install.archive import Package
 from cogvideo_sat_env.install.bytecode_cache import BytecodeCache
-from cogvideo_sat_env.install.crew import Crew
-from cogvideo_sat_env.install.hashing import describe
 from cogvideo_sat_env.install.job import Clock, Job
-from cogvideo_sat_env.install.linkscripts import LinkScript, mark_pending
-from cogvideo_sat_env.install.proof import Proof
-from cogvideo_sat_env.install.store import Store, Unpacker
-from cogvideo_sat_env.lock.model import CondaArtefact
-from cogvideo_sat_env.progress import Progress
+from cogvideo_sat_env.install.package_cache import Store, Unpacker
+from cogvideo_sat_env.install.package_manifest import Proof
+from cogvideo_sat_env.install.post_link import LinkScript, mark_pending
+from cogvideo_sat_env.install.workers import Crew
 
 
 @dataclass(frozen=True)
@@ -54,7 +45,7 @@ def provide(
     """Have every package extracted and proven in the package cache; return the proofs by SHA-256 of the archive.
 
     Plain files of what is there already are proven when they are linked. What isn't there is fetched, and extracted
-    while the next is on its way. Raises the errors of errors.py.
+    while the next is on its way. Raises the errors of base/errors.py.
     """
     store = Store(cache, layers, progress, full)
     proofs = store.find(artefacts, plain=False)
@@ -68,7 +59,7 @@ def provide(
                 unpacker.add(artefact, there[artefact.sha256])
         absent = [a for a in missing if a.sha256 not in there]
         if absent:
-            fetch.fetch(absent, locate=locate, cache=cache, progress=progress, ready=unpacker.add)
+            archives.fetch(absent, locate=locate, cache=cache, progress=progress, ready=unpacker.add)
         unpacker.finish(progress)
     return proofs | store.load(missing)
 
@@ -92,7 +83,7 @@ def forget(job: Job, packages: Sequence[Package], changed: link.Changed) -> None
 
 
 def stage(job: Job, packages: Sequence[Package], root: Path, clock: Clock, crew: Crew) -> Staged:
-    """Make everything in `root`, written for `job.prefix`. Raises link.Changed, and the errors of errors.py."""
+    """Make everything in `root`, written for `job.prefix`. Raises link.Changed, and the errors of base/errors.py."""
     prefix, progress = job.prefix, job.progress
     archive.require_case_fits(root, packages)
     paths = layout.of(packages)
@@ -104,25 +95,25 @@ def stage(job: Job, packages: Sequence[Package], root: Path, clock: Clock, crew:
         # rattler marks prefixes as caches, which back-up programs would leave out
         (root / "CACHEDIR.TAG").unlink(missing_ok=True)
     noarch = any(package.noarch_python for package in packages)
-    python = prefixpython.find(root) if job.pip_pins or noarch else None
+    python = prefix_python.find(root) if job.pip_pins or noarch else None
     with clock.stage("bytecode"):
         if python and noarch:
             kept = BytecodeCache(job.cache, python, job.full)
             bytecode.compile_noarch(python, packages, paths, kept, crew, progress)
     with clock.stage("records"):
         tag = python.cache_tag if python else None
-        records.complete(packages, paths, root, job.requested, tag, crew, linked)
+        conda_meta.complete(packages, paths, root, job.requested, tag, crew, linked)
     collisions = layout.collisions(packages, paths)
     manifest: dict[str, dict[str, object]] = {}
     with clock.stage("pip"):
         if python and job.pip_pins:
             fetched = pip_stage.fetch_pins(python, job.pip_pins, job.cache, progress, job.find_links)
             with (
-                space.watch(Path(tempfile.gettempdir()), "the pip packages (TMPDIR)"),
+                diskspace.watch(Path(tempfile.gettempdir()), "the pip packages (TMPDIR)"),
                 tempfile.TemporaryDirectory(prefix="satenv-build-") as scratch,
             ):
                 wheels = pip_stage.build_wheels(python, job.pip_pins, fetched, Path(scratch), progress)
-                with space.watch(prefix.parent, "the pip packages"):
+                with diskspace.watch(prefix.parent, "the pip packages"):
                     manifest |= pip_stage.lay_out(python, job.pip_pins, wheels, prefix, progress).manifest
     with clock.stage("activation"):
         generated = activation_files.install(root, prefix, job.activation, job.variables)

@@ -18,8 +18,8 @@ import shutil
 import time
 from pathlib import Path
 
-from cogvideo_sat_env.errors import PrefixError
-from cogvideo_sat_env.progress import Progress
+from cogvideo_sat_env.base.errors import PrefixError
+from cogvideo_sat_env.base.progress import Progress
 
 NEW, OLD, TRASH, UNDO = "new", "old", "trash", "undo"
 PENDING = "etc/cogvideo-sat-env/link-scripts-pending"  # in a prefix whose link scripts haven't ended yet

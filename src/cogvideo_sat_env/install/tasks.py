@@ -1,8 +1,8 @@
-"""The tasks of crew.py by name."""
+"""The tasks of workers.py by name."""
 
 from __future__ import annotations
 
-from cogvideo_sat_env.install.bytecodefiles import keep_bytecode, link_bytecode
-from cogvideo_sat_env.install.plainfiles import complete_record, link, prove
+from cogvideo_sat_env.install.bytecode_files import keep_bytecode, link_bytecode
+from cogvideo_sat_env.install.hardlink import complete_record, link, prove
 
 TASKS = {task.__name__: task for task in (prove, link, link_bytecode, keep_bytecode, complete_record)}

@@ -8,15 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cogvideo_sat_env.errors import InputError, PrefixError, VerificationError
-from cogvideo_sat_env.install import receipt, space, staging
+from cogvideo_sat_env.base import diskspace
+from cogvideo_sat_env.base.artefacts import CondaArtefact, PipPin
+from cogvideo_sat_env.base.errors import InputError, PrefixError, VerificationError
+from cogvideo_sat_env.base.paths import current_platform
+from cogvideo_sat_env.base.progress import Progress
+from cogvideo_sat_env.install import receipt, staging
 from cogvideo_sat_env.install.activation import Activation
 from cogvideo_sat_env.install.job import Clock, Job
-from cogvideo_sat_env.install.prefixlock import prefix_lock
+from cogvideo_sat_env.install.prefix_lock import prefix_lock
 from cogvideo_sat_env.install.receipt import is_up_to_date
-from cogvideo_sat_env.lock.model import CondaArtefact, PipPin
-from cogvideo_sat_env.paths import current_platform
-from cogvideo_sat_env.progress import Progress
 
 if TYPE_CHECKING:
     from cogvideo_sat_env.install.stage import Staged
@@ -87,7 +88,7 @@ def install_prefix(
     `repair` a prefix of ours is compared with what it should be, and what differs is put right, file by file. `keep`
     keeps the prefix that is replaced for `undo`. `break_lock` takes the lock of another host that gave no sign of life
     for long. `allow_link_scripts` are names of packages whose post-link scripts may run, or "all".
-    Raises the errors of errors.py; on KeyboardInterrupt what was staged is removed and it goes on.
+    Raises the errors of base/errors.py; on KeyboardInterrupt what was staged is removed and it goes on.
     """
     if platform != current_platform():
         raise InputError(
@@ -119,7 +120,7 @@ def install_prefix(
             staging.recover(prefix, progress)
         if is_up_to_date(prefix, wanted) and not repair:  # another run made it while this one waited
             return InstallResult(prefix, "up-to-date", clock.stages, packages=len(artefacts) + len(pip_pins))
-        with space.watch(prefix, "the environment"):
+        with diskspace.watch(prefix, "the environment"):
             old = _require_repairable(prefix, wanted) if repair else _require_ours(prefix, wanted, replace)
         return _make(job, clock, old if repair else None, keep)
 
@@ -132,7 +133,7 @@ def _nothing_left(prefix: Path) -> bool:
 def _make(job: Job, clock: Clock, broken: dict[str, Any] | None, keep: bool) -> InstallResult:
     """Stage what `job` says; put it in place, or mend the prefix after it where the receipt `broken` is given."""
     # the libraries behind these load slowly: an environment that is up to date doesn't wait for them
-    from cogvideo_sat_env.install import linkscripts, repair
+    from cogvideo_sat_env.install import post_link, repair
 
     prefix = job.prefix
     root, staged = _staged(job, clock)
@@ -140,7 +141,7 @@ def _make(job: Job, clock: Clock, broken: dict[str, Any] | None, keep: bool) -> 
     ran: tuple[str, ...] = ()
     status = "created"
     try:
-        with space.watch(prefix.parent, "the environment"):
+        with diskspace.watch(prefix.parent, "the environment"):
             if broken is not None:
                 with clock.stage("repair"):
                     mended = repair.mend(prefix, root, broken)
@@ -152,7 +153,7 @@ def _make(job: Job, clock: Clock, broken: dict[str, Any] | None, keep: bool) -> 
                 status = "replaced" if old else "created"
                 with clock.stage("link scripts"):
                     try:
-                        ran = linkscripts.run(prefix, staged.allowed_scripts, job.progress)
+                        ran = post_link.run(prefix, staged.allowed_scripts, job.progress)
                     except BaseException:
                         staging.take_back(prefix, old)
                         raise
@@ -179,9 +180,9 @@ def _make(job: Job, clock: Clock, broken: dict[str, Any] | None, keep: bool) -> 
 
 def _staged(job: Job, clock: Clock) -> tuple[Path, Staged]:
     """Stage what `job` says; do it again with the packages of the cache that turn out to be changed."""
-    from cogvideo_sat_env.install.crew import Crew
     from cogvideo_sat_env.install.link import Changed
     from cogvideo_sat_env.install.stage import forget, inspect, provide, stage
+    from cogvideo_sat_env.install.workers import Crew
 
     for _ in range(ATTEMPTS):
         with clock.stage("fetch"):
@@ -190,7 +191,7 @@ def _staged(job: Job, clock: Clock) -> tuple[Path, Staged]:
             packages = inspect(job, proofs)
         root = staging.make(job.prefix)
         try:
-            with space.watch(job.prefix.parent, "the environment"), Crew() as crew:
+            with diskspace.watch(job.prefix.parent, "the environment"), Crew() as crew:
                 return root, stage(job, packages, root, clock, crew)
         except BaseException as error:
             if root.exists():
@@ -213,16 +214,14 @@ def require_usable(prefix: Path, wanted: str, replace: bool) -> None:
 def _require_possible(prefix: Path) -> None:
     """Raise PrefixError for a prefix that can't be, before anything is fetched."""
     if len(prefix.name.encode("utf-8")) > NAME_MAX or not prefix.name:
-        raise PrefixError(
-            f"{prefix}: its last part must have 1 to {NAME_MAX} bytes", "choose another prefix with -p"
-        )
+        raise PrefixError(f"{prefix}: its last part must have 1 to {NAME_MAX} bytes", "choose another prefix with -p")
     if any(character in str(prefix) for character in "\n\r:"):
         raise PrefixError(f"{str(prefix)!r}: a prefix can't hold line breaks or ':' (PATH)", "choose another with -p")
     if prefix.is_symlink():
         raise PrefixError(f"{prefix}: is a symbolic link to {os.readlink(prefix)}", "name the directory itself with -p")
     if prefix.exists() and not prefix.is_dir():
         raise PrefixError(f"{prefix}: is a file, not a directory", "choose another prefix with -p")
-    nearest = space.existing(prefix.parent)
+    nearest = diskspace.existing(prefix.parent)
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise PrefixError(f"{nearest}: not writable; {prefix} can't be made", "choose another prefix with -p")
 

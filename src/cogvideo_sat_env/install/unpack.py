@@ -21,9 +21,9 @@ from filelock import FileLock
 from rattler.package_streaming import extract
 from zstandard import ZstdError
 
-from cogvideo_sat_env.errors import VerificationError
-from cogvideo_sat_env.install import bombs, proof
-from cogvideo_sat_env.install.proof import Proof
+from cogvideo_sat_env.base.errors import VerificationError
+from cogvideo_sat_env.install import archive_size, package_manifest
+from cogvideo_sat_env.install.package_manifest import Proof
 
 
 @dataclass(frozen=True)
@@ -54,19 +54,22 @@ def unpack(archive: Path, wanted: Wanted, packages: Path) -> None:
             with contextlib.suppress(FileNotFoundError):
                 shutil.rmtree(left)
         noted = proof_path(packages, wanted.key)
-        known = proof.read(noted)
-        if known == Proof(folder, wanted.sha256, archive.stat().st_size) and proof.changed(noted, folder) is None:
+        known = package_manifest.read(noted)
+        if (
+            known == Proof(folder, wanted.sha256, archive.stat().st_size)
+            and package_manifest.changed(noted, folder) is None
+        ):
             return
         try:
             _extract(archive, wanted, scratch)
-            found = dict(proof.walk(str(scratch)))
-            paths = proof.read_paths(scratch)
+            found = dict(package_manifest.walk(str(scratch)))
+            paths = package_manifest.read_paths(scratch)
             _require_as_listed(scratch, wanted, found, paths)
             if os.path.lexists(folder):
                 folder.rename(gone)
                 shutil.rmtree(gone)
             scratch.rename(folder)
-            proof.write(noted, Proof(folder, wanted.sha256, archive.stat().st_size), found, paths)
+            package_manifest.write(noted, Proof(folder, wanted.sha256, archive.stat().st_size), found, paths)
         finally:
             with contextlib.suppress(FileNotFoundError):
                 shutil.rmtree(scratch)
@@ -74,7 +77,7 @@ def unpack(archive: Path, wanted: Wanted, packages: Path) -> None:
 
 def _extract(archive: Path, wanted: Wanted, scratch: Path) -> None:
     try:
-        bombs.require_bounded(archive)
+        archive_size.require_bounded(archive)
         scratch.mkdir()
         sha256, _ = extract(archive, scratch)
     except (ZstdError, BadZipFile, EOFError, ValueError, RuntimeError) as error:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # isolated mode leaves it out
 
-from cogvideo_sat_env.errors import VerificationError
+from cogvideo_sat_env.base.errors import VerificationError
 from cogvideo_sat_env.install.unpack import Wanted, unpack
 
 

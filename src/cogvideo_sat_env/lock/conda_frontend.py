@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 from urllib.request import url2pathname
 
-from cogvideo_sat_env.channel import solve
-from cogvideo_sat_env.errors import SatenvError, SolveError
-from cogvideo_sat_env.lock.model import split_archive, split_url
+from cogvideo_sat_env.base.artefacts import split_archive, split_url
+from cogvideo_sat_env.base.errors import SatenvError, SolveError
+from cogvideo_sat_env.lock import solve
 
 EXCEPTION = "exception_name"  # as conda says the kind of its errors
 CONSTRAINTS = "SATENV_FRONTEND_CONSTRAINTS"  # JSON list: an update must not leave the bounds that it isn't told of

@@ -14,24 +14,18 @@ from pathlib import Path
 
 import yaml
 
-from cogvideo_sat_env import pipindex
-from cogvideo_sat_env.channel import solve
-from cogvideo_sat_env.channel.frozen import frozen_channels
-from cogvideo_sat_env.errors import InputError, MissingToolError, SolveError, SourceError
-from cogvideo_sat_env.lock import condalock, pipproxy
+from cogvideo_sat_env.base.artefacts import channel_url, split_archive, split_url
+from cogvideo_sat_env.base.errors import InputError, MissingToolError, SolveError, SourceError
+from cogvideo_sat_env.base.progress import Progress
+from cogvideo_sat_env.fetch import pip_config
+from cogvideo_sat_env.lock import conda_lock, pip_proxy, solve
 from cogvideo_sat_env.lock.conda_frontend import CONSTRAINTS, EXCEPTION
-from cogvideo_sat_env.lock.model import WHEELHOUSE, split_archive, split_url
-from cogvideo_sat_env.progress import Progress
-from cogvideo_sat_env.pypinames import conda_lock_lookup
-from cogvideo_sat_env.spec import Environment
-from cogvideo_sat_env.variants import Variant
-
-CHANNEL_ALIAS = "https://conda.anaconda.org"  # conda's own default for channel names
-
-
-def channel_url(channel: str) -> str:
-    """Return the base URL of a channel that is written as a name or a URL."""
-    return channel.rstrip("/") if "://" in channel else f"{CHANNEL_ALIAS}/{channel}"
+from cogvideo_sat_env.lock.conda_lock import render_virtual_packages
+from cogvideo_sat_env.lock.frozen import frozen_channels
+from cogvideo_sat_env.lock.read import WHEELHOUSE
+from cogvideo_sat_env.spec.environment import Environment
+from cogvideo_sat_env.spec.pypi_names import conda_lock_lookup
+from cogvideo_sat_env.spec.variants import Variant
 
 
 def lock_variant(
@@ -80,15 +74,6 @@ def lock_variant(
                 _keep_unmoved(content, previous)
             task.advance(1)
     return content, sizes
-
-
-def render_virtual_packages(variant: Variant) -> str:
-    """Return the virtual packages of a variant in conda-lock's format."""
-    content = {"subdirs": {variant.platform: {"packages": dict(variant.virtual_packages)}}}
-    return (
-        f"# The machine that {variant.id} is locked for; from src/cogvideo_sat_env/data/variants.yml.\n"
-        "# For conda-lock: --virtual-package-spec (its own default __cuda is 11.4).\n"
-    ) + yaml.safe_dump(content, sort_keys=True)
 
 
 @contextmanager
@@ -146,7 +131,7 @@ def _conda_lock(
     with ExitStack() as stack:
         refusals: list[str] = []
         if provided:
-            index, refusals = stack.enter_context(pipproxy.proxy(pipindex.index_urls()[0], provided))
+            index, refusals = stack.enter_context(pip_proxy.proxy(pip_config.index_urls()[0], provided))
             source["dependencies"].append({"pip": [str(spec) for spec in environment.pip]})
             source |= {"pip-repositories": [index], "allow-pypi-requests": False}
         (work / "environment.yml").write_text(yaml.safe_dump(source, sort_keys=False), encoding="utf-8")
@@ -218,14 +203,14 @@ def _sizes(content: dict, channels: list[str], platform: str) -> dict[str, int]:
         if record.get("sha256") and record.get("size")
     }
     files = {e["hash"]["sha256"]: e["url"] for e in content["package"] if e["manager"] == "pip"}
-    return sizes | pipproxy.file_sizes(files)
+    return sizes | pip_proxy.file_sizes(files)
 
 
 def _mend(content: dict, environment: Environment, variant: Variant, channels: Mapping[str, str]) -> None:
     """Do to conda-lock's result what conda-lock can't: real channels, no index host, hashes of the real source."""
     content["metadata"]["channels"] = [{"url": channel, "used_env_vars": []} for channel in environment.channels]
     content["metadata"]["sources"] = [variant.environment]
-    content["metadata"]["content_hash"] = {variant.platform: condalock.content_hash(environment, variant)}
+    content["metadata"]["content_hash"] = {variant.platform: conda_lock.content_hash(environment, variant)}
     for entry in content["package"]:
         if entry["manager"] == "pip":
             entry["url"] = f"{WHEELHOUSE}/{split_url(entry['url'])[2]}"

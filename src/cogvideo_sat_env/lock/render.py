@@ -9,11 +9,12 @@ from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
-from cogvideo_sat_env.lock.make import render_virtual_packages
-from cogvideo_sat_env.lock.model import CondaArtefact, Lock
-from cogvideo_sat_env.spec import Environment
-from cogvideo_sat_env.variants import Variant, derive, render_environment
-from cogvideo_sat_env.wholefile import write_whole
+from cogvideo_sat_env.base.artefacts import CondaArtefact
+from cogvideo_sat_env.base.files import write_whole
+from cogvideo_sat_env.lock.conda_lock import render_virtual_packages
+from cogvideo_sat_env.lock.read import Lock
+from cogvideo_sat_env.spec.environment import Environment
+from cogvideo_sat_env.spec.variants import Variant, derive, render_environment
 
 SIZES = "locks/sizes.json"
 

@@ -10,11 +10,11 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
-from cogvideo_sat_env.lock.make import channel_url
-from cogvideo_sat_env.lock.model import WHAT, WHEELHOUSE, CondaArtefact, Document, Lock, split_archive, split_url
-from cogvideo_sat_env.pypinames import conda_to_pypi
-from cogvideo_sat_env.spec import Environment
-from cogvideo_sat_env.variants import Variant
+from cogvideo_sat_env.base.artefacts import CondaArtefact, channel_url, split_archive, split_url
+from cogvideo_sat_env.lock.read import WHAT, WHEELHOUSE, Document, Lock
+from cogvideo_sat_env.spec.environment import Environment
+from cogvideo_sat_env.spec.pypi_names import conda_to_pypi
+from cogvideo_sat_env.spec.variants import Variant
 
 RELOCK = "scripts/satenv lock"
 

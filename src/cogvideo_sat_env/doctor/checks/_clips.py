@@ -47,9 +47,7 @@ def write_clip(path: Path, width: int, height: int, *extra: str, frames: int = F
     encode(path, width, height, "libx264", "yuv420p", "-g", "12", "-bf", "2", *extra, frames=frames)
 
 
-def encode(
-    path: Path, width: int, height: int, encoder: str, pixels: str, *extra: str, frames: int = FRAMES
-) -> None:
+def encode(path: Path, width: int, height: int, encoder: str, pixels: str, *extra: str, frames: int = FRAMES) -> None:
     """Write coded frames with one of ffmpeg's encoders. Raises RuntimeError with ffmpeg's last words."""
     import imageio_ffmpeg
 

@@ -46,9 +46,7 @@ def foreign(libraries: Iterable[Path], homes: Iterable[Path]) -> list[Path]:
     """Return CUDA, torch and FFmpeg libraries that lie in none of the folders `homes` (all paths resolved)."""
     places = list(homes)
     return [
-        path
-        for path in libraries
-        if _OWN.match(path.name) and not any(path.is_relative_to(place) for place in places)
+        path for path in libraries if _OWN.match(path.name) and not any(path.is_relative_to(place) for place in places)
     ]
 
 

@@ -107,6 +107,4 @@ def _read(path: Path) -> Outcome | None:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:  # it never came so far
         return None
-    return Outcome(
-        found["status"], found["finding"], found["remedy"], found["details"], tuple(found["ledger"])
-    )
+    return Outcome(found["status"], found["finding"], found["remedy"], found["details"], tuple(found["ledger"]))

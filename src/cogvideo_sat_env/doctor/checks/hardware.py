@@ -39,8 +39,9 @@ def judge(facts: dict[str, Any], torch: dict[str, Any], drivers: dict[str, Any])
     details = {"driver": driver, "gpus": gpus, "torch_cuda": cuda}
     if not gpus:
         if facts["problem"]:
-            return warning(f"{facts['problem']}", "ask the machine's administrator; nvidia-smi must list the GPUs",
-                           **details)
+            return warning(
+                f"{facts['problem']}", "ask the machine's administrator; nvidia-smi must list the GPUs", **details
+            )
         build = f"torch is built for CUDA {cuda}" if cuda else "torch is a CPU build"
         return not_run(f"not run: no GPU ({build})", **details)
     memory = " + ".join(f"{item['memory_mib'] / 1024:.0f}" for item in gpus[:8])
@@ -113,7 +114,7 @@ def architectures(request: Request) -> Outcome:
         return warning(
             f"torch has kernels for {name} ({capability}), but SAT 0.4.12 asks nvcc for 'compute_1.' there (it reads"
             " two characters of the capability): FusedEmaAdam can't be compiled",
-            'in the training configuration, optimizer: {type: AdamW, params: {..., torch_adam: true}} instead of'
+            "in the training configuration, optimizer: {type: AdamW, params: {..., torch_adam: true}} instead of"
             " sat.ops.FusedEmaAdam",
             **details,
         )
@@ -166,8 +167,9 @@ def memory(request: Request) -> Outcome:
     told = "; ".join(f"{verdict}: {', '.join(recipes)}" for verdict, recipes in groups.items())
     finding = f"{len(gpus)} GPU of at least {least / 1024:.0f} GiB, 49 frames of 480x720, ZeRO-2 (reckoned): {told}"
     if set(verdicts.values()) == {"does not fit"}:
-        return warning(finding, "satenv plan --frames 17 --height 256 --width 384 (or another size that fits)",
-                       verdicts=verdicts)
+        return warning(
+            finding, "satenv plan --frames 17 --height 256 --width 384 (or another size that fits)", verdicts=verdicts
+        )
     return passed(finding, verdicts=verdicts)
 
 

@@ -167,8 +167,12 @@ def activation(request: Request) -> Outcome:
         problems.append(request.inputs["receipt_problem"])
     details = {"scripts": facts["scripts"], "sets": sorted(facts["sets"])}
     if problems:
-        return warning(problems[0] + (f" (and {len(problems) - 1} more)" if problems[1:] else ""),
-                       request.restore, problems=problems, **details)
+        return warning(
+            problems[0] + (f" (and {len(problems) - 1} more)" if problems[1:] else ""),
+            request.restore,
+            problems=problems,
+            **details,
+        )
     if request.data_only:
         unset = []
     else:
@@ -179,7 +183,8 @@ def activation(request: Request) -> Outcome:
         return warning(
             f"activation does not set {wanted}",
             f"conda env config vars set -p '{request.inputs['prefix']}' {settings}",
-            ledger=(), **details,
+            ledger=(),
+            **details,
         )
     if not facts["sets"]:
         return passed("nothing to activate", **details)

@@ -80,8 +80,10 @@ def nvcc(request: Request) -> Outcome:
         return judge(
             f"{owner} nvcc {version} ({path}), but torch was built for CUDA {wanted}: extensions would build without"
             " an error and fail when they run",
-            _nvcc_remedy(wanted, request), ledger=("cuda-12.9",) if wanted == "12.9" else (),
-            version=version, **details,
+            _nvcc_remedy(wanted, request),
+            ledger=("cuda-12.9",) if wanted == "12.9" else (),
+            version=version,
+            **details,
         )
     missing = _missing_headers(home)
     if missing is None:

@@ -1,0 +1,78 @@
+"""One artefact of a lock: a conda package archive, or a file of a package index."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from urllib.parse import unquote, urlsplit
+
+CHANNEL_ALIAS = "https://conda.anaconda.org"  # conda's own default for channel names
+
+_ARCHIVE = re.compile(r"^(?P<name>.+)-(?P<version>[^-]+)-(?P<build>[^-]+)(?P<ext>\.conda|\.tar\.bz2)$")
+
+
+@dataclass(frozen=True)
+class CondaArtefact:
+    """One conda package archive of a lock: exactly these bytes. `size` is in bytes, None when unknown."""
+
+    name: str
+    version: str
+    build: str
+    subdir: str
+    channel: str  # base URL without the subdir
+    file_name: str
+    url: str
+    sha256: str
+    md5: str = ""
+    size: int | None = None
+    depends: tuple[str, ...] = ()
+
+    @property
+    def channel_path(self) -> str:
+        """`<channel name>/<subdir>/<file>`: where a mirror keeps the archive."""
+        return f"{channel_name(self.channel)}/{self.subdir}/{self.file_name}"
+
+
+@dataclass(frozen=True)
+class PipPin:
+    """One file of a package index: name, version and SHA-256. Where it lies is the index's affair."""
+
+    name: str
+    version: str
+    sha256: str
+    file_name: str
+    size: int | None = None
+    depends: tuple[str, ...] = ()
+
+    def requirement(self) -> str:
+        """Return the line of a pip requirements file that admits this file only."""
+        return f"{self.name}=={self.version} --hash=sha256:{self.sha256}"
+
+
+def channel_name(url: str) -> str:
+    """Return the folder of a channel below a mirror: the path of its address, or its host where it has none."""
+    parts = urlsplit(url)
+    return parts.path.strip("/") or parts.hostname or ""
+
+
+def split_url(url: str) -> tuple[str, str, str]:
+    """Split a package URL into channel base URL, subdir and file name (decoded: solvers differ on `!` and `%21`)."""
+    base, _, file_name = url.rpartition("/")
+    channel, _, subdir = base.rpartition("/")
+    return channel, subdir, unquote(file_name)
+
+
+def split_archive(file_name: str) -> tuple[str, str, str]:
+    """Split `name-version-build.conda` into its three parts.
+
+    Raises ValueError when the file name isn't that of a conda package.
+    """
+    match = _ARCHIVE.match(file_name)
+    if not match:
+        raise ValueError(f"{file_name!r} is not `name-version-build.conda` or `.tar.bz2`")
+    return match["name"], match["version"], match["build"]
+
+
+def channel_url(channel: str) -> str:
+    """Return the base URL of a channel that is written as a name or a URL."""
+    return channel.rstrip("/") if "://" in channel else f"{CHANNEL_ALIAS}/{channel}"

@@ -1,1 +1,0 @@
-"""Building the packages of recipe/ into an indexed local channel."""

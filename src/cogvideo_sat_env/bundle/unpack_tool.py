@@ -1,0 +1,143 @@
+"""The tool out of a bundle: an environment of its own wheels, made without venv, pip or network.
+
+Python's standard library only. It lies where scripts/satenv looks for it, so the unpacked project works as a checkout.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import os
+import shutil
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+from cogvideo_sat_env.base.errors import InputError, PrefixError
+from cogvideo_sat_env.bundle.container import Bundle
+
+PROJECT = "project/"
+
+
+def cache_dir() -> Path:
+    """Return the cache directory as scripts/satenv does. Raises InputError without HOME and SATENV_CACHE."""
+    named, xdg, home = (os.environ.get(name) for name in ("SATENV_CACHE", "XDG_CACHE_HOME", "HOME"))
+    if not (named or xdg or home):
+        raise InputError("neither HOME nor SATENV_CACHE is set", "name a cache directory in SATENV_CACHE")
+    return Path(named) if named else Path(xdg or f"{home}/.cache") / "cogvideo-sat-env"
+
+
+def unpack_project(bundle: Bundle, cache: Path) -> Path:
+    """Unpack the bundle's project (locks, program) below `cache`, proven; return its folder."""
+    return _once(cache / "bundles" / bundle.id[:16], lambda folder: _write_project(bundle, folder)) / "project"
+
+
+def _write_project(bundle: Bundle, folder: Path) -> None:
+    for member in bundle.members.values():
+        if member.path.startswith(PROJECT):
+            path = folder / member.path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(path, "wb") as stream:
+                bundle.copy(member, stream.write)
+            path.chmod(0o755 if member.executable else 0o644)
+
+
+def unpack_tool(bundle: Bundle, cache: Path) -> Path:
+    """Unpack the tool's wheels for this Python below `cache`, proven; return the Python that has them.
+
+    Raises InputError when the bundle has none for this Python and machine.
+    """
+    version = "{}.{}".format(*sys.version_info)
+    key = f"{version}/{_platform()}"
+    wheels = bundle.manifest["tool"]["wheels"].get(key)
+    if wheels is None:
+        there = ", ".join(sorted(bundle.manifest["tool"]["wheels"]))
+        raise InputError(
+            f"{bundle.name}: has no tool for Python {version} on {_platform()}; it has: {there}",
+            "run it with one of those Pythons, on that platform",
+        )
+    folder = _once(
+        cache / "tool" / bundle.manifest["tool"]["key"], lambda place: _write_tool(bundle, wheels, place), "complete"
+    )
+    return folder / "bin" / "python"
+
+
+def _platform() -> str:
+    import platform
+
+    names = {"x86_64": "64", "amd64": "64", "aarch64": "aarch64", "arm64": "arm64"}
+    system = {"linux": "linux", "darwin": "osx"}.get(sys.platform, sys.platform)
+    return f"{system}-{names.get(platform.machine().lower(), platform.machine().lower())}"
+
+
+def _write_tool(bundle: Bundle, wheels: list[str], folder: Path) -> None:
+    base = Path(os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable))
+    site = folder / "lib" / "python{}.{}".format(*sys.version_info) / "site-packages"
+    site.mkdir(parents=True)
+    (folder / "bin").mkdir()
+    (folder / "bin" / "python").symlink_to(base)
+    (folder / "bin" / "python3").symlink_to("python")
+    (folder / "pyvenv.cfg").write_text(
+        f"home = {base.parent}\ninclude-system-site-packages = false\nversion = {sys.version.split()[0]}\n",
+        encoding="utf-8",
+    )
+    for path in wheels:
+        with tempfile.TemporaryFile(dir=folder) as stream:  # the largest has tens of megabytes
+            bundle.copy(bundle.members[path], stream.write)
+            stream.seek(0)
+            try:
+                _lay_out(stream, site)
+            except zipfile.BadZipFile as error:
+                raise InputError(f"{path}: is no wheel: {error}", "take the bundle from its maker again") from error
+    (folder / "complete").write_text(sys.version + "\n", encoding="utf-8")
+
+
+def _lay_out(wheel: io.IOBase, site: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        for info in archive.infolist():
+            name = info.filename
+            top, _, rest = name.partition("/")
+            if top.endswith(".data"):  # scripts and headers: only modules are needed
+                kind, _, name = rest.partition("/")
+                if kind not in ("purelib", "platlib"):
+                    continue
+            target = site / name
+            if info.is_dir() or not name:
+                continue
+            if not Path(os.path.normpath(target)).is_relative_to(site):
+                raise InputError(f"{info.filename}: leads out of a wheel", "take the bundle from its maker again")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with archive.open(info) as source, open(target, "wb") as out:
+                shutil.copyfileobj(source, out, 1024 * 1024)
+
+
+def _once(folder: Path, make: Callable[[Path], None], mark: str = "") -> Path:
+    """Make `folder` whole or not at all, by one process at a time."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with open(f"{folder}.lock", "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                alone = True
+            except OSError:
+                alone = False  # a file system without locks: the rename below still decides
+            if (folder / mark).exists():
+                return folder
+            for left in folder.parent.glob(f".{folder.name}.*") if alone else ():  # of a killed run
+                shutil.rmtree(left, ignore_errors=True)
+            scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+            try:
+                scratch.chmod(0o755)
+                make(scratch)
+                shutil.rmtree(folder, ignore_errors=True)  # one that was cut off
+                scratch.rename(folder)
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+    except OSError as error:
+        raise PrefixError(
+            f"{error.filename or folder}: {error.strerror}; the tool can't be unpacked there",
+            "choose another place with SATENV_CACHE",
+        ) from error
+    return folder

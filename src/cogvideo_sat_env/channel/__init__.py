@@ -1,1 +1,0 @@
-"""Channels: frozen metadata, and the solver over them."""

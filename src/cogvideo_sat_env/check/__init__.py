@@ -1,0 +1,1 @@
+"""Do all files of the project agree with each other?"""

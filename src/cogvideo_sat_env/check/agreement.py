@@ -1,0 +1,246 @@
+"""`satenv check`: whether spec, floors, ledger, generated files, locks and recipe agree. Offline."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+from pathlib import Path
+
+from packaging.specifiers import Specifier, SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from cogvideo_sat_env.base.errors import InputError
+from cogvideo_sat_env.check.recipe import check_recipe
+from cogvideo_sat_env.lock import conda_lock, render
+from cogvideo_sat_env.lock.read import Document, load_lock, read_lock
+from cogvideo_sat_env.lock.verify import RELOCK, Finding, verify_entries, verify_solution
+from cogvideo_sat_env.source.wheels.lockfile import lock_name, read_wheel_lock, spec_hash
+from cogvideo_sat_env.source.wheels.names import divide, load_names
+from cogvideo_sat_env.spec.breakage import Entry, Ledger, read_ledger
+from cogvideo_sat_env.spec.environment import CondaSpec, Environment, PipSpec, read_environment
+from cogvideo_sat_env.spec.requirements import Requirement, read_requirements
+from cogvideo_sat_env.spec.variants import Variant, derive, read_variants
+
+LEDGER = "src/cogvideo_sat_env/data/breakage.yml"
+RENDER = "scripts/satenv lock --render"
+RELOCK_WHEELS = "scripts/satenv lock --wheels"
+VARIANTS = "src/cogvideo_sat_env/data/variants.yml"
+
+
+def check_project(root: Path) -> list[Finding]:
+    """Return every disagreement between the files of the project at `root`, none when all agree.
+
+    Raises InputError when environment.yml, the ledger, the requirements or the variants can't be read at all.
+    """
+    environment = read_environment(root / "environment.yml")
+    requirements, ledger, variants = read_requirements(), read_ledger(), read_variants()
+    findings = check_floors(environment, requirements, "environment.yml")
+    findings += check_ledger(environment, requirements, ledger)
+    findings += check_proofs(root, ledger)
+    for variant in variants:
+        if not variant.is_primary:
+            derived = derive(environment, variant, root / variant.environment)
+            wanted = [r for r in requirements if not (variant.data_only and r.training)]
+            findings += check_floors(derived, wanted, VARIANTS, variant)
+    for path, text in render.environment_files(environment, variants).items():
+        findings += _compare(root, path, text)
+    findings += _check_locks(root, environment, variants)
+    findings += _check_wheel_locks(root, environment)
+    return findings + check_recipe(root, environment, variants, ledger)
+
+
+def check_floors(
+    environment: Environment, requirements: Sequence[Requirement], file: str, variant: Variant | None = None
+) -> list[Finding]:
+    """Every requirement is asked for, at its floor or above."""
+    findings = []
+    for requirement in requirements:
+        spec = _find(environment, requirement, variant)
+        if spec is None:
+            about = f" for {variant.id}" if variant else ""
+            findings.append(
+                Finding(
+                    file, f"requirement {requirement.name} ({requirement.role}) is missing{about}", f"add it to {file}"
+                )
+            )
+            continue
+        lower = [Specifier(clause) for clause in spec.clauses if clause.startswith((">=", "=="))]
+        if requirement.floor and not any(Version(c.version) >= Version(requirement.floor) for c in lower):
+            where = f"{file}:{spec.line}" if spec.line else file
+            message = f"'{spec}' goes below the floor of {requirement.name}, {requirement.floor}"
+            findings.append(Finding(where, message, f"write >={requirement.floor} there"))
+    return findings
+
+
+def _find(environment: Environment, requirement: Requirement, variant: Variant | None) -> CondaSpec | PipSpec | None:
+    if requirement.conda and environment.conda_spec(requirement.conda):
+        return environment.conda_spec(requirement.conda)
+    names = [requirement.name]
+    change = variant.pip.get(requirement.name, {}) if variant else {}
+    if "spec" in change:  # another distribution of the same module, e.g. decord2
+        names.append(change["spec"].split()[0])
+    return next((spec for name in names if (spec := environment.pip_spec(name))), None)
+
+
+def check_ledger(environment: Environment, requirements: Sequence[Requirement], ledger: Ledger) -> list[Finding]:
+    """Every bound beyond the floors has an entry, every entry a bound."""
+    floors = {canonicalize_name(r.conda or r.name): r.floor for r in requirements}
+    justified = {(canonicalize_name(e.package), e.bound) for e in ledger.entries}
+    findings = []
+    present: set[tuple[str, str]] = set()
+    for spec in (*environment.conda, *environment.pip):
+        key = canonicalize_name(spec.name)
+        for clause in spec.clauses:
+            present.add((key, clause))
+            if clause != f">={floors.get(key)}" and (key, clause) not in justified:
+                findings.append(
+                    Finding(
+                        f"environment.yml:{spec.line}",
+                        f"bound '{clause}' of {spec.name} has no entry in the breakage ledger",
+                        f"add an entry with evidence and proof to {LEDGER}, or drop the bound",
+                    )
+                )
+    for entry in ledger.entries:
+        if (canonicalize_name(entry.package), entry.bound) not in present:
+            findings.append(
+                Finding(
+                    f"{LEDGER}:{entry.line}",
+                    f"entry '{entry.id}': environment.yml has no bound '{entry.bound}' on {entry.package}",
+                    "add the bound to environment.yml, or remove the entry",
+                )
+            )
+        if entry.pypi_bound not in (None, entry.bound):
+            findings.append(
+                Finding(
+                    f"{LEDGER}:{entry.line}",
+                    f"entry '{entry.id}': bound '{entry.bound}' and pypi bound '{entry.pypi_bound}' differ",
+                    "make them equal",
+                )
+            )
+    return findings + _check_variables(environment, ledger)
+
+
+def _check_variables(environment: Environment, ledger: Ledger) -> list[Finding]:
+    wanted = {entry.package: entry.bound for entry in ledger.variables}
+    findings = [
+        Finding("environment.yml", f"variable {name} has no entry in the breakage ledger", f"add one to {LEDGER}")
+        for name in environment.variables
+        if name not in wanted
+    ]
+    findings += [
+        Finding(
+            f"{LEDGER}:{entry.line}",
+            f"entry '{entry.id}': environment.yml must set {entry.package} to \"{entry.bound}\"",
+            "set it under 'variables', or remove the entry",
+        )
+        for entry in ledger.variables
+        if environment.variables.get(entry.package) != entry.bound
+    ]
+    return findings
+
+
+def check_proofs(root: Path, ledger: Ledger) -> list[Finding]:
+    """Every proof that an entry names exists: test functions by node id, doctor checks by id."""
+    from cogvideo_sat_env.doctor import list_checks
+
+    checks = {check["id"] for check in list_checks()}
+    findings = []
+    for entry in ledger.all:
+        missing = [test for test in entry.proof.tests if not _test_exists(root, test)]
+        missing += [check for check in entry.proof.checks if check not in checks]
+        findings += [_no_proof(entry, proof) for proof in missing]
+    return findings
+
+
+def _no_proof(entry: Entry, proof: str) -> Finding:
+    return Finding(f"{LEDGER}:{entry.line}", f"entry '{entry.id}': its proof '{proof}' does not exist", "write it")
+
+
+def _test_exists(root: Path, node: str) -> bool:
+    file, _, function = node.partition("::")
+    path = root / file
+    if not path.is_file():
+        return not (root / "tests").is_dir()  # an installed copy has no tests to compare with
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return any(isinstance(item, ast.FunctionDef) and item.name == function for item in ast.walk(tree))
+
+
+def _check_locks(root: Path, environment: Environment, variants: Sequence[Variant]) -> list[Finding]:
+    findings: list[Finding] = []
+    sizes = render.read_sizes(root)
+    used: set[str] = set()
+    broken: set[str] = set()
+    documents: dict[str, Document] = {}  # read once, for all platforms: YAML is most of this command's time
+    for name in dict.fromkeys(variant.lock for variant in variants):
+        try:
+            documents[name] = load_lock(root / name)
+            entries = verify_entries(documents[name], name, environment.channels)
+        except InputError as error:
+            entries = [Finding(name, error.message, RELOCK)]
+        findings += entries
+        broken |= {name} if entries else set()
+    for variant in variants:
+        if variant.lock in broken:
+            continue  # what is built on it can't be judged before it is mended
+        derived = derive(environment, variant, root / variant.environment)
+        mend = f"{RELOCK} --only {variant.id}"
+        try:
+            lock = read_lock(root / variant.lock, variant.platform, sizes, documents[variant.lock])
+        except InputError as error:
+            findings.append(Finding(variant.lock, error.message, mend))
+            continue
+        if lock.content_hash != conda_lock.content_hash(derived, variant):
+            message = f"{variant.platform}: was made from another {variant.environment} or other virtual packages"
+            findings.append(Finding(variant.lock, message, mend))
+        findings += verify_solution(derived, variant, lock)
+        for path, text in render.lock_files(variant, lock).items():
+            findings += _compare(root, path, text)
+        items = (*lock.conda, *lock.pip)
+        used |= {item.sha256 for item in items}
+        unknown = [item.name for item in items if item.size is None]
+        if unknown:
+            findings.append(
+                Finding(render.SIZES, f"no size for {', '.join(unknown[:5])} ({len(unknown)} in all)", mend)
+            )
+    if not broken and set(sizes) - used:
+        findings.append(Finding(render.SIZES, f"{len(set(sizes) - used)} sizes of artefacts in no lock", RENDER))
+    return findings
+
+
+def _check_wheel_locks(root: Path, environment: Environment) -> list[Finding]:
+    wanted, _ = divide(environment, load_names())
+    paths = [path for path in sorted((root / "locks").glob("wheels-*.txt")) if "wheels-build-" not in path.name]
+    findings = [] if paths else [Finding("locks", "no wheel lock (wheels-PLATFORM-pyXY.txt) there", RELOCK_WHEELS)]
+    for path in paths:
+        name = f"locks/{path.name}"
+        try:
+            lock = read_wheel_lock(path)
+        except InputError as error:
+            findings.append(Finding(name, error.message, RELOCK_WHEELS))
+            continue
+        if lock.spec_hash != spec_hash(environment):
+            findings.append(Finding(name, "was made from another environment.yml", RELOCK_WHEELS))
+        if path.name != lock_name(lock.platform, lock.python):
+            findings.append(Finding(name, f"is for {lock.platform}, Python {lock.python}", RELOCK_WHEELS))
+        versions = {pin.name: pin.version for pin in lock.pins}
+        for item in wanted:
+            version = versions.get(item.pypi)
+            if version is None or version not in SpecifierSet(item.specifier, prereleases=True):
+                message = f"the spec asks for '{item.pypi} {item.specifier}', the lock has {version or 'nothing'}"
+                findings.append(Finding(name, message, RELOCK_WHEELS))
+    return findings
+
+
+def _compare(root: Path, path: str, text: str) -> list[Finding]:
+    try:
+        found = (root / path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return [Finding(path, "is missing", RENDER)]
+    except (OSError, UnicodeDecodeError) as error:
+        return [Finding(path, f"can't be read: {error}", RENDER)]
+    if found == text:
+        return []
+    pairs = enumerate(zip(found.splitlines(), text.splitlines(), strict=False), start=1)
+    line = next((number for number, (left, right) in pairs if left != right), min(len(found.splitlines()), 1))
+    return [Finding(f"{path}:{line}", "differs from what it is generated from", RENDER)]

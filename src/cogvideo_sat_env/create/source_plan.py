@@ -1,0 +1,143 @@
+"""What is to be in a prefix, and where its bytes are: from a lock, or from a package index's wheels."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cogvideo_sat_env import __version__
+from cogvideo_sat_env.base.errors import InputError, SourceError
+from cogvideo_sat_env.base.paths import cache_dir
+from cogvideo_sat_env.base.progress import Progress
+from cogvideo_sat_env.fetch.reachable import why_unreachable
+from cogvideo_sat_env.install import activation
+from cogvideo_sat_env.source.source import Source
+from cogvideo_sat_env.spec.environment import Environment
+from cogvideo_sat_env.spec.variants import Variant, derive
+
+if TYPE_CHECKING:
+    from cogvideo_sat_env.base.artefacts import CondaArtefact, PipPin
+
+PREFERRED_PYTHON = "3.11"  # the one of environment.yml
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be in the prefix, and where its bytes are."""
+
+    source: Source
+    variant: Variant
+    artefacts: Sequence[CondaArtefact]
+    pip_pins: Sequence[PipPin]
+    requested: Sequence[str]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def choose_plan(
+    root: Path, environment: Environment, variant: Variant, source: Source, python: Path | None, progress: Progress
+) -> Plan:
+    """Return what `source` has for `variant`; with the source auto, wheels where the channels don't answer.
+
+    Raises InputError, SourceError.
+    """
+    if source.kind == "auto" and variant.has_own_lock:
+        source = Source("channel")  # no wheels stand for somebody else's lock
+    if source.kind in ("auto", "channel", "mirror"):
+        plan = lock_plan(root, environment, variant, source)
+        if source.kind != "auto":
+            return plan
+        first = plan.artefacts[0]
+        reason = why_unreachable(first.url)
+        if reason is None:
+            progress.say("Source: the lock's channels, which answer")
+            return replace(plan, source=Source("channel"))
+        progress.say(f"{first.channel}: {reason}")
+        progress.say("Source: wheels from the package index, because the lock's channels don't answer")
+    try:
+        return _wheels_plan(root, environment, variant, python, progress)
+    except InputError as error:
+        if source.kind != "auto":
+            raise
+        raise SourceError(
+            f"the lock's channels don't answer, and there are no wheels for this machine: {error.message}",
+            "check the network, name a mirror with --source mirror=WHERE, or use a Python that has a wheel lock",
+        ) from error
+
+
+def lock_plan(root: Path, environment: Environment, variant: Variant, source: Source) -> Plan:
+    """Return what the lock of `variant` says, to be had from `source`. Raises InputError."""
+    from cogvideo_sat_env.lock.read import read_lock
+    from cogvideo_sat_env.lock.render import read_sizes
+
+    path = root / variant.lock
+    lock = read_lock(path, variant.platform, read_sizes(root))
+    if variant.has_own_lock:
+        needed = {depend.split()[0] for artefact in lock.conda for depend in artefact.depends}
+        requested = [artefact.name for artefact in lock.conda if artefact.name not in needed]
+    else:
+        requested = [str(spec) for spec in derive(environment, variant, root / variant.environment).conda]
+    kind = "channel" if source.kind == "auto" else source.kind
+    facts = {
+        "variant": variant.id,
+        "lock": variant.lock,
+        "lock_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "inputs": inputs_digest(root, path, kind, variant),
+        "data_only": bool(variant.data_only),
+        "not_provided": [],
+    }
+    return Plan(source, variant, lock.conda, lock.pip, requested, facts)
+
+
+def _wheels_plan(
+    root: Path, environment: Environment, variant: Variant, python: Path | None, progress: Progress
+) -> Plan:
+    from cogvideo_sat_env.source.wheels.channel import build_channel
+
+    interpreter, lock = wheel_python(root / "locks", python)
+    progress.say(
+        "These are a package index's wheels in conda packages, not conda-forge's binaries; "
+        f"Python is the one at {interpreter.base} ({interpreter.version}), which has to stay there"
+    )
+    channel = build_channel(environment, lock, python=interpreter.executable, cache=cache_dir(), progress=progress)
+    facts = {
+        "variant": "wheels",
+        "lock": lock.name,
+        "lock_sha256": hashlib.sha256(lock.read_bytes()).hexdigest(),
+        "inputs": inputs_digest(root, lock, "wheels", variant),
+        "data_only": False,
+        "not_provided": [asdict(item) for item in channel.not_provided],
+    }
+    return Plan(Source("wheels"), variant, channel.artefacts, (), channel.specs, facts)
+
+
+def wheel_python(locks: Path, named: Path | None) -> tuple[Any, Path]:
+    """Return the interpreter that becomes the package `python`, and its wheel lock: 3.11 where there is one."""
+    from cogvideo_sat_env.source.wheels.interpreter import probe
+    from cogvideo_sat_env.source.wheels.lockfile import default_lock
+
+    if named is not None:
+        interpreter = probe(named)
+        return interpreter, default_lock(locks, interpreter)
+    preferred = shutil.which(f"python{PREFERRED_PYTHON}")
+    for candidate in filter(None, [preferred, sys.executable]):
+        try:
+            interpreter = probe(Path(candidate))
+            return interpreter, default_lock(locks, interpreter)
+        except InputError as error:
+            failure = error
+    raise failure
+
+
+def inputs_digest(root: Path, lock: Path, kind: str, variant: Variant) -> str:
+    """Return a SHA-256 over everything that decides the content of the prefix: files, variant, this program."""
+    digest = hashlib.sha256()
+    variant_id = "" if kind == "wheels" else variant.id
+    digest.update(f"{__version__} {kind} {variant_id} {activation.load().version}".encode())
+    for path in (root / "environment.yml", lock):
+        digest.update(hashlib.sha256(path.read_bytes()).digest() if path.is_file() else b"absent")
+    return digest.hexdigest()

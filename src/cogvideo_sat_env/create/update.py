@@ -1,0 +1,116 @@
+"""`satenv update` and `satenv undo`: an environment brought to the present lock in one step, and back."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cogvideo_sat_env.base import diskspace
+from cogvideo_sat_env.base.errors import InputError
+from cogvideo_sat_env.base.paths import current_platform
+from cogvideo_sat_env.base.progress import Progress, human_bytes
+from cogvideo_sat_env.create import create as creation
+from cogvideo_sat_env.create.create import Options
+from cogvideo_sat_env.create.outcome import Outcome
+from cogvideo_sat_env.install import receipt, staging
+from cogvideo_sat_env.install.package_manifest import walk
+from cogvideo_sat_env.install.prefix_lock import prefix_lock
+from cogvideo_sat_env.spec.variants import read_variants
+
+
+@dataclass(frozen=True)
+class Undone:
+    """What `undo` did: "undone" (swapped) or "forgotten" (what was kept is deleted)."""
+
+    prefix: Path
+    status: str
+    text: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it for scripts; the keys are stable."""
+        return {"prefix": str(self.prefix), "status": self.status}
+
+
+def update(
+    prefix: Path,
+    *,
+    sources: Sequence[str],
+    variant: str | None,
+    options: Options,
+    doctor: bool,
+    progress: Progress,
+    lock: Path | None = None,
+) -> Outcome:
+    """Bring the environment at `prefix` to the present lock; the former one is kept for `undo` if `options` say so.
+
+    Sources, variant and lock file are those that it was made with, unless given. Raises InputError when it isn't ours,
+    and the errors of `create`.
+    """
+    found = _ours(prefix)
+    if not sources and receipt.source_kind(str(found["source"])) == "bundle":
+        raise InputError(
+            f"{prefix}: was made from a bundle",
+            f"update it with the new one: python3 NEW.pyz install -p {prefix} --replace; or name another --source",
+        )
+    sources = sources or str(found["source"]).split()
+    if variant is None:
+        devices = {v.id: v.device for v in read_variants()}
+        variant = devices.get(str(found.get("variant")), "auto")
+    outcome = creation.create(
+        prefix=prefix, name=None, sources=sources, variant=variant, platform=current_platform(), python=None,
+        options=replace(options, replace=True), doctor=doctor, progress=progress,
+        lock=lock or creation.own_lock(prefix, found),
+    )  # fmt: skip
+    if outcome.status != "replaced":
+        return outcome
+    if outcome.kept:
+        _say_space(Path(outcome.kept), progress)
+    return replace(outcome, status="updated")
+
+
+def undo(prefix: Path, *, forget: bool, break_lock: bool, progress: Progress, wait: float | None = None) -> Undone:
+    """Put back what was at `prefix` before the last update (again: forward), or with `forget` delete it.
+
+    Raises InputError when nothing is kept, PrefixError when it can't be done.
+    """
+    prefix = Path(os.path.abspath(prefix))
+    if staging.kept(prefix) is None:
+        raise InputError(
+            f"{prefix}: nothing is kept of before; satenv update keeps one environment until the next update", None
+        )
+    with prefix_lock(prefix, progress, wait, break_lock=break_lock):
+        staging.recover(prefix, progress)
+        kept = staging.kept(prefix)
+        if kept is None:
+            raise InputError(f"{prefix}: another run has just deleted what was kept", None)
+        if forget:
+            count = staging.drop_kept(prefix)
+            return Undone(prefix, "forgotten", f"{prefix}: what was kept for undo is deleted ({count})\n")
+        found = _ours(kept)
+        with diskspace.watch(prefix, "the environment"):
+            staging.swap(prefix, kept)
+    made = f"{found.get('made')} from {found.get('source')}"
+    return Undone(prefix, "undone", f"{prefix}: is again what was made {made}; satenv undo swaps them back\n")
+
+
+def _ours(prefix: Path) -> dict[str, Any]:
+    found = receipt.read(prefix)
+    if found is None:
+        raise InputError(f"{prefix}: holds no environment of this program", "make one with satenv create")
+    return found
+
+
+def _say_space(kept: Path, progress: Progress) -> None:
+    """Say what keeping the former environment costs: the files that nothing shares, neither cache nor new one."""
+    sizes = [(s.st_size, s.st_nlink) for _, s in walk(str(kept))]
+    own = sum(size for size, links in sizes if links == 1)
+    free = shutil.disk_usage(kept).free
+    progress.say(
+        f"The environment that was there is kept for satenv undo: {human_bytes(sum(size for size, _ in sizes))}, of "
+        f"which {human_bytes(own)} are shared with nothing else; {human_bytes(free)} are free (satenv undo --forget "
+        "deletes it)"
+    )

@@ -1,0 +1,193 @@
+"""One command `doctor`, whoever parsed its options: runs the checks and says what to print, with which exit code."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cogvideo_sat_env.base.errors import InputError
+from cogvideo_sat_env.doctor.catalogue import CHECKS, select
+from cogvideo_sat_env.doctor.fleet import nodes
+from cogvideo_sat_env.doctor.junit import check_target, write_junit
+from cogvideo_sat_env.doctor.model import CheckResult
+from cogvideo_sat_env.doctor.report import Report
+from cogvideo_sat_env.doctor.runner import run
+
+
+@dataclass(frozen=True)
+class Request:
+    """The options of `doctor` (see docs/doctor.md), all but those that name the prefix."""
+
+    level: str = "full"
+    only: Sequence[str] = ()
+    skip: Sequence[str] = ()
+    listing: bool = False
+    as_json: bool = False
+    junit: Path | None = None
+    strict: bool = False
+    patience: float = 1.0
+    advisories: Path | None = None
+    config: Path | None = None
+    nodes: int | None = None
+    ntasks: int | None = None
+
+
+def answer(request: Request, find_prefix: Callable[[], Path]) -> tuple[str, int]:
+    """Do what `request` asks for; return what to print and the exit code.
+
+    `find_prefix` is asked only when there is something to examine. Raises InputError for a bad option or file,
+    PrefixError when the prefix has no Python.
+    """
+    select(request.level, request.only, request.skip)  # a wrong id is told before anything runs
+    if request.listing:
+        return list_text(request.as_json), 0
+    if not request.patience > 0:
+        raise InputError(f"--patience {request.patience:g}: expected a number above 0", "--patience 3")
+    options = read_options(request)
+    if request.junit:
+        check_target(request.junit)
+    if request.nodes is not None or request.ntasks is not None:
+        several = nodes.examine(find_prefix(), _wish(request, options))
+        if several is None:  # rank 0 tells it all
+            return "", 0
+        report = several
+    else:
+        report = run(
+            find_prefix(), level=request.level, only=request.only, skip=request.skip, options=options,
+            patience=request.patience, on_check=None if request.as_json else show_check,
+        )  # fmt: skip
+    if request.strict:
+        report = report.strictly()
+    return show(report, request), report.exit_code
+
+
+def _wish(request: Request, options: dict[str, Any]) -> nodes.Wish:
+    """Return what several ranks are asked for; a rank gets the same options typed again."""
+    arguments = ["--level", request.level, "--patience", f"{request.patience:g}"]
+    for option, names in (("--only", request.only), ("--skip", request.skip)):
+        arguments += [word for name in names for word in (option, name)]
+    for option, value in (("--nodes", request.nodes), ("--ntasks", request.ntasks)):
+        arguments += [option, str(value)] if value is not None else []
+    for option, path in (("--advisories", request.advisories), ("--config", request.config)):
+        arguments += [option, str(path.absolute())] if path else []
+    return nodes.Wish(
+        request.level, request.only, request.skip, options, request.patience, request.nodes, request.ntasks, arguments
+    )
+
+
+def show(report: Report, request: Request) -> str:
+    """Return the report as asked for, and write the JUnit file if one is."""
+    if request.junit:
+        write_junit(report, request.junit)
+    return json.dumps(report.to_json(), indent=2) + "\n" if request.as_json else report_text(report)
+
+
+def list_text(as_json: bool) -> str:
+    """Return all checks: id, subject, level, time limit in seconds, and the failure that each catches."""
+    if as_json:
+        items = [
+            {"id": c.id, "subject": c.subject, "level": c.level, "limit": c.limit, "catches": c.catches} for c in CHECKS
+        ]
+        return json.dumps(items, indent=2) + "\n"
+    lines: list[str] = []
+    width = max(len(check.id) for check in CHECKS)
+    for check in CHECKS:
+        head = f"{check.id:<{width}}  {check.level:<5}  "
+        if sys.stdout.isatty():
+            columns = min(shutil.get_terminal_size((80, 24)).columns, 120)
+            lines += textwrap.wrap(check.catches, columns, initial_indent=head, subsequent_indent=" " * len(head))
+        else:  # one a line, for grep
+            lines.append(head + check.catches)
+    return "\n".join(lines) + "\n"
+
+
+def read_options(request: Request) -> dict[str, Any]:
+    """Return the settings of single checks: those of --config, then those with a switch of their own.
+
+    Raises InputError when a file is missing or isn't what it has to be.
+    """
+    options: dict[str, Any] = {}
+    if request.config:
+        expected = "expected settings in JSON"
+        try:
+            content = json.loads(request.config.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"{request.config}: {error.strerror}; {expected}", "check --config") from error
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{request.config}: {error}; {expected}", "mend that file") from error
+        if not isinstance(content, dict):
+            raise InputError(
+                f'{request.config}: expected a JSON object with keys "<subject>.<what>"', "docs/doctor.md lists them"
+            )
+        _check_settings(request.config, content)
+        options |= content
+    if request.advisories:
+        if not request.advisories.exists():
+            raise InputError(
+                f"{request.advisories}: no such file; expected advisories in OSV's JSON format, or a folder of them",
+                "check --advisories",
+            )
+        options["security.advisories"] = str(request.advisories.absolute())
+    return options
+
+
+# The settings that --config may have (docs/doctor.md): what each must be, in words, and whether a value is that.
+_SETTINGS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "identity.seconds": ("a number of seconds, 0 or more", lambda value: _number(value) and value >= 0),
+    "video.seconds": ("a number of seconds above 0", lambda value: _number(value) and value > 0),
+    "security.advisories": ("a path", lambda value: isinstance(value, str)),
+    "security.accepted": (
+        "a list of ids", lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value)
+    ),
+}  # fmt: skip
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
+
+
+def _check_settings(path: Path, settings: dict[str, Any]) -> None:
+    """Raise InputError for a setting that doesn't exist or has a value of another kind: it would be a false finding."""
+    for name, value in settings.items():
+        if name not in _SETTINGS:
+            known = ", ".join(_SETTINGS)
+            raise InputError(f"{path}: no setting is called {name!r}; there are {known}", "mend that file")
+        expected, fits = _SETTINGS[name]
+        if not fits(value):
+            raise InputError(f"{path}: {name} is {json.dumps(value)}; expected {expected}", "mend that file")
+
+
+def show_check(result: CheckResult) -> None:
+    """Say on a terminal which check has just ended: the full level takes minutes."""
+    if sys.stderr.isatty():
+        print(f"  {result.status:<8} {result.id} ({result.seconds:.1f} s)", file=sys.stderr, flush=True)
+
+
+def report_text(report: Report) -> str:
+    """Return the report for people: coloured on a terminal, unless NO_COLOR is set."""
+    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    width = shutil.get_terminal_size((80, 24)).columns if sys.stdout.isatty() else 80
+    return printable(report.to_text(width=min(width, 120), colour=colour))
+
+
+def say(text: str) -> None:
+    """Write to standard output; when the reader of a pipe has seen enough, the exit code is still the checks'."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - Python flushes it at exit
+
+
+def printable(text: str) -> str:
+    """Return `text` with escapes for what the output's encoding lacks: folders may have any name."""
+    encoding = sys.stdout.encoding or "ascii"
+    return text.encode(encoding, errors="backslashreplace").decode(encoding)

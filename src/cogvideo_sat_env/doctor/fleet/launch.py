@@ -1,0 +1,101 @@
+"""Starting the ranks of `doctor --nodes N --ntasks M`: with srun where Slurm is, with torchrun on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from shutil import which
+from typing import Any
+
+from cogvideo_sat_env.base.errors import InputError, MissingToolError, SatenvError
+from cogvideo_sat_env.doctor.fleet import slurm
+
+_SOURCE = Path(__file__).resolve().parents[3]
+# As scripts/satenv does it: no PYTHONPATH of ours, which the doctor would rightly complain of.
+_MAIN = (
+    "import sys; sys.path.insert(0, sys.argv.pop(1));"
+    " from cogvideo_sat_env.doctor.__main__ import main; sys.exit(main())"
+)
+
+
+def check_counts(nodes: int | None, ntasks: int | None) -> tuple[int, int]:
+    """Return how many nodes and ranks are meant: one rank a node unless told. Raises InputError."""
+    count = 1 if nodes is None else nodes
+    ranks = count if ntasks is None else ntasks
+    if count < 1:
+        raise InputError(f"--nodes {count}; expected 1 or more", "satenv doctor --nodes 2")
+    if ranks < count:
+        raise InputError(f"--ntasks {ranks} for {count} nodes; expected at least one rank a node", f"--ntasks {count}")
+    return count, ranks
+
+
+def launch(prefix: Path, nodes: int, ranks: int, arguments: Sequence[str], environ: Mapping[str, str]) -> Any:
+    """Start `ranks` processes on `nodes` nodes with the doctor's `arguments`; return rank 0's report as JSON values.
+
+    Raises MissingToolError when there is no srun for several nodes, SatenvError when the ranks don't start.
+    """
+    rank = [sys.executable, "-I", "-B", "-c", _MAIN, str(_SOURCE), "doctor", "-p", str(prefix), *arguments, "--json"]
+    srun = which("srun", path=environ.get("PATH"))
+    if srun and (nodes > 1 or environ.get("SLURM_JOB_ID")):
+        command = [srun, f"--nodes={nodes}", f"--ntasks={ranks}", "--overlap", "--export=ALL", *rank]
+    elif nodes > 1:
+        raise MissingToolError(
+            f"no srun on PATH; expected Slurm to reach {nodes} nodes",
+            f"in an allocation: salloc -N {nodes} satenv doctor --nodes {nodes}; without Slurm, on every node:\n"
+            f"  torchrun --nnodes {nodes} --nproc-per-node {ranks // nodes} --rdzv-backend c10d"
+            f" --rdzv-endpoint FIRST:29500 --no-python \\\n    scripts/satenv doctor --nodes {nodes} --ntasks {ranks}",
+        )
+    else:
+        command = [
+            str(prefix / "bin" / "python"), "-s", "-m", "torch.distributed.run", "--standalone",
+            "--local-addr=127.0.0.1", f"--nproc-per-node={ranks}", "--no-python", *rank,
+        ]  # fmt: skip
+    env = {**environ, slurm.KEY: secrets.token_hex(16), "OMP_NUM_THREADS": environ.get("OMP_NUM_THREADS", "1")}
+    try:
+        launcher = subprocess.Popen(
+            command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            errors="replace",
+        )  # fmt: skip
+    except OSError as error:
+        raise SatenvError(
+            f"{command[0]} can't be started: {error.strerror}", "satenv doctor without --nodes"
+        ) from error
+    try:
+        out, err = launcher.communicate()
+    finally:
+        if launcher.poll() is None:  # interrupted: the launcher ends its ranks before it ends itself
+            launcher.terminate()
+            launcher.communicate()
+    answers = _objects(out)
+    report = next((answer for answer in answers if "results" in answer), None)
+    if report is not None:
+        return report
+    refused = next((answer for answer in answers if "error" in answer), None)
+    if refused is not None:
+        raise SatenvError(f"a rank says: {refused['error']}", refused.get("remedy"))
+    said = [line.strip() for line in (out + err).splitlines() if line.strip()]
+    told = next((line for line in said if line.startswith("srun:")), None) or (said[-1] if said else "it said nothing")
+    raise SatenvError(
+        f"no report from rank 0 ({os.path.basename(command[0])} ended with {launcher.returncode}): {told[:400]}",
+        "satenv doctor on one node first",
+    )
+
+
+def _objects(text: str) -> list[dict[str, Any]]:
+    """Return the JSON objects that begin a line of `text`: rank 0's report, and what a rank says that can't go on."""
+    found = []
+    at = 0
+    while (start := re.compile(r"^\{", re.MULTILINE).search(text, at)) is not None:
+        try:
+            content, at = json.JSONDecoder().raw_decode(text, start.start())
+        except ValueError:
+            at = start.end()
+            continue
+        found.append(content)
+    return found

@@ -1,0 +1,151 @@
+"""Ranks tell rank 0 what they found: JSON over the standard library's connections; nobody is waited for without end."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Client, Connection, Listener, answer_challenge, deliver_challenge
+from typing import Any
+
+from cogvideo_sat_env.base.errors import SourceError
+
+_PINGS = 5
+_GREETING = 10.0  # seconds that a listener may take to say its first word
+_LARGEST = 64 * 2**20  # bytes of one message; a report of all checks has about a hundredth
+
+
+class Hub:
+    """Rank 0's side, on `port` (0: any).
+
+    `messages[rank][kind]` is what came; `lost` holds the ranks whose connection ended.
+    """
+
+    def __init__(self, port: int, key: bytes, ranks: int) -> None:
+        self.messages: dict[int, dict[str, Any]] = {}
+        self.lost: set[int] = set()
+        self._answers: dict[str, Any] = {}
+        self._key = key
+        self._news = threading.Condition()
+        try:
+            self._listener = Listener(("", port), backlog=ranks)
+        except OSError as error:
+            raise SourceError(
+                f"rank 0 can't listen on port {port}: {error.strerror}",
+                "export SATENV_FLEET_PORT with a free port, the same for all ranks",
+            ) from error
+        self.port: int = self._listener.address[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def wait(self, kind: str, ranks: set[int], seconds: float) -> set[int]:
+        """Wait until each of `ranks` has sent `kind` or is lost, at most `seconds`; return those that haven't."""
+        deadline = time.monotonic() + seconds
+
+        def missing() -> set[int]:
+            return {rank for rank in ranks if kind not in self.messages.get(rank, {})}
+
+        with self._news:
+            while missing() - self.lost and time.monotonic() < deadline:
+                self._news.wait(max(0.0, deadline - time.monotonic()))
+            return missing()
+
+    def answer(self, kind: str, content: Any) -> None:
+        """Answer all who sent or will send `kind`."""
+        with self._news:
+            self._answers[kind] = content
+            self._news.notify_all()
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection = self._listener.accept()
+            except ConnectionError:
+                continue
+            except OSError:  # closed
+                return
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: Connection) -> None:
+        rank = -1
+        try:  # in this thread: one who connects and says nothing may not keep the others out
+            deliver_challenge(connection, self._key)
+            answer_challenge(connection, self._key)
+        except (AuthenticationError, EOFError, OSError):  # of another run, or a port scanner
+            connection.close()
+            return
+        try:
+            while True:
+                kind, rank, content = json.loads(connection.recv_bytes(_LARGEST))
+                if kind == "ping":
+                    _send(connection, time.time())
+                    continue
+                with self._news:
+                    self.messages.setdefault(rank, {})[kind] = content
+                    self._news.notify_all()
+                    while kind not in self._answers:
+                        self._news.wait()
+                _send(connection, self._answers[kind])
+        except (EOFError, OSError, ValueError):
+            with self._news:
+                self.lost.add(rank)
+                self._news.notify_all()
+
+
+class Member:
+    """The side of every other rank."""
+
+    def __init__(self, address: str, port: int, key: bytes, rank: int, seconds: float) -> None:
+        """Connect to rank 0, which may come later, at most `seconds`. Raises SourceError."""
+        self._rank = rank
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                self._connection = Client((address, port))
+                if not self._connection.poll(min(_GREETING, seconds)):
+                    raise SourceError(
+                        f"{address}:{port} belongs to another program, which says nothing",
+                        "export SATENV_FLEET_PORT with another port",
+                    )
+                answer_challenge(self._connection, key)
+                deliver_challenge(self._connection, key)
+                return
+            except AuthenticationError as error:
+                raise SourceError(
+                    f"{address}:{port} belongs to another run", "export SATENV_FLEET_PORT with another port"
+                ) from error
+            except (OSError, EOFError) as error:
+                if time.monotonic() > deadline:
+                    raise SourceError(
+                        f"rank {rank} can't reach rank 0 at {address}:{port} within {seconds:.0f} s: {error}",
+                        "is rank 0 alive, is its name right (MASTER_ADDR), does a firewall close ports 20000 to 39999?",
+                    ) from error
+                time.sleep(0.2)
+
+    def clock_skew(self) -> float:
+        """Return by how many seconds this host's clock is ahead of rank 0's; as exact as half of a message's way."""
+        best = (float("inf"), 0.0)
+        for _ in range(_PINGS):
+            before, start = time.time(), time.monotonic()
+            there = self.ask("ping", None, 30.0)
+            way = time.monotonic() - start
+            best = min(best, (way, before + way / 2 - there))
+        return best[1]
+
+    def ask(self, kind: str, content: Any, seconds: float) -> Any:
+        """Send `content` and return rank 0's answer. Raises SourceError when none comes within `seconds`."""
+        try:
+            _send(self._connection, [kind, self._rank, content])
+            if self._connection.poll(seconds):
+                return json.loads(self._connection.recv_bytes(_LARGEST))
+        except (EOFError, OSError) as error:
+            raise SourceError(f"rank {self._rank}: rank 0 is gone", "see what rank 0 said") from error
+        raise SourceError(f"rank {self._rank}: no answer from rank 0 within {seconds:.0f} s", "see what rank 0 said")
+
+
+def _send(connection: Connection, content: Any) -> None:
+    connection.send_bytes(json.dumps(content).encode("utf-8"))

@@ -1,0 +1,175 @@
+"""The doctor on several processes and hosts: each rank examines its place, rank 0 compares and reports.
+
+    1  every rank tells rank 0 that it is there, what its host has (versions, hashes, drivers), how its clock goes
+    2  all ranks train together for a few steps, with gloo, or with NCCL where every rank has a GPU
+    3  one rank a host runs the checks of the level; all send what they found; rank 0 merges it into one report
+
+A rank that dies or never comes is a finding within a time limit. Results in the report, before those of the catalogue:
+fleet.ranks, fleet.same, fleet.clock, fleet.names, fleet.training.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from cogvideo_sat_env.base.errors import InputError
+from cogvideo_sat_env.doctor.fleet import compare, launch
+from cogvideo_sat_env.doctor.fleet.messages import Hub, Member
+from cogvideo_sat_env.doctor.fleet.slurm import Step, find
+from cogvideo_sat_env.doctor.model import FULL, QUICK, CheckResult, CheckSpec
+from cogvideo_sat_env.doctor.report import Report
+from cogvideo_sat_env.doctor.runner import Doctor
+
+_CHECKS = (
+    CheckSpec("fleet.facts", QUICK, "hosts that differ", "facts", limit=120.0),
+    CheckSpec("fleet.training", QUICK, "ranks that can't train together", "training", limit=600.0, training=True),
+)
+_JOIN = 120.0  # seconds for all ranks to come: srun starts them within seconds, a cold file system takes a minute
+_CHECKED = {"quick": 900.0, "gpu": 2400.0, "full": 3600.0}  # for the checks of a level on the slowest host
+_EXTRA = 60.0
+
+
+@dataclass(frozen=True)
+class FleetReport(Report):
+    """A report over several hosts; `hosts` has each rank's host and facts, in the order of the ranks."""
+
+    hosts: tuple[dict[str, Any], ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as JSON values: those of one host, and `ranks`."""
+        return super().to_json() | {"ranks": list(self.hosts)}
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the user asked for: options of `doctor` as they are for one host, nodes and ranks."""
+
+    level: str
+    only: Sequence[str]
+    skip: Sequence[str]
+    options: Mapping[str, Any]
+    patience: float
+    nodes: int | None
+    ntasks: int | None
+    arguments: Sequence[str]  # the same, to be typed for a rank
+
+
+def examine(prefix: Path, wish: Wish, environ: Mapping[str, str] | None = None) -> Report | None:
+    """Examine `prefix` on all ranks and return the report; None in every rank but the first.
+
+    In a step of srun or torchrun this process is a rank; outside of one it starts the ranks. Raises InputError for
+    counts that don't fit, MissingToolError when nothing can reach the nodes, SourceError when ranks can't talk.
+    """
+    variables = os.environ if environ is None else environ
+    nodes, ranks = launch.check_counts(wish.nodes, wish.ntasks)
+    place = find(variables)
+    if place is None:
+        if ranks == 1:
+            raise InputError("one rank on one node has nobody to be compared with", "leave --nodes and --ntasks out")
+        return _read(launch.launch(prefix, nodes, ranks, wish.arguments, variables))
+    if wish.ntasks is not None and wish.ntasks != place.ranks:
+        raise InputError(
+            f"--ntasks {wish.ntasks}, but srun or torchrun started {place.ranks} ranks", f"--ntasks {place.ranks}"
+        )
+    if place.rank == 0:
+        return _lead(prefix, wish, place)
+    _follow(prefix, wish, place)
+    return None
+
+
+def _follow(prefix: Path, wish: Wish, place: Step) -> None:
+    member = Member(place.address, place.port, place.key, place.rank, _JOIN * wish.patience)
+    hello = _hello(prefix, wish, place) | {"clock": member.clock_skew()}
+    plan = member.ask("hello", hello, (_JOIN + _EXTRA) * wish.patience)
+    member.ask("result", _work(prefix, wish, place, plan), (_CHECKED[wish.level] + _EXTRA) * wish.patience)
+
+
+def _lead(prefix: Path, wish: Wish, place: Step) -> Report:
+    started, clock = datetime.now(timezone.utc), time.monotonic()
+    hub = Hub(place.port, place.key, place.ranks)
+    try:
+        others = set(range(1, place.ranks))
+        hello = _hello(prefix, wish, place) | {"clock": 0.0}
+        absent = hub.wait("hello", others, _JOIN * wish.patience)
+        here = {0: hello} | {rank: hub.messages[rank]["hello"] for rank in sorted(others - absent)}
+        plan = {
+            "together": not absent,
+            "device": "cuda" if all(item["gpus"] > item["local_rank"] for item in here.values()) else "cpu",
+            "address": place.address, "port": _free_port(), "names": sorted({item["name"] for item in here.values()}),
+        }  # fmt: skip
+        hub.answer("hello", plan)
+        results = {0: _work(prefix, wish, place, plan)}
+        silent = hub.wait("result", set(here) - {0}, _CHECKED[wish.level] * wish.patience)
+        results |= {rank: hub.messages[rank]["result"] for rank in set(here) - silent - {0}}
+        hub.answer("result", None)
+    finally:
+        hub.close()
+    merged = compare.merge(here, results, absent, silent, hub.lost, wish.nodes, _JOIN * wish.patience)
+    hosts = tuple({"rank": rank} | item for rank, item in here.items())
+    return FleetReport(
+        prefix=prefix, level=wish.level, started=started, duration=time.monotonic() - clock,
+        results=tuple(merged), hosts=hosts,
+    )  # fmt: skip
+
+
+def _hello(prefix: Path, wish: Wish, place: Step) -> dict[str, Any]:
+    """Return who this rank is and what its host has."""
+    result = _one(prefix, wish, "fleet.facts", {})
+    gpus = (result.details.get("machine") or {}).get("gpus") or []
+    return {
+        "host": place.host, "name": socket.gethostname(), "local_rank": place.local_rank, "gpus": len(gpus),
+        "facts": result.details if result.status == "passed" else None, "problem": result.finding,
+    }  # fmt: skip
+
+
+def _work(prefix: Path, wish: Wish, place: Step, plan: Mapping[str, Any]) -> dict[str, Any]:
+    """Do this rank's part: train with the others, look their names up, and, once a host, run the level's checks."""
+    training = None
+    if plan["together"]:
+        options = {
+            "fleet.rank": place.rank, "fleet.ranks": place.ranks, "fleet.local_rank": place.local_rank,
+            **{f"fleet.{name}": plan[name] for name in ("device", "address", "port")},
+        }  # fmt: skip
+        training = _one(prefix, wish, "fleet.training", options).to_json()
+    checks = None
+    if place.local_rank == 0:
+        doctor = Doctor(prefix, options=wish.options, patience=wish.patience)
+        checks = [result.to_json() for result in doctor.run(wish.level, wish.only, wish.skip).results]
+    return {"training": training, "checks": checks, "unknown": [n for n in plan["names"] if not _is_known(n)]}
+
+
+def _one(prefix: Path, wish: Wish, check: str, options: Mapping[str, Any]) -> CheckResult:
+    doctor = Doctor(prefix, checks=_CHECKS, options=options, patience=wish.patience)
+    (result,) = doctor.run(FULL, only=[check]).results
+    return result
+
+
+def _is_known(name: str) -> bool:
+    try:
+        socket.getaddrinfo(name, None)
+    except OSError:
+        return False
+    return True
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])
+
+
+def _read(content: Mapping[str, Any]) -> FleetReport:
+    """Return a report that rank 0 printed as JSON."""
+    names = ("id", "level", "status", "seconds", "finding", "remedy", "details")
+    return FleetReport(
+        prefix=Path(content["prefix"]), level=content["level"], started=datetime.fromisoformat(content["started"]),
+        duration=content["duration"], host=content["host"], hosts=tuple(content["ranks"]),
+        results=tuple(CheckResult(**{name: item[name] for name in names}) for item in content["results"]),
+    )  # fmt: skip

@@ -1,0 +1,286 @@
+"""One run: each check in its own process of the prefix's Python, with a time limit; every way to end is a result."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cogvideo_sat_env.base.errors import InputError, SatenvError
+from cogvideo_sat_env.doctor.checks._probe import loader_errors
+from cogvideo_sat_env.doctor.exit_reasons import how_it_ended, last_words, read_outcome, stale_lock
+from cogvideo_sat_env.doctor.model import FAILED, GPU, NOT_RUN, PASSED, WARNING, CheckResult, CheckSpec
+from cogvideo_sat_env.doctor.remedies import advise, install
+from cogvideo_sat_env.doctor.symptoms import explain, read_symptoms
+from cogvideo_sat_env.spec.breakage import Ledger
+
+PROBES = Path(__file__).resolve().parent / "checks"
+_TAIL_LINES = 30
+_ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_STARTED = "started"  # checks/_harness.py
+_LOADER = ("LD_PRELOAD", "LD_LIBRARY_PATH")
+_GRACE = 10.0  # seconds between asking a probe to end and ending it
+
+Unit = tuple[CheckSpec, ...]  # checks that share one process
+
+
+class Visit:
+    """One run: its private folder, the captured environment, the processes.
+
+    `env` and `inputs` are what every probe gets; `patience` multiplies the time limits.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        prefix: Path,
+        python: Path,
+        probes: Path,
+        env: Mapping[str, str],
+        inputs: Mapping[str, Any],
+        ledger: Ledger,
+        workers: int,
+        patience: float = 1.0,
+    ) -> None:
+        self._folder = folder
+        self._prefix, self._python, self._probes = prefix, python, probes
+        self._env, self._inputs, self._ledger = dict(env), inputs, ledger
+        self._symptoms = read_symptoms()
+        self._workers, self._patience = workers, patience
+        (folder / "shared").mkdir()
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._stopped = False
+
+    def all(self, chosen: Sequence[CheckSpec], on_check: Callable[[CheckResult], None] | None) -> list[CheckResult]:
+        """Run all checks, at most `workers` processes at once; the results come back in the order of `chosen`."""
+        done: dict[str, CheckResult] = {}
+
+        def end(result: CheckResult) -> None:
+            done[result.id] = result
+            if on_check is not None:
+                on_check(result)
+
+        for spec in chosen:
+            reason = self._why_not(spec)
+            if reason:
+                end(CheckResult(spec.id, spec.level, NOT_RUN, 0.0, f"not run: {reason}"))
+        waiting = _units([spec for spec in chosen if spec.id not in done])
+        running: dict[Future[list[CheckResult]], Unit] = {}
+        ids = {spec.id for spec in chosen}
+        pool = ThreadPoolExecutor(self._workers)
+        try:
+            while waiting or running:
+                for unit in list(waiting):
+                    before = [name for spec in unit for name in spec.after if name in ids]
+                    if all(name in done for name in before) and self._is_room(unit, list(running.values())):
+                        waiting.remove(unit)
+                        running[pool.submit(self._unit, unit)] = unit
+                ended, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in ended:
+                    unit = running.pop(future)
+                    results = future.result()
+                    for result in results:
+                        end(result)
+                    left = unit[len(results) :]  # the process died before it came to these
+                    if left:
+                        waiting.append(left)
+        finally:  # after an interrupt too: no process outlives the doctor
+            self._stopped = True
+            try:
+                for process in list(self._running):
+                    _end(process)
+            except BaseException:  # interrupted again: no more politeness
+                for process in list(self._running):
+                    _signal(process.pid, signal.SIGKILL)
+                raise
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+        return [done[spec.id] for spec in chosen]
+
+    def _why_not(self, spec: CheckSpec) -> str | None:
+        """Return why a check makes no sense here, or None."""
+        if spec.training and self._inputs["data_only"]:
+            return "this environment only prepares data"
+        if spec.level == GPU and not self._inputs["gpu"]["gpus"]:
+            problem = self._inputs["gpu"]["problem"]
+            return f"no GPU ({problem})" if problem else "no GPU"
+        return None
+
+    def _is_room(self, unit: Unit, running: list[Unit]) -> bool:
+        alone = any(spec.alone for other in (unit, *running) for spec in other)
+        return not running or (len(running) < self._workers and not alone)
+
+    def _unit(self, unit: Unit) -> list[CheckResult]:
+        """Run one process; return the results of its first checks, at least one: up to where the process ended."""
+        spec = unit[0]
+        start = time.monotonic()
+        with writing_to(self._folder):
+            folder = Path(tempfile.mkdtemp(prefix=f"{spec.id}-", dir=self._folder))
+            checks = self._ask(folder, unit)
+        output = folder / "output"
+        limit = self._patience * sum(other.limit for other in unit)
+        try:
+            code = self._process(folder, output, limit)
+        except OSError as error:
+            finding = f"the environment's Python can't be started: {error}"
+            return [self._failure(spec, time.monotonic() - start, finding, "", self._inputs["restore"])]
+        total = time.monotonic() - start
+        said = output.read_bytes()[-200_000:].decode("utf-8", errors="replace")
+        outcomes = [read_outcome(Path(check["result"])) for check in checks]
+        found: list[dict[str, Any]] = []
+        for outcome in outcomes:
+            if outcome is None:
+                break
+            found.append(outcome)
+        seconds = [float(outcome["seconds"]) for outcome in found]
+        if seconds:
+            seconds[0] = total - sum(seconds[1:])  # the start of the process counts as the first check's
+        results = [self._result(*answer, said) for answer in zip(unit, seconds, found, strict=False)]
+        if len(found) < len(unit) and (not found or code is None):
+            broken, spent = unit[len(found)], total - sum(seconds)
+            if code is None:
+                lock = stale_lock(self._env)
+                remedy = f"a compilation was interrupted here earlier: rm '{lock}'" if lock else None
+                finding = f"no answer within {limit:.0f} s; ended{last_words(said)}"
+            else:
+                finding, remedy = how_it_ended(code, said), None
+                if not (folder / _STARTED).exists():
+                    leaking = " ".join(name for name in _LOADER if self._env.get(name))
+                    finding = f"the environment's Python doesn't start: {finding}"
+                    remedy = self._inputs["restore"]
+                    remedy = f"unset {leaking}; if that isn't it, {remedy}" if leaking else remedy
+            results.append(self._failure(broken, spent, finding, said, remedy))
+        return results
+
+    def _ask(self, folder: Path, unit: Unit) -> list[dict[str, str]]:
+        """Write the request of one process into `folder`; return what it says of each check."""
+        checks = []
+        for index, other in enumerate(unit):
+            (folder / f"work-{index}").mkdir()
+            checks.append(
+                {
+                    "subject": other.subject,
+                    "function": other.function,
+                    "workdir": str(folder / f"work-{index}"),
+                    "result": str(folder / f"result-{index}.json"),
+                }
+            )
+        request = {
+            "folder": str(self._probes),
+            "checks": checks,
+            "shared": str(self._folder / "shared"),
+            "inputs": self._inputs,
+        }
+        (folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
+        return checks
+
+    def _process(self, folder: Path, output: Path, limit: float) -> int | None:
+        """Run the probe's process; return its exit code, None when it took longer than `limit` seconds."""
+        harness = str(PROBES / "_harness.py")  # not the probes' folder: that may be a test's
+        command = [str(self._python), "-s", harness, str(folder / "request.json")]
+        with output.open("wb") as sink:  # a file, not a pipe: a grandchild that lives on can't block the doctor
+            process = subprocess.Popen(
+                command, env=self._env, cwd=folder, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )  # fmt: skip
+        self._running.add(process)
+        try:
+            if self._stopped:
+                raise SatenvError("the doctor was stopped")
+            return process.wait(timeout=limit)
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            _end(process)
+            self._running.discard(process)
+
+    def _failure(self, spec: CheckSpec, seconds: float, finding: str, said: str, remedy: str | None) -> CheckResult:
+        outcome: dict[str, Any] = {"status": FAILED, "finding": finding, "remedy": remedy, "details": {}, "ledger": []}
+        return self._result(spec, seconds, outcome, said)
+
+    def _result(self, spec: CheckSpec, seconds: float, outcome: dict[str, Any], said: str) -> CheckResult:
+        finding = " ".join(str(outcome["finding"]).split())
+        remedy, details = outcome.get("remedy"), dict(outcome.get("details") or {})
+        if outcome["status"] == PASSED and spec.loader_errors:
+            complaints = loader_errors(said, bool(self._inputs["gpu"]["gpus"]))
+            if complaints:
+                finding = f"{finding}, but the loader says: {complaints[0][:300]}"
+                outcome = outcome | {"status": FAILED}
+        if outcome["status"] in (FAILED, WARNING):
+            words = "\n".join([finding, json.dumps(details, ensure_ascii=False), said])
+            advice = advise(self._ledger, spec.id, words, outcome.get("ledger") or ())
+            if advice is not None:
+                details |= {"ledger": advice.id, "breaks": advice.breaks}
+                remedy = advice.remedy
+        if outcome["status"] == FAILED and not remedy:
+            conda = (self._prefix / "conda-meta").is_dir()
+            words = f"{finding} {json.dumps(details)}"
+            remedy = install(self._inputs["requirements"], words, conda, self._inputs["bounds"])
+            if not remedy:
+                symptom = explain(self._symptoms, spec.id, f"{finding}\n{said}")
+                if symptom is not None:
+                    remedy = symptom.remedy.replace("PREFIX", f"'{self._prefix}'")
+                    details["means"] = symptom.means
+            remedy = remedy or _last_resort(self._prefix, spec.id, finding)
+        if outcome["status"] == FAILED:
+            details["output"] = _ANSI.sub("", said).splitlines()[-_TAIL_LINES:]
+        return CheckResult(spec.id, spec.level, outcome["status"], seconds, finding, remedy or None, details)
+
+
+@contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Raise InputError when the doctor's own temporary files can't be written to `folder`: no finding can be had."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{folder}: {error.strerror}; expected a folder for temporary files (TMPDIR)",
+            "export TMPDIR with a folder that can be written and has 1 GB of room",
+        ) from error
+
+
+def _last_resort(prefix: Path, check: str, finding: str) -> str:
+    """Return what to do about a failure that nobody has met before."""
+    if "Error building extension" in finding and any(character.isspace() for character in str(prefix)):
+        return "make the environment in a folder without spaces: torch passes paths to the linker unquoted"
+    return f"see all that it said: satenv doctor -p '{prefix}' --only {check} --json"
+
+
+def _units(chosen: Sequence[CheckSpec]) -> list[Unit]:
+    """Group checks that may share a process: one that joins another comes straight after it."""
+    ids = {spec.id for spec in chosen}
+    units = {spec.id: [spec] for spec in chosen if spec.joins not in ids}
+    for spec in chosen:
+        if spec.joins in ids:
+            units[spec.joins].append(spec)
+    # the longest first: with two processes at once the sum is then shortest
+    return sorted((tuple(unit) for unit in units.values()), key=lambda unit: -sum(spec.limit for spec in unit))
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the process and all that it started; first politely, so that compilation locks are released."""
+    for number, patience in ((signal.SIGTERM, _GRACE), (signal.SIGKILL, None)):
+        if process.poll() is None:
+            _signal(process.pid, number)
+            try:
+                process.wait(timeout=patience)
+            except subprocess.TimeoutExpired:
+                continue
+    _signal(process.pid, signal.SIGKILL)  # what it left behind in its session
+
+
+def _signal(group: int, number: int) -> None:
+    try:
+        os.killpg(group, number)
+    except (ProcessLookupError, PermissionError):  # all gone already (macOS says EPERM for a zombie's group)
+        return

@@ -1,0 +1,160 @@
+"""What is done with the bytecode of one noarch Python package's plain files: tasks of workers.py, as in hardlink.py."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Collection
+from typing import Any
+
+from cogvideo_sat_env.install import package_manifest
+from cogvideo_sat_env.install.hardlink import SITE, cached_path, targets
+
+_HEADER = 16  # bytes: magic number, flags, then modification time and size of the source (PEP 552)
+
+
+def link_bytecode(
+    proof_path: str, root: str, site: str, skip: Collection[str], tag: str, kept: str, noted: str, anew: bool
+) -> list[str]:
+    """Link kept bytecode of the package's files into `root`; return the sources that have none then.
+
+    `kept` is the folder of the package's bytecode, `noted` the file that tells what it was made of (bytecode_cache.py).
+    Nothing is taken from there if it is to be made `anew`.
+    """
+    facts = {} if anew else _read(noted)
+    shipped = {target for _, target, _ in targets(proof_path, site, ())}
+    lacking = []
+    made: set[str] = set()
+    for name, source, fact in targets(proof_path, site, skip):
+        cached = cached_path(source, tag)
+        if not name.endswith(".py") or cached in shipped:
+            continue
+        if not name.startswith(SITE) or not _fits(facts, kept, cached_path(name, tag), f"{root}/{source}", fact):
+            lacking.append(source)
+            continue
+        parent, _, _ = cached.rpartition("/")
+        if parent not in made:
+            os.makedirs(f"{root}/{parent}", exist_ok=True)
+            made.add(parent)
+        try:
+            os.link(f"{kept}/{cached_path(name, tag)}", f"{root}/{cached}")
+        except OSError:
+            # no links here, too many of them, or another run just replaces it: compiled in place, where a full disk is
+            # told
+            lacking.append(source)
+    return lacking
+
+
+def keep_bytecode(
+    proof_path: str, root: str, site: str, skip: Collection[str], tag: str, kept: str, noted: str, anew: bool
+) -> int:
+    """Keep the bytecode that is in `root` of the package's files, for other prefixes; return of how many.
+
+    One process at a time may do it for a package. Where no links are possible nothing is kept.
+    """
+    made = _made(proof_path, root, site, skip, tag)
+    before = {} if anew else _read(noted)
+    if all(_fits(before, kept, inside, source, fact) for inside, source, _, fact in made):
+        return 0  # another run has just kept the same
+    folder, name = os.path.split(kept)
+    scratch, gone = f"{folder}/.{name}.partial", f"{folder}/.{name}.gone"
+    _remove(scratch)  # of a killed run
+    _remove(gone)
+    facts = {}
+    try:
+        for inside, _, compiled, _ in made:
+            target = f"{scratch}/{inside}"
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            try:
+                os.link(compiled, target)
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                return 0
+            with open(target, "rb", buffering=0) as stream:
+                facts[inside] = [*_noted_of(os.fstat(stream.fileno())), *_named_in(stream.read(_HEADER))]
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(noted)
+        if os.path.lexists(kept):
+            os.rename(kept, gone)
+        os.rename(scratch, kept)
+        _write(noted, facts)
+    finally:
+        _remove(scratch)
+        _remove(gone)
+    return len(facts)
+
+
+def _made(
+    proof_path: str, root: str, site: str, skip: Collection[str], tag: str
+) -> list[tuple[str, str, str, package_manifest.Fact]]:
+    """Return path in the package, source, bytecode and the source's facts of the bytecode that is in `root`.
+
+    Only of sources that are the package's own: hard links to the proven files.
+    """
+    shipped = {target for _, target, _ in targets(proof_path, site, ())}
+    found = []
+    for name, target, fact in targets(proof_path, site, skip):
+        cached = cached_path(target, tag)
+        if not (name.endswith(".py") and name.startswith(SITE)) or cached in shipped:
+            continue
+        source, compiled = f"{root}/{target}", f"{root}/{cached}"
+        with contextlib.suppress(FileNotFoundError):
+            if os.lstat(source).st_ino == fact[2] and os.path.lexists(compiled):
+                found.append((cached_path(name, tag), source, compiled, fact))
+    return found
+
+
+def _fits(facts: dict[str, Any], kept: str, cached: str, source: str, fact: package_manifest.Fact) -> bool:
+    """Whether `cached` is as noted, and was made of `source`, a hard link to the package's file that `fact` is of."""
+    known = facts.get(cached)
+    if known is None:
+        return False
+    try:
+        there, made = os.lstat(source), os.lstat(f"{kept}/{cached}")
+    except OSError:
+        return False
+    now = [*_noted_of(made), int(there.st_mtime) & 0xFFFFFFFF, there.st_size]
+    return there.st_ino == fact[2] and known == now
+
+
+def _noted_of(found: os.stat_result) -> list[int]:
+    return [found.st_size, found.st_mtime_ns, found.st_ino]
+
+
+def _named_in(header: bytes) -> list[int]:
+    """Return modification time and size of the source; of bytecode that is checked otherwise what fits no source."""
+    if len(header) < _HEADER or int.from_bytes(header[4:8], "little") != 0:
+        return [-1, -1]
+    return [int.from_bytes(header[8:12], "little"), int.from_bytes(header[12:16], "little")]
+
+
+def _read(noted: str) -> dict[str, Any]:
+    """Return what is noted of a package's bytecode; nothing when it isn't there or damaged: it is made again."""
+    try:
+        with open(noted, encoding="utf-8") as stream:
+            found = json.load(stream)
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _write(path: str, facts: dict[str, list[int]]) -> None:
+    folder, name = os.path.split(path)
+    partial = f"{folder}/.{name}.{secrets.token_hex(4)}.partial"
+    try:
+        with open(partial, "w", encoding="utf-8") as stream:
+            stream.write(json.dumps(facts) + "\n")
+        os.replace(partial, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(partial)
+
+
+def _remove(folder: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(folder)

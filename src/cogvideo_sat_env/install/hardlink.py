@@ -1,0 +1,164 @@
+"""What is done with the plain files of one extracted package: tasks of workers.py, mostly in processes of its own.
+
+A plain file (package_manifest.py) is the same in every prefix, so it is hard-linked, and what is written of it is
+known from the package alone. All other files are rattler's. Only the standard library is imported: many processes start with this.
+Arguments and results are plain JSON values; the only error is OSError.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import json
+import os
+import shutil
+from collections.abc import Collection, Sequence
+from json.encoder import encode_basestring_ascii as quoted
+from pathlib import Path
+
+from cogvideo_sat_env.install import package_manifest
+
+SITE = "site-packages/"  # where noarch Python packages keep what goes into the prefix's site-packages
+# another file system, one without hard links, another's file (fs.protected_hardlinks), too many links
+_NO_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS)
+_FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY
+_read = package_manifest.plain_files
+
+
+def remember() -> None:
+    """Read the proof of a package once for all tasks: for a process that ends before it can be written anew."""
+    global _read
+    _read = functools.cache(package_manifest.plain_files)
+
+
+def prove(proof_path: str, folder: str) -> str | None:
+    """Return the first file that is not as noted, or None."""
+    return package_manifest.changed(Path(proof_path), Path(folder))
+
+
+def link(proof_path: str, folder: str, root: str, site: str | None, skip: Collection[str]) -> str | int:
+    """Link the plain files into `root`, but for those that would become one of `skip`; return how many they are.
+
+    A file that is not as noted ends it: its name is returned. `site` is the site-packages of the prefix, for a noarch
+    Python package. Where no hard link is possible the files are copied.
+    """
+    try:
+        files = targets(proof_path, site, skip)
+    except (OSError, ValueError):
+        return os.path.basename(proof_path)
+    copying = False
+    here, source, target = None, -1, -1
+    try:
+        for name, goal, fact in files:
+            inside, _, base = name.rpartition("/")
+            parent, _, last = goal.rpartition("/")
+            if (inside, parent) != here:  # paths relative to an open folder are resolved sooner
+                here = None
+                _close(source, target)
+                source = target = -1
+                source = _open(f"{folder}/{inside}")
+                os.makedirs(f"{root}/{parent}", exist_ok=True)
+                target = os.open(f"{root}/{parent}", _FOLDER)
+                here = (inside, parent)
+            try:
+                found = os.lstat(base, dir_fd=source) if source >= 0 else None
+            except OSError:
+                found = None
+            if found is None or package_manifest.is_changed(found, fact):
+                return name
+            if not copying:
+                try:
+                    os.link(base, last, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
+                    continue
+                except OSError as error:
+                    if error.errno not in _NO_LINK:
+                        raise OSError(error.errno, error.strerror, f"{root}/{goal}") from error
+                    copying = True
+            shutil.copyfile(f"{folder}/{name}", f"{root}/{goal}", follow_symlinks=False)
+            shutil.copymode(f"{folder}/{name}", f"{root}/{goal}")
+        return len(files)
+    finally:
+        _close(source, target)
+
+
+def _open(folder: str) -> int:
+    try:
+        return os.open(folder, _FOLDER)
+    except OSError:
+        return -1  # told as the file that isn't there
+
+
+def _close(*descriptors: int) -> None:
+    for descriptor in descriptors:
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def complete_record(
+    record: str, proof_path: str, root: str, site: str | None, skip: Collection[str], renamed: Sequence[str],
+    asked: Sequence[str], tag: str | None, linked: bool,
+) -> None:  # fmt: skip
+    """Add the plain files to the conda-meta record that rattler wrote of the others, and the bytecode that is there.
+
+    The plain files are there already unless they were `linked` apart.
+
+    `renamed` are the folder that rattler was shown and the one where the package is extracted; `asked` the match specs
+    of the user's that name the package; `tag` is in the names of bytecode, for a noarch Python package.
+    """
+    with open(record, encoding="utf-8") as stream:
+        said = json.loads(stream.read().replace(*(json.dumps(folder) for folder in renamed)))
+    if asked:
+        said["requested_specs"] = list(asked)
+        said["requested_spec"] = asked[0]  # the field that conda reads
+    paths = said.pop("paths_data")
+    entries = {entry["_path"]: json.dumps(entry) for entry in paths.pop("paths")}
+    for _, target, (size, _, _, sha256) in targets(proof_path, site, skip) if linked else ():
+        entries[target] = (
+            f'{{"_path": {quoted(target)}, "path_type": "hardlink", "sha256": "{sha256}", "size_in_bytes": {size}}}'
+        )
+    if tag:
+        for source in list(entries):
+            cached = cached_path(source, tag)
+            if source.endswith(".py") and cached not in entries and os.path.lexists(f"{root}/{cached}"):
+                entries[cached] = f'{{"_path": {quoted(cached)}, "path_type": "pyc_file"}}'
+    names = sorted(entries)  # rattler's order isn't always the same
+    del said["files"]
+    files = ", ".join(map(quoted, names))
+    version = json.dumps(paths)[1:-1]
+    with open(record, "w", encoding="utf-8") as stream:
+        stream.write(  # not indented: that is five times slower
+            f'{json.dumps(said)[:-1]}, "files": [{files}], "paths_data": {{{version}{", " if version else ""}"paths": ['
+        )
+        stream.write(", ".join(entries[name] for name in names) + "]}}\n")
+
+
+def cached_path(source: str, tag: str) -> str:
+    """Return where Python with the cache tag `tag` looks for the bytecode of `source`."""
+    folder, _, file = source.rpartition("/")
+    return f"{folder}/__pycache__/{file.removesuffix('.py')}.{tag}.pyc".lstrip("/")
+
+
+def targets(proof_path: str, site: str | None, skip: Collection[str]) -> list[tuple[str, str, package_manifest.Fact]]:
+    """Return path in the package, path in the prefix and facts of the plain files that are to be linked.
+
+    Raises OSError, ValueError (a damaged proof).
+    """
+    facts = _read(Path(proof_path))
+    if site is None and not skip:
+        return [(name, name, fact) for name, fact in facts.items()]
+    skipped = frozenset(skip)
+    found = ((name, target_of(name, site), fact) for name, fact in facts.items())
+    return [
+        (name, target, fact)
+        for name, target, fact in found
+        if target not in skipped and not (site and name.startswith("python-scripts/"))
+    ]
+
+
+def target_of(name: str, site: str | None) -> str:
+    """Return where a package's file goes, relative to the prefix; `site` is for noarch Python packages only."""
+    if site is None:
+        return name
+    if name.startswith(SITE):
+        return f"{site}/{name[len(SITE) :]}"
+    return f"bin/{name[15:]}" if name.startswith("python-scripts/") else name

@@ -1,0 +1,182 @@
+"""What was proven of an extracted package, so that it needn't be hashed again and any change to it is noticed.
+
+A package is extracted from an archive that has the lock's SHA-256; then size, modification time and inode of every file
+are noted beside it. While they stay as noted the files count as unchanged (as git and make judge); `hash_files` reads
+every byte instead.
+
+Three lines of JSON: whose proof it is; files that are not plain; the plain ones, which are the same in every prefix
+(with the SHA-256 that the package lists for them). Only the standard library is imported: plainfiles.py reads it in
+many processes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cogvideo_sat_env.base.errors import VerificationError
+from cogvideo_sat_env.base.hashing import sha256_file
+
+SCHEMA = 3
+Fact = list[Any]  # size in bytes, modification time in ns, inode; of a plain file also its SHA-256
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The extracted package in `folder` came from the archive with this SHA-256 and size in bytes; noted in `path`."""
+
+    folder: Path
+    sha256: str
+    archive_size: int
+    path: Path = field(default=Path(), compare=False)
+
+
+def changed(path: Path, folder: Path, plain: bool = True) -> str | None:
+    """Return the first file in `folder` that is not as the proof in `path` noted it, or None.
+
+    Without `plain` only the others are looked at.
+    """
+    try:
+        facts = list(_facts(path, 1).items())
+        if plain:
+            facts += plain_files(path).items()
+    except (OSError, ValueError):
+        return path.name
+    base = f"{folder}/"
+    for name, noted in facts:
+        try:
+            found = os.lstat(base + name)
+        except OSError:
+            return name
+        if is_changed(found, noted):
+            return name
+    return None
+
+
+def is_changed(found: os.stat_result, noted: Fact) -> bool:
+    """Tell whether a file is not the one that was noted."""
+    return found.st_size != noted[0] or found.st_mtime_ns != noted[1] or found.st_ino != noted[2]
+
+
+def plain_files(path: Path) -> dict[str, Fact]:
+    """Return the facts of the plain files that the proof in `path` notes. Raises OSError, ValueError."""
+    return _facts(path, 2)
+
+
+def _facts(path: Path, line: int) -> dict[str, Fact]:
+    with open(path, "rb") as stream:
+        for _ in range(line):
+            stream.readline()
+        facts = json.loads(stream.readline())
+    length = 3 if line == 1 else 4  # plain files have their SHA-256, too
+    if not isinstance(facts, dict) or not all(type(fact) is list and len(fact) == length for fact in facts.values()):
+        raise ValueError(f"{path}: line {line + 1} isn't what was written there")
+    return facts
+
+
+def is_plain(entry: Mapping[str, Any]) -> bool:
+    """Tell whether a file of info/paths.json is the same in every prefix: nothing is written into it, it is no link.
+
+    Whatever is unusual about its name or entry makes it another one, which rattler judges. What this says is noted in
+    proofs: another rule needs another SCHEMA.
+    """
+    name = entry["_path"]
+    return (
+        entry.get("path_type") == "hardlink"
+        and not entry.get("prefix_placeholder")
+        and not entry.get("no_link")
+        and isinstance(entry.get("sha256"), str)
+        and isinstance(entry.get("size_in_bytes"), int)
+        and not name.startswith(("/", ".", "info/", "conda-meta/"))
+        and not name.endswith("/")
+        and not ("//" in name or "/." in name or "\\" in name or "\n" in name or "\0" in name)
+    )
+
+
+def write(path: Path, proof: Proof, found: Mapping[str, os.stat_result], paths: Sequence[Mapping[str, Any]]) -> None:
+    """Write to `path`, whole or not at all, that the files `found` are those of `proof`; `paths` are its own list."""
+    head = {
+        "schema": SCHEMA, "folder": str(proof.folder), "sha256": proof.sha256, "archive_size": proof.archive_size
+    }  # fmt: skip
+    hashes = {entry["_path"]: entry["sha256"] for entry in paths if is_plain(entry)}
+    plain = {name: [*_noted(found[name]), sha256] for name, sha256 in hashes.items()}
+    others = {name: _noted(there) for name, there in found.items() if name not in hashes}
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
+    try:
+        partial.write_text("".join(f"{json.dumps(line)}\n" for line in (head, others, plain)), encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _noted(found: os.stat_result) -> Fact:
+    return [found.st_size, found.st_mtime_ns, found.st_ino]
+
+
+def read(path: Path) -> Proof | None:
+    """Return the proof in `path`, or None when there is none that this version understands."""
+    try:
+        with open(path, encoding="utf-8") as stream:
+            found = json.loads(stream.readline())
+        if found["schema"] != SCHEMA:
+            return None
+        return Proof(Path(found["folder"]), found["sha256"], found["archive_size"], path)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def walk(folder: str) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield path (relative to `folder`) and stat of everything below it that is no directory."""
+    folders = [""]
+    while folders:
+        inside = folders.pop()
+        with os.scandir(f"{folder}/{inside}") as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(f"{inside}{entry.name}/")
+                else:
+                    yield inside + entry.name, entry.stat(follow_symlinks=False)
+
+
+def read_paths(folder: Path) -> list[dict[str, Any]]:
+    """Return the `paths` of the info/paths.json of the extracted package in `folder`.
+
+    Very old packages have no such file; then rattler makes the list out of what they have. Raises VerificationError.
+    """
+    try:
+        return json.loads((folder / "info" / "paths.json").read_bytes())["paths"]
+    except FileNotFoundError:
+        from rattler.package import PathsJson
+
+        old = PathsJson.from_package_directory_with_deprecated_fallback(folder)
+        kinds = {"hardlink": "hardlink", "softlink": "softlink", "directory": "directory"}
+        return [
+            {"_path": entry.relative_path, "path_type": next(kind for kind in kinds if getattr(entry.path_type, kind))}
+            for entry in old.paths
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        why = f"{folder.name}: its info/paths.json can't be read: {error}"
+        raise VerificationError(why, "tell its channel") from error
+
+
+def hash_files(folder: Path, paths: Sequence[Mapping[str, Any]]) -> str | None:
+    """Hash every file of an extracted package; return the first that differs from the package's own list, or None."""
+    real = os.path.realpath(folder)
+    for entry in paths:
+        path = folder / str(entry["_path"])
+        expected = entry.get("sha256")
+        try:
+            if not expected or not stat.S_ISREG(os.stat(path).st_mode):
+                os.lstat(path)
+            elif os.path.realpath(path).startswith(f"{real}/") and sha256_file(path) != expected:
+                return str(entry["_path"])
+        except OSError:
+            if entry.get("path_type") != "softlink" or not path.is_symlink():  # a link may lead into another package
+                return str(entry["_path"])
+    return None

@@ -1,0 +1,143 @@
+"""Does the tasks of tasks.py for many packages, in several processes: threads would wait for each other."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cogvideo_sat_env.base.errors import SatenvError
+from cogvideo_sat_env.install.staging import held_fds
+from cogvideo_sat_env.install.tasks import TASKS
+
+FEW = 24  # packages that are done before a process would have started
+PROCESSES = 8  # at most: more than a file system takes is of no use
+_BATCH = 4  # packages a message
+_WORKER = Path(__file__).with_name("worker_main.py")
+
+
+class Crew:
+    """Processes that end with the block; they are started when there is enough to do, and used again.
+
+    Staging directories have to be made before `start`: the processes keep the lock on them.
+    """
+
+    def __init__(self) -> None:
+        self._children: list[subprocess.Popen[str]] = []
+        self._threads: list[threading.Thread] = []
+        self._shares: dict[str, int] = {}  # the process of each package, by its proof
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.dismiss()
+
+    def dismiss(self) -> None:
+        """End the processes, whatever they do."""
+        for child in self._children:
+            child.kill()
+        for thread in self._threads:
+            thread.join()
+        reap(self._children)
+        self._children, self._threads = [], []
+
+    def start(self, task: str, jobs: Sequence[Mapping[str, Any]]) -> Work:
+        """Begin to do `task` (of tasks.py) with each of `jobs`; few are done at once, here."""
+        if len(jobs) <= FEW:
+            return Work([TASKS[task](**job) for job in jobs])
+        while len(self._children) < min(PROCESSES, os.cpu_count() or 1):
+            self._children.append(
+                subprocess.Popen(
+                    [sys.executable, "-I", "-S", str(_WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                    text=True, encoding="utf-8", pass_fds=held_fds(),
+                )
+            )  # fmt: skip
+        self._share({job["proof_path"] for job in jobs} - self._shares.keys())
+        work = Work([None] * len(jobs))
+        self._threads = []
+        for number, child in enumerate(self._children):
+            share = [n for n, job in enumerate(jobs) if self._shares[job["proof_path"]] == number]
+            self._threads.append(threading.Thread(target=work.serve, args=(child, task, jobs, share), daemon=True))
+            self._threads[-1].start()
+        work.threads = self._threads
+        return work
+
+    def _share(self, proofs: Collection[str]) -> None:
+        """Give each process about as many files; it remembers them from one task to the next."""
+        loads = [0] * len(self._children)
+        for size, path in sorted(((os.path.getsize(path), path) for path in proofs), reverse=True):
+            number = loads.index(min(loads))
+            loads[number] += size
+            self._shares[path] = number
+
+    def run(self, task: str, jobs: Sequence[Mapping[str, Any]]) -> list[Any]:
+        """Do `task` with each of `jobs`; return the results. Raises OSError, SatenvError (a process that died)."""
+        return self.start(task, jobs).wait()
+
+
+class Work:
+    """What was begun; `wait` for it."""
+
+    def __init__(self, results: list[Any]) -> None:
+        self.threads: Sequence[threading.Thread] = ()
+        self._results = results
+        self._errors: list[Exception] = []
+
+    def wait(self) -> list[Any]:
+        """Return the results, in the order of the jobs. Raises the first error."""
+        for thread in self.threads:
+            thread.join()
+        if self._errors:
+            raise self._errors[0]
+        return self._results
+
+    def serve(
+        self, child: subprocess.Popen[str], task: str, jobs: Sequence[Mapping[str, Any]], share: Sequence[int]
+    ) -> None:
+        """Have `child` do those of `jobs` that are its `share`."""
+        for start in range(0, len(share), _BATCH):
+            if self._errors:
+                return
+            numbers = share[start : start + _BATCH]
+            answer = _ask(child, {"task": task, "jobs": [jobs[number] for number in numbers]})
+            if "results" not in answer:
+                self._errors.append(_error(answer))
+                return
+            for number, result in zip(numbers, answer["results"], strict=True):
+                self._results[number] = result
+
+
+def reap(children: Sequence[subprocess.Popen[str]]) -> None:
+    """Close the pipes of killed processes and wait for their ends."""
+    for child in children:
+        with contextlib.suppress(BrokenPipeError):
+            child.stdin.close()
+        child.stdout.close()
+        child.wait()
+
+
+def _ask(child: subprocess.Popen[str], message: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        child.stdin.write(json.dumps(message) + "\n")
+        child.stdin.flush()
+        if line := child.stdout.readline():
+            return json.loads(line)
+    except (OSError, ValueError):
+        pass  # it died: told by its return code
+    return {"failed": f"the process ended with {child.wait()}"}
+
+
+def _error(answer: Mapping[str, Any]) -> Exception:
+    if "errno" in answer:
+        return OSError(answer["errno"], answer["strerror"], answer["filename"])
+    return SatenvError(
+        f"the files of the packages can't be worked on: {answer['failed']}",
+        "run it again; if it repeats, check memory limits (ulimit, cgroup) and report it",
+    )

@@ -1,0 +1,140 @@
+"""`satenv lock`: every lock and every rendered file, written together or not at all."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from cogvideo_sat_env.base.errors import InputError, MissingToolError
+from cogvideo_sat_env.base.progress import Progress
+from cogvideo_sat_env.lock import conda_lock, render
+from cogvideo_sat_env.lock.make import lock_variant
+from cogvideo_sat_env.lock.read import read_lock
+from cogvideo_sat_env.spec.environment import read_environment
+from cogvideo_sat_env.spec.variants import Variant, derive, read_variants
+
+
+def lock_project(
+    root: Path,
+    *,
+    wanted: Sequence[str] = (),
+    frozen: Path | None = None,
+    conda: Path | None = None,
+    update: Sequence[str] = (),
+    progress: Progress,
+) -> list[str]:
+    """Lock the variants `wanted` (ids; none: all) of the project at `root`; return the files that changed.
+
+    The others keep their present locks. Raises InputError, SolveError, SourceError, MissingToolError; then no file
+    has changed.
+    """
+    environment = read_environment(root / "environment.yml")
+    variants = read_variants()
+    for name in wanted:
+        if name not in {variant.id for variant in variants}:
+            raise InputError(f"no variant {name!r}", f"there is: {', '.join(variant.id for variant in variants)}")
+    texts = render.environment_files(environment, variants)
+    sizes = render.read_sizes(root)
+    contents: dict[str, list[dict]] = {}
+    locks = {variant.id: _previous(root, variant) for variant in variants}
+    _require_known(update, [locks[v.id] for v in variants if not wanted or v.id in wanted])
+    for variant in variants:
+        previous = locks[variant.id]
+        if (wanted and variant.id not in wanted) or (update and not _names(previous) & set(update)):
+            if previous is not None:
+                contents.setdefault(variant.lock, []).append(previous)
+            continue
+        content, found = lock_variant(
+            derive(environment, variant, root / variant.environment),
+            variant,
+            frozen=frozen,
+            conda=conda,
+            update=update,
+            previous=previous,
+            progress=progress,
+        )
+        sizes |= found
+        contents.setdefault(variant.lock, []).append(content)
+    texts |= {path: conda_lock.dump(conda_lock.merge(parts), path) for path, parts in contents.items()}
+    texts |= _rendered(texts, variants, sizes)
+    return render.write_files(root, texts)
+
+
+def render_project(root: Path) -> list[str]:
+    """Write what is generated anew from environment.yml and the present locks; return the files that changed.
+
+    Raises InputError when one of them can't be read.
+    """
+    environment, variants = read_environment(root / "environment.yml"), read_variants()
+    texts = render.environment_files(environment, variants)
+    used: set[str] = set()
+    for variant in variants:
+        lock = read_lock(root / variant.lock, variant.platform)
+        texts |= render.lock_files(variant, lock)
+        used |= {item.sha256 for item in (*lock.conda, *lock.pip)}
+    texts[render.SIZES] = render.sizes_file(render.read_sizes(root), used)
+    return render.write_files(root, texts)
+
+
+def _rendered(texts: dict[str, str], variants: Sequence[Variant], sizes: dict[str, int]) -> dict[str, str]:
+    """Render from the new locks exactly as `check` will: by reading their texts back."""
+    rendered: dict[str, str] = {}
+    used: set[str] = set()
+    with tempfile.TemporaryDirectory(prefix="satenv-render-") as folder:
+        for variant in variants:
+            if variant.lock not in texts:
+                continue
+            path = Path(folder) / variant.lock
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(texts[variant.lock], encoding="utf-8")
+            lock = read_lock(path, variant.platform)
+            used |= {item.sha256 for item in (*lock.conda, *lock.pip)}
+            rendered |= render.lock_files(variant, lock)
+    rendered[render.SIZES] = render.sizes_file(sizes, used)
+    return rendered
+
+
+def _names(content: dict | None) -> set[str]:
+    return {entry["name"] for entry in content["package"]} if content else set()
+
+
+def _require_known(update: Sequence[str], contents: Sequence[dict | None]) -> None:
+    """Raise InputError for a name that none of the locks holds: conda-lock would pass over it in silence."""
+    known = set().union(*(_names(content) for content in contents))
+    unknown = sorted(set(update) - known)
+    if unknown:
+        raise InputError(
+            f"--update {', '.join(unknown)}: not in the lock",
+            "write the name as in conda-lock.yml; a new package is named in environment.yml and locked without it",
+        )
+
+
+def _previous(root: Path, variant: Variant) -> dict | None:
+    path = root / variant.lock
+    if not path.is_file():
+        return None
+    try:
+        with open(path, encoding="utf-8") as stream:
+            content = yaml.load(stream, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        return conda_lock.only(content, variant.platform)
+    except (yaml.YAMLError, KeyError, TypeError, ValueError):
+        return None  # a lock that can't be read can't be kept; it is made anew
+
+
+def find_conda(named: str | None) -> Path | None:
+    """Return the path of the user's conda, mamba or micromamba; None when none was named.
+
+    Raises MissingToolError when it isn't there.
+    """
+    if named is None:
+        return None
+    found = shutil.which(named)
+    if found is None:
+        raise MissingToolError(
+            f"{named}: no such program", "give its path, or leave --conda out: rattler solves as well"
+        )
+    return Path(found).absolute()

@@ -1,0 +1,186 @@
+"""Solving with rattler, in a process of its own: py-rattler can abort while it formats some conflicts."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from cogvideo_sat_env.base.errors import SolveError, SourceError
+from cogvideo_sat_env.fetch.reachable import why_unreachable
+from cogvideo_sat_env.fetch.redact import redact
+
+
+def solve(
+    channels: Sequence[str],
+    specs: Sequence[str],
+    subdir: str,
+    virtual_packages: Mapping[str, str],
+    *,
+    constraints: Sequence[str] = (),
+    keep: Sequence[tuple[str, str, str]] = (),
+    pin: bool = False,
+) -> list[dict]:
+    """Solve `specs` for `subdir` over `channels` (URLs, strict priority in this order).
+
+    `virtual_packages` maps names to "version" or "version build". `constraints` hold without asking for the package.
+    `keep` are (name, version, build) that stay unless a spec forces them to move; with `pin` they stay
+    whatever the specs want. Returns repodata records as
+    dictionaries with `url` and `channel`. Raises SolveError with the solver's reason, also when the solver crashes;
+    SourceError when a channel can't be read.
+    """
+    request = {
+        "channels": list(channels),
+        "specs": list(specs),
+        "subdir": subdir,
+        "virtual_packages": dict(virtual_packages),
+        "constraints": list(constraints),
+        "keep": [list(k) for k in keep],
+        "pin": pin,
+    }
+    answer = _ask(request)
+    if answer.get("unread"):
+        raise _unread(channels, answer)
+    if "error" in answer:
+        raise SolveError(
+            f"can't solve for {subdir}: {answer['error']}\nspecs: {', '.join(specs)}",
+            "change the bound that the reason names, or the channels",
+        )
+    return answer["records"]
+
+
+def lookup(channels: Sequence[str], packages: Sequence[tuple[str, str, str]], subdir: str) -> list[dict]:
+    """Return the repodata records of exactly these (name, version, build), as far as the channels have them.
+
+    Raises SourceError when a channel can't be read.
+    """
+    answer = _ask({"channels": list(channels), "subdir": subdir, "lookup": [list(item) for item in packages]})
+    if "error" in answer:
+        raise _unread(channels, answer)
+    return answer["records"]
+
+
+def _unread(channels: Sequence[str], answer: dict) -> SourceError:
+    return SourceError(
+        redact(f"can't read the metadata of {', '.join(channels)}: {answer['error']}"),
+        "check the network and the channels",
+    )
+
+
+def require_answers(channels: Sequence[str]) -> None:
+    """Raise SourceError for a channel whose server doesn't answer: rattler would wait for it without end.
+
+    A refusal of this program's credentials is none of rattler's, and let pass.
+    """
+    for channel in channels:
+        if not channel.startswith(("http://", "https://")):
+            continue
+        for name in ("repodata.json.zst", "repodata.json", "repodata_shards.msgpack.zst"):
+            reason = why_unreachable(f"{channel}/noarch/{name}")
+            if reason is None or reason.startswith(("answers 401", "answers 403", "answers 407")):
+                break
+            if not reason.startswith("answers 4"):
+                raise SourceError(f"{redact(channel)}: {reason}", "check the network, the address and the proxies")
+        else:
+            raise SourceError(f"{redact(channel)}: {reason} for its noarch/repodata.json", "is that a channel?")
+
+
+def _ask(request: dict) -> dict:
+    child = subprocess.run(
+        [sys.executable, "-m", "cogvideo_sat_env.lock.solve"],
+        input=json.dumps(request),
+        capture_output=True,
+        text=True,
+        check=False,
+        env=child_environment(),
+    )
+    try:
+        return json.loads(child.stdout)
+    except json.JSONDecodeError:
+        return {"error": f"the solver ended with code {child.returncode}: {child.stderr.strip()[-500:]}"}
+
+
+def child_environment() -> dict[str, str]:
+    """Return an environment in which this interpreter finds this program."""
+    source = str(Path(__file__).resolve().parents[2])
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))}
+
+
+async def _solve(request: dict) -> list[dict]:
+    # imported here: only the child needs the engine
+    from rattler import Channel, GenericVirtualPackage, PackageName, Subdir, Version
+    from rattler import solve as rattler_solve
+    from rattler.channel import ChannelPriority
+    from rattler.package import BuildString
+    from rattler.repo_data import Gateway
+
+    gateway = Gateway()
+    channels = [Channel(url) for url in request["channels"]]
+    platforms = [Subdir(request["subdir"]), Subdir("noarch")]
+    virtual = []
+    for name, value in request["virtual_packages"].items():
+        version, _, build = value.partition(" ")
+        virtual.append(GenericVirtualPackage(PackageName(name), Version(version), BuildString(build or "0")))
+    kept = await _exact(gateway, channels, platforms, [tuple(item) for item in request["keep"]])
+    held = {"pinned_packages" if request["pin"] else "locked_packages": kept}
+    records = await rattler_solve(
+        channels,
+        request["specs"],
+        gateway=gateway,
+        platforms=platforms,
+        virtual_packages=virtual,
+        **held,
+        constraints=request["constraints"],
+        channel_priority=ChannelPriority.Strict,
+    )
+    return [_as_dict(record) for record in sorted(records, key=lambda record: record.name.normalized)]
+
+
+async def _lookup(request: dict) -> list[dict]:
+    from rattler import Channel, Subdir
+    from rattler.repo_data import Gateway
+
+    channels = [Channel(url) for url in request["channels"]]
+    platforms = [Subdir(request["subdir"]), Subdir("noarch")]
+    packages = [tuple(item) for item in request["lookup"]]
+    return [_as_dict(record) for record in await _exact(Gateway(), channels, platforms, packages)]
+
+
+async def _exact(gateway: object, channels: list, platforms: list, packages: list[tuple[str, str, str]]) -> list:
+    """Return the records of exactly these (name, version, build), as far as the channels have them."""
+    if not packages:
+        return []
+    specs = [f"{name} =={version} {build}" for name, version, build in packages]
+    wanted = set(packages)
+    found = await gateway.query(channels, platforms, specs, recursive=False)
+    return [
+        record
+        for records in found
+        for record in records
+        if (record.name.normalized, str(record.version), str(record.build)) in wanted
+    ]
+
+
+def _as_dict(record: object) -> dict:
+    return {**json.loads(record.to_json()), "url": record.url, "channel": str(record.channel)}
+
+
+def main() -> None:
+    """Read a request on standard input, write the answer on standard output."""
+    request = json.load(sys.stdin)
+    try:
+        answer = {"records": asyncio.run(_lookup(request) if "lookup" in request else _solve(request))}
+    except Exception as error:  # whatever the engine raises is the reason that the user needs to see
+        unread = type(error).__name__ in ("GatewayError", "FetchRepoDataError")
+        answer = {"error": str(error).strip() or type(error).__name__, "unread": unread}
+    json.dump(answer, sys.stdout)
+    sys.stdout.flush()
+    os._exit(0)  # py-rattler 0.28 can crash while the interpreter shuts down
+
+
+if __name__ == "__main__":
+    main()

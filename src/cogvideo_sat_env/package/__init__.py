@@ -1,0 +1,1 @@
+"""The conda packages of recipe/: built into a channel, published, locked."""

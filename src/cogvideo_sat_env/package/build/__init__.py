@@ -1,0 +1,1 @@
+"""The recipe -> a local channel, the same bytes every time."""

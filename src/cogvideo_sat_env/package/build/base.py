@@ -1,0 +1,133 @@
+"""Where a build's Python and pip come from: the channels of environment.yml, or wheels where they don't answer."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import sys
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from filelock import FileLock
+
+from cogvideo_sat_env.base.artefacts import channel_url
+from cogvideo_sat_env.base.errors import InputError, VerificationError
+from cogvideo_sat_env.base.paths import cache_dir
+from cogvideo_sat_env.base.progress import Progress
+from cogvideo_sat_env.fetch.reachable import why_unreachable
+from cogvideo_sat_env.package.build.worker import ask
+from cogvideo_sat_env.source.wheels.channel import build_channel
+from cogvideo_sat_env.source.wheels.convert import Package, convert
+from cogvideo_sat_env.source.wheels.fetch import file_path
+from cogvideo_sat_env.source.wheels.interpreter import Interpreter, probe
+from cogvideo_sat_env.source.wheels.lockfile import WheelLock, default_lock, read_wheel_lock
+from cogvideo_sat_env.source.wheels.names import load_names
+from cogvideo_sat_env.spec.environment import read_environment
+
+NEEDED = ("pip", "setuptools", "ninja")  # what recipe.yaml asks for to build with, and the program of python-ninja
+PREFERRED_PYTHON = "3.11"  # that of environment.yml: the whole environment can be tested with it
+
+
+@dataclass(frozen=True)
+class Base:
+    """Channels (URLs, in order of priority) that the builds are made with; `wheels` when they are made of wheels."""
+
+    channels: tuple[str, ...]
+    wheels: bool = False
+
+
+def find_base(root: Path, named: Sequence[str], progress: Progress) -> Base:
+    """Return the channels `named`, else those of environment.yml when they answer, else a channel made of wheels.
+
+    Raises InputError, SourceError, VerificationError, PrefixError.
+    """
+    for name in named:
+        if name.startswith((".", "/")) and not Path(name).is_dir():
+            raise InputError(f"{name}: no such folder; expected a conda channel", "see --channel")
+        if Path(name).is_dir() and not any(Path(name).glob("noarch/repodata.json*")):
+            raise InputError(f"{name}: not an indexed channel; expected noarch/repodata.json there", "see --channel")
+    if named:
+        return Base(tuple(Path(n).resolve().as_uri() if Path(n).is_dir() else channel_url(n) for n in named))
+    environment = read_environment(root / "environment.yml")
+    urls = [channel_url(name) for name in environment.channels]
+    reason = why_unreachable(f"{urls[0]}/noarch/repodata.json.zst")
+    if reason is None:
+        progress.say(f"Building with {', '.join(environment.channels)}")
+        return Base(tuple(urls))
+    progress.say(f"{urls[0]}: {reason}")
+    progress.say("Building with Python and pip from wheels of the package index, in conda packages")
+    return Base((_from_wheels(root, progress),), wheels=True)
+
+
+def whole_environment(root: Path, progress: Progress) -> str:
+    """Return the URL of a channel with all of environment.yml that wheels provide: what tests of SAT need."""
+    interpreter, lock = _python(root / "locks")
+    environment = read_environment(root / "environment.yml")
+    channel = build_channel(environment, lock, python=interpreter.executable, cache=cache_dir(), progress=progress)
+    return channel.path.resolve().as_uri()
+
+
+def _python(locks: Path) -> tuple[Interpreter, Path]:
+    failure: InputError | None = None
+    for candidate in filter(None, [shutil.which(f"python{PREFERRED_PYTHON}"), sys.executable]):
+        try:
+            interpreter = probe(Path(candidate))
+            return interpreter, default_lock(locks, interpreter)
+        except InputError as error:
+            failure = error
+    raise failure or InputError("no Python found", None)
+
+
+def _from_wheels(root: Path, progress: Progress) -> str:
+    interpreter, path = _python(root / "locks")
+    whole = read_wheel_lock(path)
+    lock = replace(whole, pins=tuple(pin for pin in whole.pins if pin.name in NEEDED))
+    cache = cache_dir()
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(cache / "wheels.lock"):
+        done = convert(lock, [], interpreter=interpreter, names=load_names(), cache=cache, progress=progress)
+        return _channel(done.packages, lock, interpreter, cache).resolve().as_uri()
+
+
+def _channel(packages: Sequence[Package], lock: WheelLock, interpreter: Interpreter, cache: Path) -> Path:
+    listing = "\n".join(sorted(f"{package.file_name} {package.sha256}" for package in packages))
+    target = cache / "build-base" / hashlib.sha256(listing.encode()).hexdigest()[:16]
+    if target.is_dir():
+        return target
+    target.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as name:
+        channel = Path(name) / "channel"
+        for subdir in (interpreter.platform, "noarch"):
+            (channel / subdir).mkdir(parents=True)
+        for package in packages:
+            shutil.copyfile(package.archive(cache), channel / interpreter.platform / package.file_name)
+        _ninja_program(lock, interpreter, cache, Path(name) / "stage", channel)
+        answer = ask({"do": "index", "channel": str(channel)})
+        if "error" in answer:
+            raise VerificationError(f"{channel}: can't be indexed: {answer['error']}", "delete the cache and run again")
+        channel.replace(target)
+    return target
+
+
+def _ninja_program(lock: WheelLock, interpreter: Interpreter, cache: Path, stage: Path, channel: Path) -> None:
+    """Pack the program of the ninja wheel as conda-forge's package `ninja`: over it python-ninja is tested."""
+    pin = next(pin for pin in lock.pins if pin.name == "ninja")
+    with zipfile.ZipFile(file_path(cache, pin)) as wheel:
+        inside = next((name for name in wheel.namelist() if name.endswith(".data/scripts/ninja")), None)
+        if inside is None:
+            raise VerificationError(f"{pin.file_name}: holds no program ninja", "lock another version")
+        (stage / "bin").mkdir(parents=True)
+        (stage / "bin" / "ninja").write_bytes(wheel.read(inside))
+    (stage / "bin" / "ninja").chmod(0o755)
+    answer = ask(
+        {
+            "do": "pack a program", "name": "ninja", "version": pin.version, "platform": interpreter.platform,
+            "stage": str(stage), "out": str(channel / interpreter.platform),
+            "summary": f"The program of the wheel ninja {pin.version}",
+        }
+    )  # fmt: skip
+    if "error" in answer:
+        raise VerificationError(f"{pin.file_name}: can't be packed: {answer['error']}", "lock another version")

@@ -1,0 +1,178 @@
+"""The channel that is built into: complete at every moment; packages first, the index last, each by one rename."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import zstandard
+from filelock import FileLock, Timeout
+
+from cogvideo_sat_env.base.errors import PrefixError, VerificationError
+from cogvideo_sat_env.base.progress import human_bytes
+from cogvideo_sat_env.package.build.outputs import Output
+from cogvideo_sat_env.package.build.repack import LEVEL
+from cogvideo_sat_env.package.build.worker import ask
+from cogvideo_sat_env.source.wheels.fetch import sha256_of
+
+RECORD = "built.json"
+ROOM = 100_000_000  # bytes; a Python and the largest package, unpacked
+INDEX = ("repodata.json.zst", "repodata.json")  # clients look at them in this order
+
+
+@dataclass(frozen=True)
+class Made:
+    """A finished package: what it was made from, what it is, and what was tested, in words (empty: nothing yet)."""
+
+    inputs: str
+    sha256: str
+    size: int
+    tests: str = ""
+
+
+class Channel:
+    """The folder `out`, and the hidden sibling in which the next state of it is prepared."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.staging = out.with_name(f".{out.name}.building")
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Keep other builds away from the folder. Raises PrefixError when it can't be used."""
+        if self.out.is_dir() and any(self.out.iterdir()) and not (self.out / "noarch").is_dir():
+            raise PrefixError(f"{self.out}: not empty, and not a channel (no noarch/ in it)", "name another with --out")
+        try:
+            self.staging.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.out.with_name(f".{self.out.name}.lock"))
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise PrefixError(f"{self.out}: another build is working on it", "wait for it") from None
+        except OSError as error:
+            raise PrefixError(f"{self.out}: {error.strerror}; expected a folder to write to", "see --out") from error
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise PrefixError(f"{self.out}: no space left", "free some space, then run again") from error
+        finally:
+            lock.release()
+
+    def forget(self, names: Container[str]) -> None:
+        """Drop what an earlier run left unless it is in `names` (subdir/file): it was made from other inputs."""
+        made = {name: item for name, item in _read(self.staging).items() if name in names}
+        if self.staging.is_dir():
+            _write(self.staging, made)
+
+    def work(self) -> Path:
+        """Return an empty folder for one build. Raises PrefixError when there is no room for one."""
+        folder = self.staging / "work"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        free = shutil.disk_usage(folder).free
+        if free < ROOM:  # the engine would only say that it couldn't make its environment
+            raise PrefixError(
+                f"{self.out}: {human_bytes(free)} free there; a build needs {human_bytes(ROOM)} at least",
+                "free some space, then run again; or name another place with --out",
+            )
+        return folder
+
+    def find(self, output: Output, inputs: str) -> tuple[Path, Made] | None:
+        """Return the package and its record if it was made from these inputs, here or by a run that didn't end."""
+        for place in (self.staging, self.out):
+            made = _read(place).get(f"{output.subdir}/{output.file_name}")
+            path = place / output.subdir / output.file_name
+            if made and made.inputs == inputs and path.is_file() and sha256_of(path) == made.sha256:
+                return path, made
+        return None
+
+    def keep(self, output: Output, path: Path, inputs: str, tests: str = "") -> Made:
+        """Have the finished package `path` in the staging folder, with its record."""
+        target = self.staging / output.subdir / output.file_name
+        target.parent.mkdir(exist_ok=True)
+        if path != target:
+            _link(path, target)
+        made = Made(inputs, sha256_of(target), target.stat().st_size, tests)
+        _write(self.staging, {**_read(self.staging), f"{output.subdir}/{output.file_name}": made})
+        return made
+
+    def index_staging(self) -> str:
+        """Index what is finished so far; return its URL: the tests of later packages need earlier ones."""
+        (self.staging / "noarch").mkdir(exist_ok=True)
+        _index(self.staging)
+        return self.staging.resolve().as_uri()
+
+    def discard(self) -> None:
+        """Throw the staging folder away: nothing was to be done."""
+        shutil.rmtree(self.staging)
+
+    def publish(self, platform: str) -> None:
+        """Bring the staged packages into the channel. A failure leaves the channel as it was."""
+        following = self.staging / "next"
+        shutil.rmtree(following, ignore_errors=True)
+        staged = _read(self.staging)
+        subdirs = {"noarch", platform, *(p.name for p in self.out.glob("*") if p.is_dir())}
+        for subdir in subdirs:
+            (following / subdir).mkdir(parents=True)
+            for place in (self.staging, self.out):
+                for archive in sorted((place / subdir).glob("*.conda")) + sorted((place / subdir).glob("*.tar.bz2")):
+                    target = following / subdir / archive.name
+                    if not target.exists() and (place == self.out or f"{subdir}/{archive.name}" in staged):
+                        _link(archive, target)
+        _index(following)
+        for subdir in subdirs:
+            (self.out / subdir).mkdir(parents=True, exist_ok=True)
+        for name in staged:
+            (following / name).replace(self.out / name)
+        for subdir in subdirs:
+            for name in INDEX:
+                (following / subdir / name).replace(self.out / subdir / name)
+        _write(self.out, {**_read(self.out), **staged})
+        shutil.rmtree(self.staging)
+
+
+def _index(folder: Path) -> None:
+    answer = ask({"do": "index", "channel": str(folder)})
+    if "error" in answer:
+        raise VerificationError(f"{folder}: can't be indexed: {answer['error']}", "delete that folder and run again")
+    shutil.rmtree(folder / ".tmp", ignore_errors=True)  # left by the indexer
+    for plain in folder.glob("*/repodata.json"):  # the indexer's order changes, and it notes the time
+        repodata = json.loads(plain.read_text(encoding="utf-8"))
+        for record in (*repodata["packages"].values(), *repodata["packages.conda"].values()):
+            record.pop("indexed_timestamp", None)
+        text = json.dumps(repodata, sort_keys=True, separators=(",", ":"))
+        plain.write_text(text, encoding="utf-8")
+        packed = zstandard.ZstdCompressor(level=LEVEL).compress(text.encode("utf-8"))
+        plain.with_name("repodata.json.zst").write_bytes(packed)
+
+
+def _read(place: Path) -> dict[str, Made]:
+    try:
+        content = json.loads((place / RECORD).read_text(encoding="utf-8"))
+        return {name: Made(**item) for name, item in content.items()}
+    except (OSError, ValueError, TypeError, AttributeError):  # none yet, or damaged: everything is made again
+        return {}
+
+
+def _write(place: Path, made: dict[str, Made]) -> None:
+    partial = place / f".{RECORD}.partial"
+    text = json.dumps({name: asdict(made[name]) for name in sorted(made)}, indent=2) + "\n"
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(place / RECORD)
+
+
+def _link(source: Path, target: Path) -> None:
+    partial = target.with_name(f".{target.name}.partial")
+    partial.unlink(missing_ok=True)
+    try:
+        os.link(source, partial)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(source, partial)
+    partial.replace(target)

@@ -1,0 +1,170 @@
+"""What the engines do, in a process of its own: both py-rattlers can abort an interpreter that is ending.
+
+One request as JSON on standard input, one answer on standard output. The calls are those of `conda build recipe/`
+(conda_build/_rattler_build/compat.py), so that what builds here builds there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cogvideo_sat_env.base.errors import SatenvError
+from cogvideo_sat_env.lock.solve import child_environment
+
+
+def ask(request: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Have a child do `request`; return its answer, `{"error": …}` when the engine refuses.
+
+    `environment` joins this process's variables. Raises SatenvError when the child dies without an answer.
+    """
+    child = subprocess.run(
+        [sys.executable, "-m", "cogvideo_sat_env.package.build.worker"],
+        input=json.dumps(request), capture_output=True, text=True, errors="replace", check=False,
+        env={**child_environment(), **(environment or {})},
+    )  # fmt: skip
+    try:
+        answer: dict[str, Any] = json.loads(child.stdout.rpartition("\0")[2])
+    except json.JSONDecodeError:
+        last = (child.stderr or child.stdout).strip()[-500:]
+        raise SatenvError(
+            f"the build engine ended with code {child.returncode} while it was to {request['do']}: {last}",
+            "run again; report this if it happens twice",
+        ) from None
+    return answer
+
+
+class _Log:
+    """Writes what the engine says into a file; it wants all five methods."""
+
+    def __init__(self, path: Path) -> None:
+        self._stream = open(path, "w", encoding="utf-8")  # noqa: SIM115 - lives as long as the process
+
+    def on_log(self, event: Any) -> None:
+        # one of them for every setting of pip that the user doesn't have
+        if not (event.message.startswith("Secret ") and event.message.endswith("not found in environment")):
+            self._stream.write(f"{event.message}\n")
+            self._stream.flush()
+
+    def on_build_step(self, event: Any) -> None:
+        self._stream.write(f"{event.step_name}: {event.message}\n")
+
+    def on_download_start(self, event: Any) -> None: ...
+    def on_download_progress(self, event: Any) -> None: ...
+    def on_download_complete(self, event: Any) -> None: ...
+
+
+def _render(request: Mapping[str, Any]) -> list[Any]:
+    from rattler_build.render import RenderConfig
+    from rattler_build.stage0 import Stage0Recipe
+    from rattler_build.tool_config import PlatformConfig
+    from rattler_build.variant_config import VariantConfig
+
+    recipe = Path(request["recipe"])
+    platform = PlatformConfig(
+        target_platform=request["platform"], build_platform=request["build_platform"],
+        host_platform=request["platform"], experimental=False,
+    )  # fmt: skip
+    variants = VariantConfig.from_file(recipe / "variants.yaml")
+    return Stage0Recipe.from_file(recipe / "recipe.yaml").render(variants, RenderConfig(platform=platform))
+
+
+def _outputs(request: Mapping[str, Any]) -> dict[str, Any]:
+    found = []
+    for index, rendered in enumerate(_render(request)):
+        recipe = rendered.recipe.to_dict()
+        found.append(
+            {
+                "index": index,
+                "name": recipe["package"]["name"],
+                "version": recipe["package"]["version"],
+                "build": recipe["build"]["string"],
+                "subdir": rendered.variant["target_platform"],
+                "device": rendered.variant.get("device"),
+            }
+        )
+    return {"outputs": found}
+
+
+def _build(request: Mapping[str, Any]) -> dict[str, Any]:
+    from rattler_build.tool_config import ToolConfiguration
+
+    tools = ToolConfiguration(
+        test_strategy="skip",  # the finished package is tested, when its bytes no longer change
+        noarch_build_platform=request["build_platform"], channel_priority="strict", use_sharded=False,
+    )  # fmt: skip
+    result = _render(request)[request["index"]].run_build(
+        tool_config=tools, output_dir=request["output_dir"], channels=request["channels"],
+        progress_callback=_Log(Path(request["log"])), no_build_id=True, package_format="conda:1",  # repacked afterwards
+        no_include_recipe=True,  # the rendered recipe has this machine's paths and the time in it
+    )  # fmt: skip
+    return {"package": str(result.packages[0])}
+
+
+def _count_tests(request: Mapping[str, Any]) -> dict[str, Any]:
+    from rattler_build.package import Package
+
+    return {"count": Package.from_file(request["package"]).test_count}  # those of its contents were run by the build
+
+
+def _test(request: Mapping[str, Any]) -> dict[str, Any]:
+    from rattler_build.package import Package
+
+    package = Package.from_file(request["package"])
+    log = _Log(Path(request["log"]))
+    for index in range(package.test_count):
+        result = package.run_test(
+            index, channel=request["channels"], channel_priority="strict", use_sharded=False, progress_callback=log
+        )
+        if not result.success:
+            return {"error": f"test {index + 1} of {package.test_count} failed"}
+    return {}
+
+
+def _pack_program(request: Mapping[str, Any]) -> dict[str, Any]:
+    from rattler_build import assemble_package, collect_files
+
+    made = assemble_package(
+        request["name"], request["version"], request["platform"], "0", Path(request["out"]),
+        files=collect_files(Path(request["stage"])), summary=request["summary"], detect_prefix=False,
+    )  # fmt: skip
+    return {"package": str(made.path)}
+
+
+def _index(request: Mapping[str, Any]) -> dict[str, Any]:
+    from rattler.index import index_fs
+
+    asyncio.run(index_fs(Path(request["channel"]), write_zst=False, write_shards=False))
+    return {}
+
+
+_DO = {
+    "render": _outputs,
+    "build": _build,
+    "count tests": _count_tests,
+    "test": _test,
+    "index": _index,
+    "pack a program": _pack_program,
+}
+
+
+def main() -> None:
+    """Read a request, do it, print the answer behind a NUL: what the engine itself prints comes before."""
+    request = json.load(sys.stdin)
+    try:
+        answer = _DO[request["do"]](request)
+    except Exception as error:  # whatever the engine raises is the reason that the user needs to see
+        answer = {"error": str(error).strip() or type(error).__name__}
+    sys.stdout.write("\0" + json.dumps(answer))
+    sys.stdout.flush()
+    os._exit(0)  # past the engines' threads, which may still be ending
+
+
+if __name__ == "__main__":
+    main()

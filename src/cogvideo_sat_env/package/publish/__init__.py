@@ -1,0 +1,1 @@
+"""A built channel -> a folder, a bucket or a package server."""

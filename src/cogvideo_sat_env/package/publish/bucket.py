@@ -1,0 +1,68 @@
+"""A channel in an S3 bucket, or in any store that speaks S3: botocore sends the packages, rattler writes the index."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from cogvideo_sat_env.base.errors import InputError, MissingToolError
+from cogvideo_sat_env.base.paths import cache_dir, project_root
+from cogvideo_sat_env.base.progress import Progress
+from cogvideo_sat_env.package.publish.built import Package
+from cogvideo_sat_env.package.publish.child import ask
+
+REQUIREMENTS = "s3-requirements.txt"
+REMEDY = "check the AWS_* variables or ~/.aws (key, region, AWS_ENDPOINT_URL) and the rights on the bucket; run again"
+
+
+class Bucket:
+    """Credentials, region and endpoint are found as every AWS tool finds them (AWS_* variables, ~/.aws, roles)."""
+
+    def __init__(self, url: str) -> None:
+        """Take `s3://BUCKET/PREFIX`."""
+        parts = urlsplit(url)
+        if not parts.netloc or not parts.path.strip("/") or "@" in parts.netloc:
+            raise InputError(f"{url}: expected s3://BUCKET/PREFIX", "name the bucket and the channel's place in it")
+        self.name = f"s3://{parts.netloc}/{parts.path.strip('/')}"
+        self._request = {"bucket": parts.netloc, "prefix": parts.path.strip("/")}
+
+    def digests(self, packages: Sequence[Package]) -> dict[str, str]:
+        """Return the SHA-256 of the objects that are there, by reading them. Raises SourceError."""
+        keys = [package.key for package in packages]
+        request = {**self._common(), "do": "digests", "keys": keys}
+        return ask("bucket_child", request, f"reading {self.name}", REMEDY)["digests"]
+
+    def upload(self, packages: Sequence[Package], replaced: bool, progress: Progress) -> None:
+        """Put the packages, each with its SHA-256 for the store to check, then index. Raises SourceError."""
+        with progress.task(f"Uploading to {self.name}", sum(p.size for p in packages), "bytes") as task:
+            for package in packages:
+                task.note(package.key)
+                entry = {"key": package.key, "file": str(package.path), "sha256": package.sha256}
+                ask("bucket_child", {**self._common(), "do": "put", **entry}, f"writing {self.name}", REMEDY)
+                task.advance(package.size)
+        ask("bucket_child", {**self._common(), "do": "index", "force": replaced}, f"indexing {self.name}", REMEDY)
+
+    def _common(self) -> dict:
+        return {**self._request, "libraries": str(_libraries())}
+
+
+def _libraries() -> Path:
+    """Return the folder that botocore lies in; hash-pinned into the cache on first use, as the tools themselves are.
+
+    Raises MissingToolError when the package index doesn't give it.
+    """
+    scripts = project_root() / "scripts"
+    pins = scripts / REQUIREMENTS
+    venv = cache_dir() / "s3" / f"{zlib.crc32(pins.read_bytes()):08x}"
+    if not (venv / "complete").is_file():
+        made = subprocess.run(
+            [sys.executable, str(scripts / "bootstrap.py"), str(venv), str(pins)],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if made.returncode != 0:
+            raise MissingToolError(f"botocore, which speaks S3, can't be had: {made.stderr.strip()}", None)
+    return next((venv / "lib").glob("python3*/site-packages"))

@@ -1,1 +1,0 @@
-"""Publishing a built channel: prove it, compare it with what is there, upload the packages, write the index last."""

@@ -1,0 +1,185 @@
+"""A local conda channel made of a wheel lock: converted, indexed, solved by the same solver as every other source."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from cogvideo_sat_env.base.artefacts import CondaArtefact, split_url
+from cogvideo_sat_env.base.errors import InputError, PrefixError, VerificationError
+from cogvideo_sat_env.base.progress import Progress
+from cogvideo_sat_env.lock.solve import solve
+from cogvideo_sat_env.source.wheels.convert import Conversion, Package, convert, sweep
+from cogvideo_sat_env.source.wheels.index import index_channel
+from cogvideo_sat_env.source.wheels.interpreter import Interpreter, probe
+from cogvideo_sat_env.source.wheels.lockfile import read_wheel_lock
+from cogvideo_sat_env.source.wheels.names import NotProvided, divide, load_names
+from cogvideo_sat_env.spec.environment import Environment
+
+
+@dataclass(frozen=True)
+class WheelChannel:
+    """A local channel made of wheels, and its solution.
+
+    `specs` are the match specs of the environment file that it satisfies, Python's relaxed to the running one;
+    `artefacts` all packages of the lock, solved together; `converted` and `reused` count packages.
+    """
+
+    path: Path
+    specs: tuple[str, ...]
+    not_provided: tuple[NotProvided, ...]
+    converted: int
+    reused: int
+    artefacts: tuple[CondaArtefact, ...]
+
+
+def build_channel(
+    environment: Environment, lock: Path, *, python: Path, cache: Path, progress: Progress
+) -> WheelChannel:
+    """Turn the wheel lock into a local channel below `cache` and solve the environment file's specs over it.
+
+    `python` becomes the package `python`; the lock must be for its minor version. Downloads and conversions are kept:
+    a second call converts nothing. Safe when two run at once (the second waits), and when killed.
+    Raises InputError, SourceError, VerificationError, PrefixError, SolveError.
+    """
+    interpreter = probe(python)
+    wheels = read_wheel_lock(lock)
+    if (wheels.platform, wheels.python) != (interpreter.platform, interpreter.minor):
+        raise InputError(
+            f"{lock}: made for {wheels.platform} with Python {wheels.python}; this is "
+            f"{interpreter.platform} with Python {interpreter.minor} ({python})",
+            "take the wheel lock of this Python, or run with another one",
+        )
+    names = load_names()
+    wanted, not_provided = divide(environment, names)
+    locked = {pin.name for pin in wheels.pins}
+    unlocked = sorted({item.pypi for item in wanted} - locked)
+    if unlocked:
+        raise InputError(
+            f"{lock}: has no {', '.join(unlocked)}, which {environment.path} asks for",
+            "make it again with: scripts/satenv lock --wheels",
+        )
+    programs = [names.programs[s.name] for s in environment.conda if s.name in names.programs]
+    _make_folder(cache)
+    try:
+        with _hold(cache, progress):
+            sweep(cache)
+            conversion = convert(wheels, programs, interpreter=interpreter, names=names, cache=cache, progress=progress)
+            progress.say(f"Conda packages from wheels: {conversion.converted} converted, {conversion.reused} reused")
+            path = _channel(conversion, interpreter, cache)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise PrefixError(f"{cache}: no space left for converted wheels", "free 20 GB, or set SATENV_CACHE") from error
+    specs = (f"python {interpreter.minor}.*", *(item.conda_spec for item in wanted))
+    artefacts = _solve(path, specs, conversion.packages, interpreter)
+    return WheelChannel(path, specs, tuple(not_provided), conversion.converted, conversion.reused, artefacts)
+
+
+def _make_folder(cache: Path) -> None:
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PrefixError(
+            f"{cache}: {error.strerror}; expected a folder for converted wheels", "set SATENV_CACHE"
+        ) from error
+
+
+@contextmanager
+def _hold(cache: Path, progress: Progress) -> Iterator[None]:
+    lock = FileLock(cache / "wheels.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        progress.say(f"Another run is converting wheels in {cache}: waiting for it")
+        lock.acquire()
+    except OSError as error:
+        raise PrefixError(f"{cache}: {error.strerror}; expected a writable cache", "set SATENV_CACHE") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _channel(conversion: Conversion, interpreter: Interpreter, cache: Path) -> Path:
+    """Return the channel folder of exactly these packages: the one that is there, or a new one, by one rename."""
+    listing = "\n".join(sorted(f"{package.file_name} {package.sha256}" for package in conversion.packages))
+    target = cache / "channels" / hashlib.sha256(listing.encode()).hexdigest()[:16]
+    if target.is_dir():
+        return target
+    _refuse_clashes(conversion.packages)
+    target.parent.mkdir(exist_ok=True)
+    (cache / "tmp").mkdir(exist_ok=True)
+    partial = Path(tempfile.mkdtemp(dir=cache / "tmp"))
+    subdir = partial / interpreter.platform
+    for folder in (subdir, partial / "noarch"):
+        folder.mkdir()
+    for package in conversion.packages:
+        _link(package.archive(cache), subdir / package.file_name)
+    index_channel(partial)
+    _compare(conversion.packages, subdir)
+    shutil.rmtree(partial / ".tmp", ignore_errors=True)  # left by the indexer
+    partial.chmod(0o755)  # mkdtemp makes it private
+    partial.replace(target)
+    return target
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(source, target)
+
+
+def _compare(packages: Sequence[Package], subdir: Path) -> None:
+    """The index was made by reading every byte: what it found must be what was converted, maybe long ago."""
+    repodata = json.loads((subdir / "repodata.json").read_text(encoding="utf-8"))
+    indexed = repodata.get("packages.conda", {})
+    for package in packages:
+        found = indexed.get(package.file_name, {}).get("sha256")
+        if found != package.sha256:
+            raise VerificationError(
+                f"{subdir / package.file_name}: expected sha256 {package.sha256}, found {found or 'no record'}",
+                "the cache is damaged: delete it and run again",
+            )
+
+
+def _refuse_clashes(packages: Sequence[Package]) -> None:
+    owners: dict[str, str] = {}
+    for package in packages:
+        for path in package.paths:
+            if path in owners:
+                raise VerificationError(
+                    f"{path}: in both {owners[path]} and {package.name}; one would overwrite the other",
+                    "lock other versions of the two",
+                )
+            if path.startswith("conda-meta/"):
+                raise VerificationError(f"{package.name}: writes into {path}, which is conda's", "lock another version")
+            owners[path] = package.name
+
+
+def _solve(
+    path: Path, specs: Sequence[str], packages: Sequence[Package], interpreter: Interpreter
+) -> tuple[CondaArtefact, ...]:
+    # every package of the lock is asked for: pip also locked what only extras bring, such as aiohttp for fsspec[http]
+    exactly = [f"{package.name} =={package.version} {package.build}" for package in packages]
+    records = solve([path.resolve().as_uri()], [*specs, *exactly], interpreter.platform, {})
+    return tuple(_artefact(record) for record in sorted(records, key=lambda record: record["name"]))
+
+
+def _artefact(record: dict) -> CondaArtefact:
+    channel, subdir, file_name = split_url(record["url"])
+    return CondaArtefact(
+        record["name"], record["version"], record["build"], subdir, channel, file_name, record["url"],
+        record["sha256"], record.get("md5") or "", record.get("size"), tuple(record.get("depends") or ()),
+    )  # fmt: skip

@@ -1,0 +1,333 @@
+"""Wheels into conda packages: laid out, bytecode compiled, packed; kept in a cache, each under a key of its content."""
+
+from __future__ import annotations
+
+import errno
+import fnmatch
+import hashlib
+import json
+import multiprocessing
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+import zipfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+from cogvideo_sat_env.base.artefacts import PipPin
+from cogvideo_sat_env.base.errors import PrefixError, SourceError, VerificationError
+from cogvideo_sat_env.base.progress import Progress
+from cogvideo_sat_env.source.wheels.fetch import EPOCH, fetch, sha256_of
+from cogvideo_sat_env.source.wheels.interpreter import Interpreter
+from cogvideo_sat_env.source.wheels.layout import lay_out
+from cogvideo_sat_env.source.wheels.lockfile import WheelLock, is_sdist
+from cogvideo_sat_env.source.wheels.metadata import build_string, depends, read_metadata
+from cogvideo_sat_env.source.wheels.names import Names, Program
+from cogvideo_sat_env.source.wheels.python_package import BUILD, lay_out_python
+
+CONVERTER = "1"  # raise it when converted packages would come out differently: it is part of every cache key
+_STAMP = datetime.fromtimestamp(EPOCH, tz=timezone.utc)
+_RECORD = "package.json"
+
+
+@dataclass(frozen=True)
+class Package:
+    """A converted package in the cache. `paths` are its files below a prefix, `size` is in bytes."""
+
+    key: str
+    name: str
+    version: str
+    build: str
+    file_name: str
+    sha256: str
+    size: int
+    paths: tuple[str, ...]
+    python_version: str | None = None  # set when its dependencies were decided by Python's patch version
+
+    def archive(self, cache: Path) -> Path:
+        """Return where the cache keeps the package archive."""
+        return cache / "packages" / self.key / self.file_name
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One package to make, for a worker process: of a wheel, of a program in a wheel, or (neither) of Python."""
+
+    key: str
+    interpreter: Interpreter
+    names: Names
+    work: Path
+    wheel: Path | None = None
+    pin: PipPin | None = None
+    program: Program | None = None
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """The packages of a wheel lock, and how many of them were made just now."""
+
+    packages: tuple[Package, ...]
+    converted: int
+    reused: int
+
+
+def convert(
+    lock: WheelLock,
+    programs: Sequence[Program],
+    *,
+    interpreter: Interpreter,
+    names: Names,
+    cache: Path,
+    progress: Progress,
+) -> Conversion:
+    """Have every file of the lock, each of `programs`, and Python itself as conda packages in the cache.
+
+    The caller holds the cache's lock. What is there already is reused; nothing is downloaded for it.
+    Raises SourceError, VerificationError, PrefixError.
+    """
+    by_name = {pin.name: pin for pin in lock.pins}
+    jobs: list[tuple[str, PipPin | None, Program | None]] = [(_python_key(interpreter), None, None)]
+    jobs += [(_wheel_key(pin, lock, interpreter, names), pin, None) for pin in lock.pins]
+    jobs += [(_program_key(p, by_name[p.pypi], interpreter), by_name[p.pypi], p) for p in programs]
+    have = {key: found for key, _, _ in jobs if (found := _cached(cache, key, interpreter))}
+    todo = [job for job in jobs if job[0] not in have]
+    if todo:
+        needed = sorted({pin for _, pin, _ in todo if pin}, key=lambda pin: pin.name)
+        files = fetch(lock, needed, interpreter=interpreter, cache=cache, progress=progress) if needed else {}
+        with _work_folder(cache) as work:
+            tasks = [
+                _Task(key, interpreter, names, work / key, files[pin.name] if pin else None, pin, program)
+                for key, pin, program in todo
+            ]
+            for package in _run(tasks, progress):
+                _publish(cache, work / package.key / "out", package)
+                have[package.key] = package
+    return Conversion(tuple(have[key] for key, _, _ in jobs), len(todo), len(jobs) - len(todo))
+
+
+def sweep(cache: Path) -> None:
+    """Throw away what a killed run left half-made. The caller holds the cache's lock."""
+    shutil.rmtree(cache / "tmp", ignore_errors=True)
+
+
+@contextmanager
+def _work_folder(cache: Path) -> Iterator[Path]:
+    (cache / "tmp").mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache / "tmp", ignore_cleanup_errors=True) as name:
+        yield Path(name)
+
+
+def _key(*parts: str) -> str:
+    return hashlib.sha256("\n".join([CONVERTER, *parts]).encode()).hexdigest()
+
+
+def _python_key(interpreter: Interpreter) -> str:
+    return _key("python", str(interpreter.base), interpreter.version, interpreter.platform)
+
+
+def _wheel_key(pin: PipPin, lock: WheelLock, interpreter: Interpreter, names: Names) -> str:
+    mapping = json.dumps(names.conda_by_pypi, sort_keys=True)
+    build = [item.sha256 for item in lock.build] if is_sdist(pin) else []
+    return _key("wheel", pin.sha256, interpreter.minor, interpreter.platform, mapping, *build)
+
+
+def _program_key(program: Program, pin: PipPin, interpreter: Interpreter) -> str:
+    return _key("program", json.dumps(asdict(program)), pin.sha256, interpreter.minor, interpreter.platform)
+
+
+def _cached(cache: Path, key: str, interpreter: Interpreter) -> Package | None:
+    folder = cache / "packages" / key
+    try:
+        data = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+        package = Package(**{**data, "paths": tuple(data["paths"])})
+        good = (folder / package.file_name).stat().st_size == package.size
+    except (OSError, ValueError, KeyError, TypeError):  # missing or damaged: it is made again
+        return None
+    same = package.python_version in (None, interpreter.environment["python_full_version"])
+    return package if good and same and package.key == key else None
+
+
+def _publish(cache: Path, made: Path, package: Package) -> None:
+    """Put a finished package into the cache by one rename. Workers never do: one may outlive a killed run."""
+    target = cache / "packages" / package.key
+    target.parent.mkdir(exist_ok=True)
+    (made / _RECORD).write_text(json.dumps(asdict(package)), encoding="utf-8")
+    if target.exists():  # damaged, or for another patch version of Python
+        shutil.rmtree(target)
+    made.replace(target)
+
+
+def _run(tasks: list[_Task], progress: Progress) -> Iterator[Package]:
+    """Make the packages in worker processes; yield each when it is finished, so that a killed run keeps it."""
+    # the biggest first, so that no core is left with one at the end
+    tasks = sorted(
+        tasks, key=lambda task: task.wheel.stat().st_size if task.wheel and not task.program else 0, reverse=True
+    )
+    workers = min(len(tasks), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    before = set(multiprocessing.active_children())
+    # processes, not threads: assemble_package holds the interpreter lock while it packs
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
+    with progress.task("Converting wheels to conda packages", len(tasks), "packages") as shown:
+        try:
+            for done in as_completed([pool.submit(_make, task) for task in tasks]):
+                package = done.result()
+                yield package
+                shown.advance(1)
+                shown.note(package.name)
+        except BrokenProcessPool as error:
+            raise SourceError(
+                "a conversion process was killed", "look whether memory ran out, then run again"
+            ) from error
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in set(multiprocessing.active_children()) - before:
+                child.terminate()
+            raise
+    pool.shutdown()
+
+
+def _start_worker() -> None:
+    os.umask(0o022)  # the modes of unpacked files go into the package
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends workers without a traceback each
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker of a killed run would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _make(task: _Task) -> Package:
+    """Make one package in its work folder: `out` holds the archive."""
+    stage = task.work / "stage"
+    stage.mkdir(parents=True)
+    try:
+        if task.program and task.wheel and task.pin:
+            package = _make_program(task, task.program, task.wheel, task.pin, stage)
+        elif task.wheel and task.pin:
+            package = _make_wheel(task, task.wheel, task.pin, stage)
+        else:
+            package = _make_python(task, stage)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise PrefixError(
+                f"{task.work}: no space left for converting", "free some space, or set SATENV_CACHE"
+            ) from error
+        raise
+    shutil.rmtree(stage)  # now, not at the end: the unpacked wheels would need another 8 GB
+    return package
+
+
+def _make_wheel(task: _Task, wheel: Path, pin: PipPin, stage: Path) -> Package:
+    python = task.interpreter
+    if not is_sdist(pin) and (found := sha256_of(wheel)) != pin.sha256:
+        raise VerificationError(
+            f"{wheel}: expected sha256 {pin.sha256}, found {found}",
+            "delete that file and run again: the cache is damaged",
+        )
+    metadata = read_metadata(wheel)
+    if metadata.name != pin.name or metadata.version != pin.version:
+        raise VerificationError(
+            f"{wheel.name}: says it is {metadata.name} {metadata.version}; expected {pin.name} {pin.version}",
+            "lock again",
+        )
+    lay_out(wheel, python, metadata.name, stage)
+    site = stage / python.site_packages
+    licenses = sorted(
+        path for path in site.glob("*.dist-info/**/*")
+        if path.is_file() and re.match(r"(?i)(licen[cs]e|copying|notice|authors)", path.name)
+    )  # fmt: skip
+    return _pack(
+        task, stage, task.names.to_conda(metadata.name), metadata.version, build_string(metadata, python.tag),
+        depends(metadata, task.names, python.environment, python.minor), license=metadata.license or None,
+        summary=metadata.summary or None, homepage=metadata.homepage or None, license_files=licenses,
+        python_version=python.environment["python_full_version"] if metadata.exact_python else None,
+    )  # fmt: skip
+
+
+def _make_program(task: _Task, program: Program, wheel: Path, pin: PipPin, stage: Path) -> Package:
+    python = task.interpreter
+    with zipfile.ZipFile(wheel) as archive:
+        inside = next((n for n in archive.namelist() if fnmatch.fnmatch(n, program.file) and not n.endswith("/")), None)
+        inside = inside if inside and not inside.endswith((".py", ".md", ".txt")) else None
+        if inside is None:
+            raise VerificationError(f"{wheel.name}: holds no {program.file}", "lock a version that ships it")
+        binary = task.work / program.command
+        with archive.open(inside) as source, open(binary, "wb") as target:
+            shutil.copyfileobj(source, target, 1 << 20)
+    binary.chmod(0o755)
+    child = subprocess.run([str(binary), "-version"], capture_output=True, text=True, check=False, timeout=60)
+    version = re.search(rf"{program.command} version n?(\d+(?:\.\d+)*)", child.stdout)
+    binary.unlink()
+    if child.returncode != 0 or not version:
+        raise VerificationError(
+            f"{wheel.name}: {inside} doesn't run here: {(child.stderr or child.stdout).strip()[:200]}",
+            "this machine's libc or processor may be too old for that wheel",
+        )
+    (stage / "bin").mkdir()
+    (stage / "bin" / program.command).symlink_to(f"../{python.site_packages}/{inside}")
+    return _pack(
+        task, stage, program.conda, version[1], f"{python.tag}_0",
+        sorted([f"python {python.minor}.*", f"{task.names.to_conda(program.pypi)} =={pin.version}"]),
+        summary=f"The {program.command} program that {program.pypi} {pin.version} ships, by name in bin/",
+    )  # fmt: skip
+
+
+def _make_python(task: _Task, stage: Path) -> Package:
+    python = task.interpreter
+    lay_out_python(python, stage)
+    return _pack(
+        task, stage, "python", python.version, BUILD, [], license="Python-2.0",
+        summary=f"This machine's Python {python.version} at {python.base}, as a virtual environment lays it out",
+    )  # fmt: skip
+
+
+def _pack(
+    task: _Task,
+    stage: Path,
+    name: str,
+    version: str,
+    build: str,
+    needs: list[str],
+    *,
+    python_version: str | None = None,
+    license: str | None = None,
+    summary: str | None = None,
+    homepage: str | None = None,
+    license_files: Sequence[Path] = (),
+) -> Package:
+    from rattler_build import RattlerBuildError, assemble_package, collect_files
+
+    out = task.work / "out"
+    try:
+        made = assemble_package(
+            name, version, task.interpreter.platform, build, out, depends=needs, license=license,
+            files=collect_files(stage, include_hidden=True),  # files_dir= leaves out hidden files
+            summary=summary, homepage=homepage, license_files=list(license_files), compression_level=1,
+            compression_threads=1, timestamp=_STAMP, detect_prefix=False,
+        )  # fmt: skip
+    except RattlerBuildError as error:
+        if "No space left" in str(error):
+            raise PrefixError(
+                f"{out}: no space left for packing {name}", "free some space, or set SATENV_CACHE"
+            ) from error
+        raise VerificationError(
+            f"{name} {version}: can't be packed: {error}", "report this with the wheel's name"
+        ) from error
+    archive = Path(made.path)
+    paths = tuple(sorted(p.relative_to(stage).as_posix() for p in stage.rglob("*") if p.is_symlink() or p.is_file()))
+    return Package(
+        task.key, name, version, build, archive.name, sha256_of(archive), archive.stat().st_size, paths, python_version
+    )

@@ -1,0 +1,187 @@
+"""The wheel lock: every file of a package index that the environment needs, by SHA-256; made with pip's resolver."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+import tomlkit
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from cogvideo_sat_env.base.artefacts import PipPin
+from cogvideo_sat_env.base.errors import InputError, MissingToolError, SourceError
+from cogvideo_sat_env.base.progress import Progress
+from cogvideo_sat_env.source.wheels.interpreter import Interpreter, private_venv, probe
+from cogvideo_sat_env.source.wheels.lockfile import build_lock_path, is_sdist, lock_name, spec_hash, write_requirements
+from cogvideo_sat_env.source.wheels.names import divide, load_names
+from cogvideo_sat_env.source.wheels.pip import run_pip
+from cogvideo_sat_env.spec.environment import Environment, read_environment
+
+_ATTEMPTS = 20
+
+
+def make_wheel_lock(environment: Environment, *, python: Path, out_dir: Path, progress: Progress) -> Path:
+    """Resolve the environment file on the configured package index and write the wheel lock into `out_dir`.
+
+    For the running platform and the minor version of the interpreter `python`. Writes a second file,
+    `wheels-build-…`, when a project has only an sdist; its build requirements are proven by building it.
+    Raises InputError, SourceError, SolveError, PrefixError.
+    """
+    interpreter = probe(python)
+    wanted, _ = divide(environment, load_names())
+    requirements = sorted({item.requirement() for item in wanted})
+    with tempfile.TemporaryDirectory(prefix="satenv-lock-") as name:
+        work = Path(name)
+        with private_venv(interpreter, work / "venv") as venv:
+            progress.say(f"Resolving {len(requirements)} names with pip for Python {interpreter.minor}")
+            pins = _resolve(venv, requirements, work, "can't lock the wheels")
+            sdists = [pin for pin in pins if is_sdist(pin)]
+            needs = set()
+            for pin in sdists:
+                progress.say(f"{pin.name} {pin.version} has only an sdist: locking what builds it")
+                needs |= set(_build_requirements(venv, pin, work))
+            build = _resolve(venv, sorted(needs), work, "can't lock the build requirements") if needs else []
+        if any(is_sdist(pin) for pin in build):
+            names = ", ".join(pin.name for pin in build if is_sdist(pin))
+            raise SourceError(f"build requirements without a wheel: {names}", "find versions that have one")
+        for pin in sdists:
+            _prove_build(interpreter, pin, build, work)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    path = out_dir / lock_name(interpreter.platform, interpreter.minor)
+    _write(path, _render(environment, interpreter, pins, build_of=None))
+    if build:
+        _write(build_lock_path(path), _render(environment, interpreter, build, build_of=[pin.name for pin in sdists]))
+    else:
+        build_lock_path(path).unlink(missing_ok=True)
+    return path
+
+
+def _resolve(venv: Path, requirements: list[str], work: Path, doing: str) -> list[PipPin]:
+    """Resolve with pip; versions with a local part (`+cpu`: not PyPI's files) are refused one by one."""
+    wanted, refused, report = work / "requirements.in", work / "constraints.txt", work / "report.json"
+    wanted.write_text("\n".join(requirements) + "\n", encoding="utf-8")
+    excluded: list[str] = []
+    for _ in range(_ATTEMPTS):
+        refused.write_text("".join(f"{line}\n" for line in excluded), encoding="utf-8")
+        run_pip(
+            venv,
+            ["install", "--quiet", "--dry-run", "--ignore-installed", "--prefer-binary", "--report", str(report),
+             "-r", str(wanted), "-c", str(refused)],
+            doing,
+        )  # fmt: skip
+        entries = json.loads(report.read_text(encoding="utf-8"))["install"]
+        local = [e["metadata"] for e in entries if Version(e["metadata"]["version"]).local]
+        if not local:
+            pins = [_pin(entry) for entry in entries]
+            return sorted(pins, key=lambda pin: pin.name)
+        excluded.extend(f"{entry['name']}!={entry['version']}" for entry in local)
+    raise SourceError(
+        f"{doing}: the configured indexes offer only versions with a local part: {', '.join(excluded)}",
+        "take the extra index with such builds out of pip's configuration",
+    )
+
+
+def _pin(entry: dict) -> PipPin:
+    name, version = str(canonicalize_name(entry["metadata"]["name"])), entry["metadata"]["version"]
+    download = entry["download_info"]
+    sha256 = download.get("archive_info", {}).get("hashes", {}).get("sha256")
+    if not sha256:
+        raise SourceError(f"{name} {version}: the package index gives no SHA-256 for its file", "use another index")
+    return PipPin(name, version, sha256, unquote(PurePosixPath(urlsplit(download["url"]).path).name))
+
+
+def _build_requirements(venv: Path, pin: PipPin, work: Path) -> list[str]:
+    """Return what the sdist's pyproject.toml says it is built with; setuptools when it says nothing (PEP 518)."""
+    folder = work / "sdists"
+    folder.mkdir(exist_ok=True)
+    requirements = write_requirements([pin], work / "sdist.txt")
+    run_pip(
+        venv,
+        ["download", "--quiet", "--no-deps", "--require-hashes", "--no-binary", pin.name, "-d", str(folder),
+         "-r", str(requirements)],
+        f"can't download {pin.file_name}",
+    )  # fmt: skip
+    text = "" if pin.file_name.endswith(".zip") else _pyproject(folder / pin.file_name)
+    declared = tomlkit.parse(text).unwrap().get("build-system", {}).get("requires")
+    return [str(item) for item in declared] if declared else ["setuptools>=40.8.0"]
+
+
+def _pyproject(sdist: Path) -> str:
+    with tarfile.open(sdist) as archive:
+        for member in archive:
+            if len(PurePosixPath(member.name).parts) == 2 and member.name.endswith("/pyproject.toml"):
+                stream = archive.extractfile(member)
+                return stream.read().decode("utf-8") if stream else ""
+    return ""
+
+
+def _prove_build(interpreter: Interpreter, pin: PipPin, build: list[PipPin], work: Path) -> None:
+    from cogvideo_sat_env.source.wheels.fetch import build_sdist, build_venv
+
+    with build_venv(interpreter, build, work / f"build-{pin.name}") as venv:
+        build_sdist(venv, pin, work / "sdists" / pin.file_name, work / "built")
+
+
+def _render(
+    environment: Environment, interpreter: Interpreter, pins: Sequence[PipPin], build_of: list[str] | None
+) -> str:
+    python = environment.conda_spec("python")
+    subject = (
+        f"The files that build {', '.join(build_of)}, which a package index has only as source, on "
+        if build_of
+        else f"{environment.path.name} as files of a package index, for "
+    )
+    lines = [
+        f"# {subject}{interpreter.platform} with Python {interpreter.minor}.",
+        "# Made by `scripts/satenv lock --wheels` with pip's resolver; not written by hand.",
+        "# Each line admits exactly one file, wherever the configured index keeps it: pip install --require-hashes",
+        f"# {environment.path.name} asks for `{python or 'python'}`; the wheels source takes the running Python, "
+        f"here {interpreter.minor}.",
+        f"# platform: {interpreter.platform}",
+        f"# python: {interpreter.minor}",
+        f"# spec-sha256: {spec_hash(environment)}",
+    ]
+    return "\n".join([*lines, *(f"{pin.requirement()}  # {pin.file_name}" for pin in pins)]) + "\n"
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def lock_wheels(root: Path, *, pythons: Sequence[Path], progress: Progress) -> list[str]:
+    """Make the wheel locks for these interpreters (none: every Python 3.10 to 3.13 on PATH); return what changed.
+
+    Raises InputError, SourceError, SolveError, MissingToolError.
+    """
+    from cogvideo_sat_env.source.wheels.interpreter import probe
+    from cogvideo_sat_env.source.wheels.make_lock import make_wheel_lock
+
+    environment = read_environment(root / "environment.yml")
+    found = list(pythons) or _pythons_on_path(probe)
+    if not found:
+        raise MissingToolError("no Python 3.10 to 3.13 on PATH", "name one with --python")
+    before = {path.name: path.read_bytes() for path in (root / "locks").glob("wheels-*.txt")}
+    for python in found:
+        make_wheel_lock(environment, python=python, out_dir=root / "locks", progress=progress)
+    after = {path.name: path.read_bytes() for path in sorted((root / "locks").glob("wheels-*.txt"))}
+    return [f"locks/{name}" for name, content in after.items() if before.get(name) != content]
+
+
+def _pythons_on_path(probe: Callable[[Path], object]) -> list[Path]:
+    found = []
+    for minor in range(10, 14):
+        path = shutil.which(f"python3.{minor}")
+        try:
+            if path and probe(Path(path)):
+                found.append(Path(path))
+        except InputError:
+            continue  # e.g. a shim of a version manager with no such version behind it
+    return found

@@ -1,0 +1,106 @@
+"""The breakage ledger (data/breakage.yml) as typed values: no bound without a reason and a proof."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cogvideo_sat_env.base import yamlfile
+from cogvideo_sat_env.base.errors import InputError
+from cogvideo_sat_env.base.paths import DATA
+
+WHAT = "the breakage ledger"
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What fails without the bound: node ids of tests, ids of doctor checks."""
+
+    tests: tuple[str, ...] = ()
+    checks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One bound of environment.yml beyond the floors (or one variable), and why it is there."""
+
+    id: str
+    package: str
+    bound: str
+    breaks: str
+    error: str
+    evidence: dict[str, str]
+    proof: Proof
+    remedy: str
+    pypi_name: str | None = None
+    pypi_bound: str | None = None
+    line: int = 0
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """All entries: bounds by package, variables, and the patches that recipe/ applies (`bound`: the file's name)."""
+
+    path: Path
+    entries: tuple[Entry, ...]
+    variables: tuple[Entry, ...]
+    patches: tuple[Entry, ...] = ()
+
+    @property
+    def all(self) -> tuple[Entry, ...]:
+        """Every entry of every kind."""
+        return (*self.entries, *self.variables, *self.patches)
+
+
+def read_ledger(path: Path = DATA / "breakage.yml") -> Ledger:
+    """Read the ledger. Raises InputError, with file and line, for an entry that lacks evidence or proof."""
+    data, lines = yamlfile.load(path, WHAT)
+    if not isinstance(data, dict) or not isinstance(data.get("entries"), list):
+        raise InputError(f"{path}:1: expected {WHAT}: a list under 'entries'", "restore the file")
+    entries = tuple(
+        _entry(path, lines.of("entries", i), item, ("package", "bound")) for i, item in enumerate(data["entries"])
+    )
+    variables = tuple(
+        _entry(path, lines.of("variables", i), item, ("variable", "value"))
+        for i, item in enumerate(data.get("variables") or [])
+    )
+    patches = tuple(
+        _entry(path, lines.of("patches", i), item, ("package", "patch"))
+        for i, item in enumerate(data.get("patches") or [])
+    )
+    seen: dict[str, int] = {}
+    for entry in entries + variables + patches:
+        if entry.id in seen:
+            raise InputError(
+                f"{path}:{entry.line}: id '{entry.id}' stands twice (first on line {seen[entry.id]})", "rename one"
+            )
+        seen[entry.id] = entry.line
+    return Ledger(path, entries, variables, patches)
+
+
+def _entry(path: Path, line: int, item: object, keys: tuple[str, str]) -> Entry:
+    where = f"{path}:{line}"
+    if not isinstance(item, dict):
+        raise InputError(f"{where}: expected a ledger entry with the keys id, {keys[0]}, {keys[1]}, …", None)
+    for key in ("id", *keys, "breaks", "error", "remedy"):
+        if not isinstance(item.get(key), str) or not item[key].strip():
+            raise InputError(f"{where}: entry {item.get('id', '?')!r} lacks '{key}' (a text)", "mend that entry")
+    evidence, proof = item.get("evidence"), item.get("proof")
+    if not isinstance(evidence, dict) or not (evidence.get("measured") or evidence.get("upstream")):
+        raise InputError(f"{where}: entry {item['id']!r} has no evidence; expected 'measured' or 'upstream'", None)
+    if not isinstance(proof, dict) or not (proof.get("tests") or proof.get("checks")):
+        raise InputError(f"{where}: entry {item['id']!r} has no proof; expected 'tests' or 'checks'", None)
+    pypi = item.get("pypi") or {}
+    return Entry(
+        item["id"],
+        item[keys[0]],
+        item[keys[1]],
+        item["breaks"].strip(),
+        item["error"],
+        {key: str(value).strip() for key, value in evidence.items()},
+        Proof(tuple(proof.get("tests") or ()), tuple(proof.get("checks") or ())),
+        item["remedy"],
+        pypi.get("name"),
+        pypi.get("bound"),
+        line,
+    )

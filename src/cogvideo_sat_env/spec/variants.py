@@ -1,0 +1,192 @@
+"""Platforms and variants (data/variants.yml), and the environment files generated for them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from packaging.requirements import Requirement as PipRequirement
+from packaging.utils import canonicalize_name
+
+from cogvideo_sat_env.base import yamlfile
+from cogvideo_sat_env.base.errors import InputError
+from cogvideo_sat_env.base.paths import DATA
+from cogvideo_sat_env.spec.environment import CondaSpec, Environment, PipSpec
+
+WHAT = "the list of variants"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One platform and device that a lock exists for. Paths are relative to the project's root."""
+
+    id: str
+    platform: str
+    device: str
+    environment: str
+    lock: str
+    suffix: str
+    virtual_packages: dict[str, str]
+    data_only: str | None = None
+    drop: dict[str, str] = field(default_factory=dict)  # conda name -> reason
+    set: dict[str, dict[str, str]] = field(default_factory=dict)
+    pip: dict[str, dict[str, str]] = field(default_factory=dict)
+    drop_variables: tuple[str, ...] = ()
+
+    @property
+    def is_primary(self) -> bool:
+        """Whether environment.yml itself, written by people, is this variant's environment file."""
+        return self.environment == "environment.yml"
+
+    @property
+    def has_own_lock(self) -> bool:
+        """Whether the lock is one that the user named, not the project's."""
+        return Path(self.lock).is_absolute()
+
+    def with_lock(self, root: Path, lock: Path) -> Variant:
+        """Return this variant with the lock file `lock`; itself where that is its lock in the project at `root`."""
+        path = Path(os.path.abspath(lock))
+        return self if path == root / self.lock else replace(self, lock=str(path))
+
+    @property
+    def explicit_lock(self) -> str:
+        """The explicit lockfile rendered for conda, mamba and micromamba."""
+        return f"locks/conda-{self.suffix}.lock"
+
+    @property
+    def pip_lock(self) -> str:
+        """The pip requirements file rendered for the part that comes from a package index."""
+        return f"locks/pip-{self.suffix}.txt"
+
+    @property
+    def virtual_packages_file(self) -> str:
+        """The virtual packages in conda-lock's format."""
+        return f"locks/virtual-packages-{self.suffix}.yml"
+
+
+def read_variants(path: Path = DATA / "variants.yml") -> tuple[Variant, ...]:
+    """Read the variants. Raises InputError with file and line."""
+    data, lines = yamlfile.load(path, WHAT)
+    if not isinstance(data, dict) or not isinstance(data.get("variants"), dict):
+        raise InputError(f"{path}:1: expected {WHAT}: a mapping under 'variants'", "restore the file")
+    found = []
+    for name, item in data["variants"].items():
+        where = f"{path}:{lines.of('variants', name)}"
+        for key in ("platform", "device", "environment", "lock", "suffix", "virtual_packages"):
+            if not isinstance(item, dict) or not item.get(key):
+                raise InputError(f"{where}: variant {name!r} lacks '{key}'", "mend that entry")
+        drop = {conda: group["reason"] for group in item.get("drop") or [] for conda in group["names"]}
+        found.append(
+            Variant(
+                name,
+                item["platform"],
+                item["device"],
+                item["environment"],
+                item["lock"],
+                item["suffix"],
+                {key: str(value) for key, value in item["virtual_packages"].items()},
+                item.get("data_only"),
+                drop,
+                item.get("set") or {},
+                item.get("pip") or {},
+                tuple((item.get("variables") or {}).get("drop") or ()),
+            )
+        )
+    return tuple(found)
+
+
+def choose_variant(variants: tuple[Variant, ...], platform: str, device: str) -> Variant:
+    """Return the variant for `platform` and `device` ("cuda", "cpu").
+
+    Raises InputError naming what there is.
+    """
+    for variant in variants:
+        if variant.platform == platform and variant.device == device:
+            return variant
+    there = ", ".join(f"{v.platform} {v.device}" for v in variants)
+    raise InputError(
+        f"there is no lock for {platform} with {device}; there is: {there}",
+        "choose with --platform and --variant, or add the variant to src/cogvideo_sat_env/data/variants.yml and relock",
+    )
+
+
+def derive(environment: Environment, variant: Variant, path: Path) -> Environment:
+    """Return environment.yml as changed for `variant`. Raises InputError when a change names what isn't there."""
+    names = {spec.name for spec in environment.conda}
+    pip_names = {canonicalize_name(spec.name) for spec in environment.pip}
+    for name in [*variant.drop, *variant.set]:
+        if name not in names:
+            raise InputError(
+                f"variant {variant.id}: '{name}' is not in {environment.path}",
+                "mend src/cogvideo_sat_env/data/variants.yml",
+            )
+    conda = []
+    for spec in environment.conda:
+        if spec.name in variant.drop:
+            continue
+        change = variant.set.get(spec.name)
+        if change:
+            spec = CondaSpec(
+                change.get("name", spec.name),
+                change.get("version", spec.version),
+                change.get("build", spec.build),
+                comment=change["reason"],
+            )
+        conda.append(spec)
+    pip = []
+    for spec in environment.pip:
+        change = variant.pip.get(spec.name)
+        if change is None:
+            pip.append(spec)
+        elif "spec" in change:
+            pip.append(_pip_spec(change))
+    pip += [
+        _pip_spec(change)
+        for name, change in variant.pip.items()
+        if canonicalize_name(name) not in pip_names and "spec" in change
+    ]
+    variables = {key: value for key, value in environment.variables.items() if key not in variant.drop_variables}
+    name = environment.name + ("" if variant.is_primary else "-data" if variant.data_only else "")
+    return replace(environment, path=path, name=name, conda=tuple(conda), pip=tuple(pip), variables=variables)
+
+
+def _pip_spec(change: dict[str, str]) -> PipSpec:
+    requirement = PipRequirement(change["spec"])
+    return PipSpec(requirement.name, change["spec"][len(requirement.name) :].replace(" ", ""), comment=change["reason"])
+
+
+def render_environment(environment: Environment, variant: Variant) -> str:
+    """Return the text of a generated environment file: what `mamba env create -f` takes."""
+    about = f"{variant.platform}, {variant.device}"
+    lines = [
+        f"# CogVideoX with SAT on {about}. Generated from environment.yml by `scripts/satenv lock`; don't edit.",
+        f"#   mamba env create -f {variant.environment}",
+    ]
+    if variant.data_only:
+        lines.append(f"# For data preparation only: {variant.data_only}.")
+    lines += [f"# Left out: {name} ({reason})." for name, reason in variant.drop.items()]
+    lines += [f"# Left out: {name} ({change['drop']})." for name, change in variant.pip.items() if "drop" in change]
+    lines += [f"name: {environment.name}", "channels:"]
+    lines += [f"  - {channel}" for channel in environment.channels]
+    lines.append("dependencies:")
+    lines += [f"  - {spec}" + (f"  # {spec.comment}" if spec.comment else "") for spec in environment.conda]
+    if environment.pip:
+        lines.append("  - pip:")
+        lines += [f"    - {spec}" + (f"  # {spec.comment}" if spec.comment else "") for spec in environment.pip]
+    if environment.variables:
+        lines.append("variables:")
+        lines += [f'  {key}: "{value}"' for key, value in environment.variables.items()]
+    return "\n".join(lines) + "\n"
+
+
+def guess_device(platform: str) -> tuple[str, str]:
+    """Return the device that `--variant auto` means on this machine, and the reason in words."""
+    if not platform.startswith("linux"):
+        return "cpu", f"{platform} has no CUDA"
+    if Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvidiactl").exists():
+        return "cuda", "this machine has an NVIDIA driver"
+    if Path("/etc/slurm").is_dir() or any(name.startswith("SLURM_") for name in os.environ) or shutil.which("srun"):
+        return "cuda", "this is a node of a Slurm cluster, whose compute nodes are taken to have GPUs"
+    return "cpu", "this machine has no NVIDIA driver; for one that has, say --variant cuda"
