@@ -2,8 +2,8 @@
 
 CACHE/bytecode/TAG/KEY/       the bytecode of an extracted package, by its paths in the package; TAG names the very
                               build of Python, because the same environment is to get the same bytes
-CACHE/bytecode/TAG/KEY.json   size, modification time and inode of each file, as in package_manifest.py, and the time and
-                              size of the source that its header names
+CACHE/bytecode/TAG/KEY.json   size, modification time and inode of each file, as in package_manifest.py, and the time
+                              and size of the source that its header names
 CACHE/bytecode/TAG/lock       held while something is kept there
 
 A source counts as the package's own only while it is one file with the extracted, proven one (a hard link). One that

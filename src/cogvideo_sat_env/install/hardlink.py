@@ -1,7 +1,8 @@
 """What is done with the plain files of one extracted package: tasks of workers.py, mostly in processes of its own.
 
 A plain file (package_manifest.py) is the same in every prefix, so it is hard-linked, and what is written of it is
-known from the package alone. All other files are rattler's. Only the standard library is imported: many processes start with this.
+known from the package alone. All other files are rattler's. Only the standard library is imported: many processes
+start with this.
 Arguments and results are plain JSON values; the only error is OSError.
 """
 
