@@ -170,13 +170,13 @@ def test_a_package_that_is_changed_while_it_is_linked_is_extracted_again(
 @pytest.mark.parametrize("damage", ["", "[]", '{"share/data/a.txt": 7}', "{", "\x00"])
 def test_a_damaged_proof_is_made_again(site: Site, line: int, damage: str) -> None:
     site.install(site.home / "one", artefacts=[site.artefact("data")])
-    (proof,) = site.cache.glob("pkgs/data-*.proof.json")
-    lines = proof.read_text().split("\n")
+    (manifest,) = site.cache.glob("pkgs/data-*.proof.json")
+    lines = manifest.read_text().split("\n")
     lines[line] = damage
-    proof.write_text("\n".join(lines))
+    manifest.write_text("\n".join(lines))
     site.install(site.home / "two", artefacts=[site.artefact("data")])
     assert (site.home / "two/share/data/a.txt").read_text() == "a\n" and site.leftovers() == []
-    assert proof.read_text().split("\n")[line] != damage
+    assert manifest.read_text().split("\n")[line] != damage
 
 
 def test_a_cache_that_changes_all_the_time_is_told(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,10 +184,10 @@ def test_a_cache_that_changes_all_the_time_is_told(site: Site, monkeypatch: pyte
         for path in site.cache.glob("pkgs/linked-*/share/linked/dir/file"):
             path.unlink()
             path.write_text("y")
-        return real(workers.Crew(), task, jobs)
+        return real(workers.WorkerPool(), task, jobs)
 
-    real = workers.Crew.start
-    monkeypatch.setattr(workers.Crew, "start", lambda self, task, jobs: touch_all(task, jobs))
+    real = workers.WorkerPool.start
+    monkeypatch.setattr(workers.WorkerPool, "start", lambda self, task, jobs: touch_all(task, jobs))
     with pytest.raises(VerificationError, match="extracted packages changed 3 times while they were linked"):
         site.install(site.home / "env")
     assert not (site.home / "env").exists() and site.leftovers() == []
@@ -195,14 +195,14 @@ def test_a_cache_that_changes_all_the_time_is_told(site: Site, monkeypatch: pyte
 
 def test_a_process_that_is_killed_is_told_and_leaves_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "FEW", 0)
-    real = workers.Crew._share
+    real = workers.WorkerPool._share
 
-    def share_and_kill(self: workers.Crew, proofs: set[str]) -> None:
-        real(self, proofs)
+    def share_and_kill(self: workers.WorkerPool, manifests: set[str]) -> None:
+        real(self, manifests)
         self._children[0].kill()
         self._children[0].wait()
 
-    monkeypatch.setattr(workers.Crew, "_share", share_and_kill)
+    monkeypatch.setattr(workers.WorkerPool, "_share", share_and_kill)
     with pytest.raises(SatenvError, match=f"the process ended with -{signal.SIGKILL.value}"):
         site.install(site.home / "env")
     assert not (site.home / "env").exists() and site.leftovers() == []
@@ -211,7 +211,7 @@ def test_a_process_that_is_killed_is_told_and_leaves_nothing(site: Site, monkeyp
 def test_the_processes_end_with_their_parent() -> None:
     worker = Path(workers.__file__).with_name("worker_main.py")
     child = subprocess.Popen([sys.executable, "-I", "-S", worker], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    child.stdin.write(b'{"task": "prove", "jobs": [{"proof_path": "/nowhere", "folder": "/nowhere"}]}\n')
+    child.stdin.write(b'{"task": "verify", "jobs": [{"manifest_path": "/nowhere", "folder": "/nowhere"}]}\n')
     child.stdin.flush()
     assert json.loads(child.stdout.readline()) == {"results": ["nowhere"]}
     child.stdin.close()

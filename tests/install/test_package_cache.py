@@ -92,7 +92,7 @@ def test_a_layers_own_word_is_not_taken(site: Site, layer: Path) -> None:
     path = extracted(layer, "data") / "share/data/a.txt"
     before = path.stat()
     path.write_text("b\n")
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # as its own proof says
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # as its own manifest says
     site.install(site.home / "env", layers=[layer])
     assert (site.home / "env/share/data/a.txt").read_text() == "a\n" and site.server.requests == []
     assert extracted(site.cache, "data").is_dir()

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
-import queue
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cogvideo_sat_env.base import diskspace
 from cogvideo_sat_env.base.artefacts import CondaArtefact, PipPin
-from cogvideo_sat_env.base.errors import SatenvError, VerificationError
 from cogvideo_sat_env.bundle.verify import Sink
 from cogvideo_sat_env.fetch.archives import artefact_path
-from cogvideo_sat_env.install import package_cache
-
-_WORKER = Path(package_cache.__file__).with_name("unpack_worker.py")
+from cogvideo_sat_env.install.extractor import Extractor
 
 
 @contextmanager
@@ -56,64 +48,11 @@ def _locked(folder: Path) -> Iterator[bool]:
         os.close(descriptor)
 
 
-class Workers:
-    """Extraction in processes of their own: rattler holds the interpreter lock while it extracts."""
-
-    def __init__(self, count: int, packages: Path) -> None:
-        self._packages = packages
-        self._idle: queue.Queue[subprocess.Popen[str]] = queue.Queue()
-        self._all: list[subprocess.Popen[str]] = []
-        for _ in range(count):
-            child = subprocess.Popen(
-                [sys.executable, "-I", str(_WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                encoding="utf-8",
-            )  # fmt: skip
-            self._all.append(child)
-            self._idle.put(child)
-
-    def __enter__(self) -> Workers:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for child in self._all:
-            child.kill()
-            child.wait()
-            child.stdin.close()
-            child.stdout.close()
-
-    def run(self, artefact: CondaArtefact, archive: Path) -> None:
-        """Extract the proven `archive`. Raises VerificationError, PrefixError (no space), SatenvError."""
-        facts = {name: getattr(artefact, name) for name in ("name", "version", "build", "sha256")}
-        wanted = {"key": package_cache.key(artefact), **facts}
-        child = self._idle.get()
-        try:
-            child.stdin.write(
-                json.dumps({"archive": str(archive), "wanted": wanted, "packages": str(self._packages)}) + "\n"
-            )
-            child.stdin.flush()
-            line = child.stdout.readline()
-        except OSError:
-            line = ""
-        finally:
-            self._idle.put(child)
-        answer = json.loads(line) if line else {"event": "failed", "text": "the extracting process has ended"}
-        if answer["event"] == "refused":
-            raise VerificationError(answer["text"], answer.get("remedy"))
-        if answer["event"] != "unpacked":
-            text = str(answer["text"])
-            if any(mark in text for mark in diskspace.MARKS):
-                raise diskspace.full(self._packages, "the extracted packages")
-            raise SatenvError(
-                f"{artefact.file_name} can't be extracted: {text}",
-                "run it again; if it repeats, check memory limits (ulimit, cgroup) and report it",
-            )
-
-
 class Extract(Sink):
     """A package on its way out of the bundle: an archive for a moment, then extracted, then gone."""
 
-    def __init__(self, artefact: CondaArtefact, scratch: Path, workers: Workers) -> None:
-        self._artefact, self._workers = artefact, workers
+    def __init__(self, artefact: CondaArtefact, scratch: Path, extractor: Extractor) -> None:
+        self._artefact, self._extractor = artefact, extractor
         # the name decides how it is read, and two channels may use the same one
         folder = scratch / artefact.sha256[:16]
         folder.mkdir()
@@ -127,9 +66,9 @@ class Extract(Sink):
             view = view[self._stream.write(view) :]
 
     def done(self) -> None:
-        """Extract the proven archive."""
+        """Extract the verified archive."""
         self._stream.close()
-        self._workers.run(self._artefact, self._path)
+        self._extractor.run(self._artefact, self._path)
 
     def close(self) -> None:
         """Remove the archive, or what there is of it."""
@@ -151,7 +90,7 @@ class Keep(Sink):
         self._stream.write(piece)
 
     def done(self) -> None:
-        """Give the proven file its name."""
+        """Give the verified file its name."""
         self._stream.close()
         os.replace(self._side, self._path)
 

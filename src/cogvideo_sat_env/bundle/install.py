@@ -6,7 +6,6 @@ not touched before all of it is right.
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 import time
@@ -22,13 +21,14 @@ from cogvideo_sat_env.base.paths import cache_dir, current_platform
 from cogvideo_sat_env.base.progress import Progress, human_bytes
 from cogvideo_sat_env.bundle import signature
 from cogvideo_sat_env.bundle.container import Bundle, Member, open_bundle
-from cogvideo_sat_env.bundle.extract import Extract, Keep, Workers, scratch_folder
+from cogvideo_sat_env.bundle.extract import Extract, Keep, scratch_folder
 from cogvideo_sat_env.bundle.unpack_tool import unpack_project
 from cogvideo_sat_env.bundle.verify import Sink, verify
 from cogvideo_sat_env.create import create as creation
 from cogvideo_sat_env.create import source_plan
 from cogvideo_sat_env.create.outcome import Outcome
 from cogvideo_sat_env.install import activation, package_cache, receipt
+from cogvideo_sat_env.install.extractor import PROCESSES, Extractor
 from cogvideo_sat_env.install.transaction import require_usable
 from cogvideo_sat_env.source.mirror.selection import OWN, OWN_LOCKS, WHEELHOUSE, Part, part_from_json
 from cogvideo_sat_env.source.source import Source
@@ -191,34 +191,33 @@ def _prove_and_extract(bundle: Bundle, part: Part, cache: Path, progress: Progre
     for path, item in [*artefacts.items(), *pins.items()]:
         if path not in bundle.members or bundle.members[path].sha256 != item.sha256:
             raise VerificationError(f"{bundle.path}: lacks {path} with SHA-256 {item.sha256}", "pack it again")
-    shelf = package_cache.Store(cache, (), progress)
-    there = shelf.find(list(artefacts.values()))
+    packages = package_cache.PackageCache(cache, (), progress)
+    there = packages.find(list(artefacts.values()))
     missing = {path: a for path, a in artefacts.items() if a.sha256 not in there}
-    workers = min(4, os.cpu_count() or 1)
-    _require_space(bundle, part, missing, cache, workers, progress)
+    _require_space(bundle, part, missing, cache, progress)
     total = sum(member.size for member in bundle.members.values())
     with (
         diskspace.watch(cache, "the extracted packages"),
         scratch_folder(cache) as scratch,
-        Workers(workers, shelf.packages) as extract,
+        Extractor(packages.packages) as extractor,
         progress.task(f"Proving {len(bundle.members)} files, extracting {len(missing)}", total, "bytes") as task,
     ):
 
         def take(member: Member) -> Sink | None:
             if member.path in missing:
-                return Extract(missing[member.path], scratch, extract)
+                return Extract(missing[member.path], scratch, extractor)
             if member.path in pins:
                 return Keep(pins[member.path], cache)
             return None
 
-        verify(bundle, take=take, seen=task.advance, jobs=workers)
+        verify(bundle, take=take, seen=task.advance, jobs=extractor.count)
 
 
 def _require_space(
-    bundle: Bundle, part: Part, missing: dict[str, CondaArtefact], cache: Path, workers: int, progress: Progress
+    bundle: Bundle, part: Part, missing: dict[str, CondaArtefact], cache: Path, progress: Progress
 ) -> None:
     installed = {f"channel/{e['path']}": e["installed_bytes"] for e in bundle.manifest["parts"][part.variant]["conda"]}
-    largest = sorted((bundle.members[path].size for path in missing), reverse=True)[:workers]
+    largest = sorted((bundle.members[path].size for path in missing), reverse=True)[:PROCESSES]
     needed = sum(installed[path] for path in missing) + sum(largest)
     progress.say(
         f"Needs {human_bytes(needed)} in {cache}: {len(missing)} packages are extracted there, and the environment "
@@ -228,5 +227,5 @@ def _require_space(
 
 
 def _extract_alone(archive: Path, artefact: CondaArtefact, cache: Path, progress: Progress) -> None:
-    with Workers(1, package_cache.Store(cache, (), progress).packages) as extract:
-        extract.run(artefact, archive)
+    with Extractor(package_cache.PackageCache(cache, (), progress).packages) as extractor:
+        extractor.run(artefact, archive)

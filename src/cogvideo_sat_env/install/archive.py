@@ -14,24 +14,24 @@ from typing import Any
 from cogvideo_sat_env.base.artefacts import CondaArtefact
 from cogvideo_sat_env.base.errors import PrefixError, VerificationError
 from cogvideo_sat_env.install import package_manifest
-from cogvideo_sat_env.install.package_manifest import Proof
+from cogvideo_sat_env.install.package_manifest import PackageManifest
 
 _LINK_SCRIPT = re.compile(r"^bin/\.(?P<package>.+)-(?P<kind>post-link|pre-link|pre-unlink|post-unlink)\.sh$")
 
 
 @dataclass(frozen=True)
 class Package:
-    """One extracted package: its lock entry, its proof, and its own info/index.json and info/paths.json."""
+    """One extracted package: its lock entry, its manifest, and its own info/index.json and info/paths.json."""
 
     artefact: CondaArtefact
-    proof: Proof
+    manifest: PackageManifest
     index: Mapping[str, Any]
     paths: Sequence[Mapping[str, Any]]
 
     @property
     def folder(self) -> Path:
         """Where it is extracted."""
-        return self.proof.folder
+        return self.manifest.folder
 
     @property
     def record_name(self) -> str:
@@ -54,11 +54,11 @@ class Package:
         return tuple(str(e["_path"]) for e in self.paths if _LINK_SCRIPT.match(str(e["_path"])))
 
 
-def read_packages(artefacts: Sequence[CondaArtefact], proofs: Mapping[str, Proof]) -> list[Package]:
-    """Read what the extracted packages say; `proofs` by SHA-256. Raises VerificationError."""
+def read_packages(artefacts: Sequence[CondaArtefact], manifests: Mapping[str, PackageManifest]) -> list[Package]:
+    """Read what the extracted packages say; `manifests` by SHA-256. Raises VerificationError."""
     packages = []
     for artefact in artefacts:
-        proven = proofs[artefact.sha256]
+        proven = manifests[artefact.sha256]
         try:
             index = json.loads((proven.folder / "info" / "index.json").read_bytes())
         except (OSError, ValueError) as error:

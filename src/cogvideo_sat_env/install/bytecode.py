@@ -19,14 +19,14 @@ from cogvideo_sat_env.install.hardlink import cached_path, target_of
 from cogvideo_sat_env.install.layout import Layout
 from cogvideo_sat_env.install.link import plain_job
 from cogvideo_sat_env.install.prefix_python import PrefixPython
-from cogvideo_sat_env.install.workers import Crew
+from cogvideo_sat_env.install.workers import WorkerPool
 
 _LIST = ".satenv-compile"
 _WORTH = 100  # files: fewer aren't worth another process
 
 
 def compile_noarch(
-    python: PrefixPython, packages: Sequence[Package], layout: Layout, cache: BytecodeCache, crew: Crew,
+    python: PrefixPython, packages: Sequence[Package], layout: Layout, cache: BytecodeCache, workers: WorkerPool,
     progress: Progress,
 ) -> None:  # fmt: skip
     """Give the noarch Python ones of `packages` bytecode, from `cache` where it has it.
@@ -36,7 +36,7 @@ def compile_noarch(
     """
     noarch = [(number, package) for number, package in enumerate(packages) if package.noarch_python]
     jobs = [plain_job(p, layout, number, python.root) | cache.job(p) for number, p in noarch]
-    lacking = crew.run("link_bytecode", jobs)
+    lacking = workers.run("link_bytecode", jobs)
     names = [name for names in lacking for name in names]
     for number, package in noarch:  # what rattler linked
         targets = (target_of(entry["_path"], layout.site) for entry in layout.rest(package, number))
@@ -44,7 +44,7 @@ def compile_noarch(
     made = compile_files(python, list(dict.fromkeys(names)), None, progress)
     new = [job for job, names in zip(jobs, lacking, strict=True) if any(name in made for name in names)]
     if new:
-        cache.keep(new, crew)
+        cache.keep(new, workers)
 
 
 def compile_files(

@@ -23,7 +23,7 @@ from cogvideo_sat_env.base import diskspace
 from cogvideo_sat_env.install.archive import Package
 from cogvideo_sat_env.install.package_cache import key
 from cogvideo_sat_env.install.prefix_python import PrefixPython
-from cogvideo_sat_env.install.workers import Crew
+from cogvideo_sat_env.install.workers import WorkerPool
 
 
 class BytecodeCache:
@@ -34,11 +34,11 @@ class BytecodeCache:
         self._folder = cache / "bytecode" / f"{python.cache_tag}.{python.build}"
 
     def job(self, package: Package) -> dict[str, Any]:
-        """Return the arguments of the tasks in bytecodefiles.py that tell where the bytecode of `package` is kept."""
+        """Return the arguments of the tasks in bytecode_files.py that tell where the bytecode of `package` is kept."""
         kept = self._folder / key(package.artefact)
         return {"tag": self._tag, "kept": str(kept), "noted": f"{kept}.json", "anew": self._full}
 
-    def keep(self, jobs: Sequence[Mapping[str, Any]], crew: Crew) -> None:
+    def keep(self, jobs: Sequence[Mapping[str, Any]], workers: WorkerPool) -> None:
         """Keep the bytecode that was made in the prefix, by `jobs` of packages. A read-only cache is left as it is.
 
         Raises PrefixError (no space).
@@ -48,4 +48,4 @@ class BytecodeCache:
         with diskspace.watch(self._cache, "the bytecode in the package cache"):
             self._folder.mkdir(parents=True, exist_ok=True)
             with FileLock(self._folder / "lock"):
-                crew.run("keep_bytecode", jobs)
+                workers.run("keep_bytecode", jobs)

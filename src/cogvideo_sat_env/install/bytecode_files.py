@@ -18,7 +18,7 @@ _HEADER = 16  # bytes: magic number, flags, then modification time and size of t
 
 
 def link_bytecode(
-    proof_path: str, root: str, site: str, skip: Collection[str], tag: str, kept: str, noted: str, anew: bool
+    manifest_path: str, root: str, site: str, skip: Collection[str], tag: str, kept: str, noted: str, anew: bool
 ) -> list[str]:
     """Link kept bytecode of the package's files into `root`; return the sources that have none then.
 
@@ -26,10 +26,10 @@ def link_bytecode(
     Nothing is taken from there if it is to be made `anew`.
     """
     facts = {} if anew else _read(noted)
-    shipped = {target for _, target, _ in targets(proof_path, site, ())}
+    shipped = {target for _, target, _ in targets(manifest_path, site, ())}
     lacking = []
     made: set[str] = set()
-    for name, source, fact in targets(proof_path, site, skip):
+    for name, source, fact in targets(manifest_path, site, skip):
         cached = cached_path(source, tag)
         if not name.endswith(".py") or cached in shipped:
             continue
@@ -50,13 +50,13 @@ def link_bytecode(
 
 
 def keep_bytecode(
-    proof_path: str, root: str, site: str, skip: Collection[str], tag: str, kept: str, noted: str, anew: bool
+    manifest_path: str, root: str, site: str, skip: Collection[str], tag: str, kept: str, noted: str, anew: bool
 ) -> int:
     """Keep the bytecode that is in `root` of the package's files, for other prefixes; return of how many.
 
     One process at a time may do it for a package. Where no links are possible nothing is kept.
     """
-    made = _made(proof_path, root, site, skip, tag)
+    made = _made(manifest_path, root, site, skip, tag)
     before = {} if anew else _read(noted)
     if all(_fits(before, kept, inside, source, fact) for inside, source, _, fact in made):
         return 0  # another run has just kept the same
@@ -90,15 +90,15 @@ def keep_bytecode(
 
 
 def _made(
-    proof_path: str, root: str, site: str, skip: Collection[str], tag: str
+    manifest_path: str, root: str, site: str, skip: Collection[str], tag: str
 ) -> list[tuple[str, str, str, package_manifest.Fact]]:
     """Return path in the package, source, bytecode and the source's facts of the bytecode that is in `root`.
 
     Only of sources that are the package's own: hard links to the proven files.
     """
-    shipped = {target for _, target, _ in targets(proof_path, site, ())}
+    shipped = {target for _, target, _ in targets(manifest_path, site, ())}
     found = []
-    for name, target, fact in targets(proof_path, site, skip):
+    for name, target, fact in targets(manifest_path, site, skip):
         cached = cached_path(target, tag)
         if not (name.endswith(".py") and name.startswith(SITE)) or cached in shipped:
             continue

@@ -12,12 +12,12 @@ from cogvideo_sat_env.base.errors import VerificationError
 from cogvideo_sat_env.install.archive import Package
 from cogvideo_sat_env.install.layout import Layout
 from cogvideo_sat_env.install.link import VIEW, plain_job
-from cogvideo_sat_env.install.workers import Crew
+from cogvideo_sat_env.install.workers import WorkerPool
 
 
 def complete(
-    packages: Sequence[Package], layout: Layout, staging: Path, requested: Sequence[str], tag: str | None, crew: Crew,
-    linked: bool,
+    packages: Sequence[Package], layout: Layout, staging: Path, requested: Sequence[str], tag: str | None,
+    workers: WorkerPool, linked: bool,
 ) -> None:  # fmt: skip
     """Complete the records that rattler wrote in `staging`, and write the history.
 
@@ -38,7 +38,7 @@ def complete(
             "renamed": [str(staging / VIEW / package.record_name), str(package.folder)],
             "tag": tag if package.noarch_python else None,
         })  # fmt: skip
-    work = crew.start("complete_record", jobs)
+    work = workers.start("complete_record", jobs)
     (staging / "conda-meta" / "history").write_text(_history(packages, requested), encoding="utf-8")
     work.wait()
 

@@ -27,26 +27,26 @@ _read = package_manifest.plain_files
 
 
 def remember() -> None:
-    """Read the proof of a package once for all tasks: for a process that ends before it can be written anew."""
+    """Read the manifest of a package once for all tasks: for a process that ends before it can be written anew."""
     global _read
     _read = functools.cache(package_manifest.plain_files)
 
 
-def prove(proof_path: str, folder: str) -> str | None:
+def verify(manifest_path: str, folder: str) -> str | None:
     """Return the first file that is not as noted, or None."""
-    return package_manifest.changed(Path(proof_path), Path(folder))
+    return package_manifest.changed(Path(manifest_path), Path(folder))
 
 
-def link(proof_path: str, folder: str, root: str, site: str | None, skip: Collection[str]) -> str | int:
+def link(manifest_path: str, folder: str, root: str, site: str | None, skip: Collection[str]) -> str | int:
     """Link the plain files into `root`, but for those that would become one of `skip`; return how many they are.
 
     A file that is not as noted ends it: its name is returned. `site` is the site-packages of the prefix, for a noarch
     Python package. Where no hard link is possible the files are copied.
     """
     try:
-        files = targets(proof_path, site, skip)
+        files = targets(manifest_path, site, skip)
     except (OSError, ValueError):
-        return os.path.basename(proof_path)
+        return os.path.basename(manifest_path)
     copying = False
     here, source, target = None, -1, -1
     try:
@@ -96,7 +96,7 @@ def _close(*descriptors: int) -> None:
 
 
 def complete_record(
-    record: str, proof_path: str, root: str, site: str | None, skip: Collection[str], renamed: Sequence[str],
+    record: str, manifest_path: str, root: str, site: str | None, skip: Collection[str], renamed: Sequence[str],
     asked: Sequence[str], tag: str | None, linked: bool,
 ) -> None:  # fmt: skip
     """Add the plain files to the conda-meta record that rattler wrote of the others, and the bytecode that is there.
@@ -113,7 +113,7 @@ def complete_record(
         said["requested_spec"] = asked[0]  # the field that conda reads
     paths = said.pop("paths_data")
     entries = {entry["_path"]: json.dumps(entry) for entry in paths.pop("paths")}
-    for _, target, (size, _, _, sha256) in targets(proof_path, site, skip) if linked else ():
+    for _, target, (size, _, _, sha256) in targets(manifest_path, site, skip) if linked else ():
         entries[target] = (
             f'{{"_path": {quoted(target)}, "path_type": "hardlink", "sha256": "{sha256}", "size_in_bytes": {size}}}'
         )
@@ -139,12 +139,14 @@ def cached_path(source: str, tag: str) -> str:
     return f"{folder}/__pycache__/{file.removesuffix('.py')}.{tag}.pyc".lstrip("/")
 
 
-def targets(proof_path: str, site: str | None, skip: Collection[str]) -> list[tuple[str, str, package_manifest.Fact]]:
+def targets(
+    manifest_path: str, site: str | None, skip: Collection[str]
+) -> list[tuple[str, str, package_manifest.Fact]]:
     """Return path in the package, path in the prefix and facts of the plain files that are to be linked.
 
-    Raises OSError, ValueError (a damaged proof).
+    Raises OSError, ValueError (a damaged manifest).
     """
-    facts = _read(Path(proof_path))
+    facts = _read(Path(manifest_path))
     if site is None and not skip:
         return [(name, name, fact) for name, fact in facts.items()]
     skipped = frozenset(skip)

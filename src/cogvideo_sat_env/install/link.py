@@ -19,7 +19,7 @@ from cogvideo_sat_env.base.progress import Progress
 from cogvideo_sat_env.install.archive import Package
 from cogvideo_sat_env.install.layout import Layout
 from cogvideo_sat_env.install.staging import held_fds
-from cogvideo_sat_env.install.workers import Crew, Work
+from cogvideo_sat_env.install.workers import Work, WorkerPool
 
 _WORKER = Path(__file__).with_name("link_worker.py")
 VIEW = ".satenv-view"  # in the staging directory while linking: what rattler is shown of the extracted packages
@@ -46,13 +46,13 @@ def link(
     prefix: Path,
     platform: str,
     cache: Path,
-    crew: Crew,
+    workers: WorkerPool,
     progress: Progress,
 ) -> bool:
     """Link `packages` into `staging` so that every embedded path says `prefix`.
 
-    `crew` proves and links the plain files while rattler does all others, which are proven already, and writes the
-    conda-meta records of these (records.py completes them). Link scripts are not run. `cache` is where most of the
+    `workers` proves and links the plain files while rattler does all others, which are proven already, and writes the
+    conda-meta records of these (conda_meta.py completes them). Link scripts are not run. `cache` is where most of the
     packages are extracted: without hard links between the two the prefix needs space of its own, and rattler copies
     everything. Return whether plain files were linked apart from the others.
     Raises Changed, PrefixError (no space), VerificationError (a package that can't be linked as it says).
@@ -60,13 +60,13 @@ def link(
     linked = diskspace.same_file_system(cache, prefix)
     if not linked:
         diskspace.require(prefix, sum(p.installed_bytes for p in packages), "the environment")
-        jobs = [{"proof_path": str(p.proof.path), "folder": str(p.folder)} for p in packages]
-        _require_same(crew.run("prove", jobs))
+        jobs = [{"manifest_path": str(p.manifest.path), "folder": str(p.folder)} for p in packages]
+        _require_same(workers.run("verify", jobs))
     view = staging / VIEW
 
     def plain() -> Work:
         jobs = [{**plain_job(p, layout, number, staging), "folder": str(p.folder)} for number, p in enumerate(packages)]
-        return crew.start("link", jobs if linked else [])
+        return workers.start("link", jobs if linked else [])
 
     def rest() -> dict[str, Any]:
         entries = [_rest(p, layout, number, linked) for number, p in enumerate(packages)]
@@ -94,16 +94,17 @@ def _described(package: Package, paths: list[Mapping[str, Any]] | None) -> dict[
     """Return what link_worker.py is told of a package; `paths` are the entries to link, None for all."""
     artefact = package.artefact
     return {
-        "name": package.record_name, "folder": str(package.folder), "paths": paths, "size": package.proof.archive_size,
-        "sha256": artefact.sha256, "md5": artefact.md5, "file_name": artefact.file_name, "url": artefact.url,
+        "name": package.record_name, "folder": str(package.folder), "paths": paths,
+        "size": package.manifest.archive_size, "sha256": artefact.sha256, "md5": artefact.md5,
+        "file_name": artefact.file_name, "url": artefact.url,
         "channel": artefact.channel,
     }  # fmt: skip
 
 
 def plain_job(package: Package, layout: Layout, number: int, root: Path) -> dict[str, Any]:
-    """Return the arguments that most tasks of plainfiles.py have in common."""
+    """Return the arguments that most tasks of hardlink.py have in common."""
     return {
-        "proof_path": str(package.proof.path), "root": str(root), "site": layout.site_for(package),
+        "manifest_path": str(package.manifest.path), "root": str(root), "site": layout.site_for(package),
         "skip": layout.skipped(number),
     }  # fmt: skip
 

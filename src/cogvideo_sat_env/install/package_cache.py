@@ -10,29 +10,22 @@ byte by byte, and then used in place; nothing is ever written to them.
 
 from __future__ import annotations
 
-import json
 import os
-import queue
 import stat
-import subprocess
-import sys
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from cogvideo_sat_env.base import diskspace
 from cogvideo_sat_env.base.artefacts import CondaArtefact
-from cogvideo_sat_env.base.errors import InputError, PrefixError, SatenvError, VerificationError
+from cogvideo_sat_env.base.errors import InputError, SatenvError, VerificationError
 from cogvideo_sat_env.base.hashing import sha256_file
 from cogvideo_sat_env.base.progress import Progress
 from cogvideo_sat_env.fetch.archives import artefact_path
 from cogvideo_sat_env.install import package_manifest
-from cogvideo_sat_env.install.package_manifest import Proof
-from cogvideo_sat_env.install.workers import Crew, reap
+from cogvideo_sat_env.install.package_manifest import PackageManifest
+from cogvideo_sat_env.install.workers import WorkerPool
 
-PROCESSES = 4  # that extract at once, at most: more than a disk can take is of no use
-_WORKER = Path(__file__).with_name("unpack_worker.py")
 _COMPARED = ("info/index.json", "info/paths.json", "info/link.json")  # what decides how a package is linked
 
 
@@ -53,7 +46,7 @@ def layers_from_environment() -> tuple[Path, ...]:
     return tuple(named)
 
 
-class Store:
+class PackageCache:
     """The package cache in `cache`, over read-only `layers`. With `full` every byte is hashed again before use."""
 
     def __init__(self, cache: Path, layers: Sequence[Path], progress: Progress, full: bool = False) -> None:
@@ -62,17 +55,17 @@ class Store:
         with diskspace.watch(cache, "the package cache"):
             self.packages.mkdir(parents=True, exist_ok=True)
 
-    def find(self, artefacts: Sequence[CondaArtefact], plain: bool = True) -> dict[str, Proof]:
-        """Return the proofs of the packages that are there unchanged, by the SHA-256 of the archive.
+    def find(self, artefacts: Sequence[CondaArtefact], plain: bool = True) -> dict[str, PackageManifest]:
+        """Return the manifests of the packages that are there unchanged, by the SHA-256 of the archive.
 
         Without `plain` the plain files aren't looked at: whoever links them does it then.
         """
         unique = list({a.sha256: a for a in artefacts}.values())
         known = {a.sha256: noted for a in unique if (noted := self._noted(a)) is not None}
-        jobs = [{"proof_path": str(noted.path), "folder": str(noted.folder)} for noted in known.values()]
+        jobs = [{"manifest_path": str(noted.path), "folder": str(noted.folder)} for noted in known.values()]
         if plain:
-            with Crew() as crew:
-                changed = dict(zip(known, crew.run("prove", jobs), strict=True))
+            with WorkerPool() as workers:
+                changed = dict(zip(known, workers.run("verify", jobs), strict=True))
         else:
             changed = {
                 sha: package_manifest.changed(noted.path, noted.folder, plain=False) for sha, noted in known.items()
@@ -81,33 +74,35 @@ class Store:
             found = list(pool.map(lambda a: self._judge(a, known.get(a.sha256), changed.get(a.sha256)), unique))
         return {proven.sha256: proven for proven in found if proven}
 
-    def _noted(self, artefact: CondaArtefact) -> Proof | None:
-        noted = package_manifest.read(self._proof_path(artefact))
+    def _noted(self, artefact: CondaArtefact) -> PackageManifest | None:
+        noted = package_manifest.read(self._manifest_path(artefact))
         return noted if noted and noted.sha256 == artefact.sha256 and noted.folder in self._places(artefact) else None
 
-    def _judge(self, artefact: CondaArtefact, noted: Proof | None, different: str | None) -> Proof | None:
+    def _judge(
+        self, artefact: CondaArtefact, noted: PackageManifest | None, different: str | None
+    ) -> PackageManifest | None:
         if noted:
             if different is None and self._full:
                 different = package_manifest.hash_files(noted.folder, package_manifest.read_paths(noted.folder))
             if different is None:
                 return noted
             self.forget(artefact, noted.folder, different)
-        return self._prove_in_layer(artefact)
+        return self._verify_in_layer(artefact)
 
     def forget(self, artefact: CondaArtefact, folder: Path, different: str) -> None:
         """Take a package for not extracted, because the file `different` in `folder` is not as noted."""
         if folder.is_dir():
             self._progress.say(f"cache: {different} of {artefact.name} was changed; it is extracted again")
-        self._proof_path(artefact).unlink(missing_ok=True)
+        self._manifest_path(artefact).unlink(missing_ok=True)
 
-    def load(self, artefacts: Sequence[CondaArtefact]) -> dict[str, Proof]:
-        """Return the proofs of packages that were just extracted. Raises SatenvError when one is gone again."""
+    def load(self, artefacts: Sequence[CondaArtefact]) -> dict[str, PackageManifest]:
+        """Return the manifests of packages that were just extracted. Raises SatenvError when one is gone again."""
         found = {}
         for artefact in artefacts:
-            known = package_manifest.read(self._proof_path(artefact))
+            known = package_manifest.read(self._manifest_path(artefact))
             if known is None or known.sha256 != artefact.sha256:
                 raise SatenvError(
-                    f"{self._proof_path(artefact)}: no longer there, though {artefact.name} was just extracted",
+                    f"{self._manifest_path(artefact)}: no longer there, though {artefact.name} was just extracted",
                     "something clears the cache while it is used: run it again, or choose another with SATENV_CACHE",
                 )
             found[artefact.sha256] = known
@@ -127,10 +122,10 @@ class Store:
     def _places(self, artefact: CondaArtefact) -> list[Path]:
         return [self.packages / key(artefact), *(layer / "pkgs" / key(artefact) for layer in self._layers)]
 
-    def _proof_path(self, artefact: CondaArtefact) -> Path:
+    def _manifest_path(self, artefact: CondaArtefact) -> Path:
         return self.packages / f"{key(artefact)}.proof.json"
 
-    def _prove_in_layer(self, artefact: CondaArtefact) -> Proof | None:
+    def _verify_in_layer(self, artefact: CondaArtefact) -> PackageManifest | None:
         """Prove a layer's extracted package with the layer's archive: its own word for it isn't taken."""
         folder = next((place for place in self._places(artefact)[1:] if place.is_dir()), None)
         archive = self._archive_in_layer(artefact)
@@ -140,13 +135,13 @@ class Store:
             same = all((folder / name).read_bytes() == content for name, content in _info(archive).items())
             if not same or package_manifest.hash_files(folder, package_manifest.read_paths(folder)) is not None:
                 return None
-            made = Proof(folder, artefact.sha256, archive.stat().st_size, self._proof_path(artefact))
+            made = PackageManifest(folder, artefact.sha256, archive.stat().st_size, self._manifest_path(artefact))
             found, paths = dict(package_manifest.walk(str(folder))), package_manifest.read_paths(folder)
             if not all(stat.S_ISREG(found[e["_path"]].st_mode) for e in paths if package_manifest.is_plain(e)):
                 return None
         except (OSError, VerificationError):  # the layer's is incomplete: it is extracted from the archive instead
             return None
-        package_manifest.write(self._proof_path(artefact), made, found, paths)
+        package_manifest.write(self._manifest_path(artefact), made, found, paths)
         return made
 
 
@@ -159,104 +154,3 @@ def _info(archive: Path) -> dict[str, bytes]:
         return await (await PackageArchive.from_path(archive)).read_files(list(_COMPARED))
 
     return {name: content for name, content in asyncio.run(read()).items() if content is not None}
-
-
-class Unpacker:
-    """Extracts packages in processes of their own while others are still being downloaded.
-
-    `add` may be called from any thread; `finish` waits for all and raises the first error. Leaving the block early ends
-    the processes.
-    """
-
-    def __init__(self, store: Store, cache: Path) -> None:
-        self._packages, self._cache = store.packages, cache
-        self._jobs: queue.Queue[dict | None] = queue.Queue()
-        self._errors: list[SatenvError] = []
-        self._children: list[subprocess.Popen[str]] = []
-        self._threads: list[threading.Thread] = []
-        self._guard = threading.Lock()
-        self._added = self._done = 0
-        self._closed = False
-        self._tell: Callable[[int], None] = lambda _: None
-
-    def __enter__(self) -> Unpacker:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with self._guard:  # no process is started after this
-            self._closed = True
-            for child in self._children:
-                child.kill()
-        for _ in self._threads:
-            self._jobs.put(None)
-        for thread in self._threads:
-            thread.join()
-        reap(self._children)
-
-    def add(self, artefact: CondaArtefact, archive: Path) -> None:
-        """Extract `archive`, which is proven to be `artefact`, as soon as a process is free."""
-        wanted = {"key": key(artefact), **{n: getattr(artefact, n) for n in ("name", "version", "build", "sha256")}}
-        with self._guard:
-            self._added += 1
-            if len(self._threads) < min(PROCESSES, os.cpu_count() or 1):
-                thread = threading.Thread(target=self._serve, daemon=True)
-                self._threads.append(thread)
-                thread.start()
-        self._jobs.put({"archive": str(archive), "wanted": wanted, "packages": str(self._packages)})
-
-    def finish(self, progress: Progress) -> None:
-        """Wait until everything is extracted. Raises VerificationError, PrefixError (no space), SatenvError."""
-        with progress.task("Extracting", self._added, "packages") as task:
-            with self._guard:
-                task.advance(self._done)
-                self._tell = task.advance
-            for _ in self._threads:
-                self._jobs.put(None)
-            for thread in self._threads:
-                thread.join()
-        if self._errors:
-            raise self._errors[0]
-
-    def _serve(self) -> None:
-        child = None
-        while (job := self._jobs.get()) is not None:
-            with self._guard:
-                if self._errors or self._closed:
-                    continue
-                if child is None:
-                    child = subprocess.Popen(
-                        [sys.executable, "-I", str(_WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                        encoding="utf-8",
-                    )  # fmt: skip
-                    self._children.append(child)
-            answer = _ask(child, job)
-            with self._guard:
-                self._done += 1
-                self._tell(1)
-                if answer["event"] != "unpacked":
-                    self._errors.append(self._error(answer, job))
-
-    def _error(self, answer: Mapping[str, str], job: Mapping) -> SatenvError:
-        text = answer["text"]
-        if answer["event"] == "refused":
-            return VerificationError(text, answer.get("remedy"))
-        if any(mark in text for mark in diskspace.MARKS):
-            return diskspace.full(self._cache, "the extracted packages")
-        if "Permission denied" in text or "Read-only file system" in text:
-            return PrefixError(f"{self._packages}: not writable: {text}", "choose another cache with SATENV_CACHE")
-        return SatenvError(
-            f"{job['wanted']['name']} can't be extracted: {text}",
-            "run it again; if it repeats, check memory limits (ulimit, cgroup) and report it",
-        )
-
-
-def _ask(child: subprocess.Popen[str], job: Mapping) -> dict[str, str]:
-    try:
-        child.stdin.write(json.dumps(job) + "\n")
-        child.stdin.flush()
-        line = child.stdout.readline()
-        if line:
-            return json.loads(line)
-    except (BrokenPipeError, ValueError):
-        pass  # told below
-    return {"event": "failed", "text": f"the extracting process ended with {child.wait()}"}

@@ -4,8 +4,8 @@ A package is extracted from an archive that has the lock's SHA-256; then size, m
 are noted beside it. While they stay as noted the files count as unchanged (as git and make judge); `hash_files` reads
 every byte instead.
 
-Three lines of JSON: whose proof it is; files that are not plain; the plain ones, which are the same in every prefix
-(with the SHA-256 that the package lists for them). Only the standard library is imported: plainfiles.py reads it in
+Three lines of JSON: whose manifest it is; files that are not plain; the plain ones, which are the same in every prefix
+(with the SHA-256 that the package lists for them). Only the standard library is imported: hardlink.py reads it in
 many processes.
 """
 
@@ -28,7 +28,7 @@ Fact = list[Any]  # size in bytes, modification time in ns, inode; of a plain fi
 
 
 @dataclass(frozen=True)
-class Proof:
+class PackageManifest:
     """The extracted package in `folder` came from the archive with this SHA-256 and size in bytes; noted in `path`."""
 
     folder: Path
@@ -38,7 +38,7 @@ class Proof:
 
 
 def changed(path: Path, folder: Path, plain: bool = True) -> str | None:
-    """Return the first file in `folder` that is not as the proof in `path` noted it, or None.
+    """Return the first file in `folder` that is not as the manifest in `path` noted it, or None.
 
     Without `plain` only the others are looked at.
     """
@@ -65,7 +65,7 @@ def is_changed(found: os.stat_result, noted: Fact) -> bool:
 
 
 def plain_files(path: Path) -> dict[str, Fact]:
-    """Return the facts of the plain files that the proof in `path` notes. Raises OSError, ValueError."""
+    """Return the facts of the plain files that the manifest in `path` notes. Raises OSError, ValueError."""
     return _facts(path, 2)
 
 
@@ -84,7 +84,7 @@ def is_plain(entry: Mapping[str, Any]) -> bool:
     """Tell whether a file of info/paths.json is the same in every prefix: nothing is written into it, it is no link.
 
     Whatever is unusual about its name or entry makes it another one, which rattler judges. What this says is noted in
-    proofs: another rule needs another SCHEMA.
+    manifests: another rule needs another SCHEMA.
     """
     name = entry["_path"]
     return (
@@ -99,10 +99,13 @@ def is_plain(entry: Mapping[str, Any]) -> bool:
     )
 
 
-def write(path: Path, proof: Proof, found: Mapping[str, os.stat_result], paths: Sequence[Mapping[str, Any]]) -> None:
-    """Write to `path`, whole or not at all, that the files `found` are those of `proof`; `paths` are its own list."""
+def write(
+    path: Path, manifest: PackageManifest, found: Mapping[str, os.stat_result], paths: Sequence[Mapping[str, Any]]
+) -> None:
+    """Write `manifest` to `path` in one step: it has the files `found`; `paths` are the package's own list."""
     head = {
-        "schema": SCHEMA, "folder": str(proof.folder), "sha256": proof.sha256, "archive_size": proof.archive_size
+        "schema": SCHEMA, "folder": str(manifest.folder), "sha256": manifest.sha256,
+        "archive_size": manifest.archive_size,
     }  # fmt: skip
     hashes = {entry["_path"]: entry["sha256"] for entry in paths if is_plain(entry)}
     plain = {name: [*_noted(found[name]), sha256] for name, sha256 in hashes.items()}
@@ -119,14 +122,14 @@ def _noted(found: os.stat_result) -> Fact:
     return [found.st_size, found.st_mtime_ns, found.st_ino]
 
 
-def read(path: Path) -> Proof | None:
-    """Return the proof in `path`, or None when there is none that this version understands."""
+def read(path: Path) -> PackageManifest | None:
+    """Return the manifest in `path`, or None when there is none that this version understands."""
     try:
         with open(path, encoding="utf-8") as stream:
             found = json.loads(stream.readline())
         if found["schema"] != SCHEMA:
             return None
-        return Proof(Path(found["folder"]), found["sha256"], found["archive_size"], path)
+        return PackageManifest(Path(found["folder"]), found["sha256"], found["archive_size"], path)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

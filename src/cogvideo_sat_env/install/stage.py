@@ -16,11 +16,12 @@ from cogvideo_sat_env.install import activation as activation_files
 from cogvideo_sat_env.install import archive, bytecode, conda_meta, layout, link, pip_stage, prefix_python, receipt
 from cogvideo_sat_env.install.archive import Package
 from cogvideo_sat_env.install.bytecode_cache import BytecodeCache
+from cogvideo_sat_env.install.extractor import Extractor
 from cogvideo_sat_env.install.job import Clock, Job
-from cogvideo_sat_env.install.package_cache import Store, Unpacker
-from cogvideo_sat_env.install.package_manifest import Proof
+from cogvideo_sat_env.install.package_cache import PackageCache
+from cogvideo_sat_env.install.package_manifest import PackageManifest
 from cogvideo_sat_env.install.post_link import LinkScript, mark_pending
-from cogvideo_sat_env.install.workers import Crew
+from cogvideo_sat_env.install.workers import WorkerPool
 
 
 @dataclass(frozen=True)
@@ -41,35 +42,35 @@ def provide(
     layers: Sequence[Path],
     progress: Progress,
     full: bool = False,
-) -> dict[str, Proof]:
-    """Have every package extracted and proven in the package cache; return the proofs by SHA-256 of the archive.
+) -> dict[str, PackageManifest]:
+    """Have every package extracted and proven in the package cache; return the manifests by SHA-256 of the archive.
 
     Plain files of what is there already are proven when they are linked. What isn't there is fetched, and extracted
     while the next is on its way. Raises the errors of base/errors.py.
     """
-    store = Store(cache, layers, progress, full)
-    proofs = store.find(artefacts, plain=False)
-    missing = list({a.sha256: a for a in artefacts if a.sha256 not in proofs}.values())
+    package_cache = PackageCache(cache, layers, progress, full)
+    manifests = package_cache.find(artefacts, plain=False)
+    missing = list({a.sha256: a for a in artefacts if a.sha256 not in manifests}.values())
     if not missing:
-        return proofs
-    with Unpacker(store, cache) as unpacker:
-        there = store.archives_in_layers(missing)
+        return manifests
+    with Extractor(package_cache.packages) as extractor:
+        there = package_cache.archives_in_layers(missing)
         for artefact in missing:
             if artefact.sha256 in there:
-                unpacker.add(artefact, there[artefact.sha256])
+                extractor.add(artefact, there[artefact.sha256])
         absent = [a for a in missing if a.sha256 not in there]
         if absent:
-            archives.fetch(absent, locate=locate, cache=cache, progress=progress, ready=unpacker.add)
-        unpacker.finish(progress)
-    return proofs | store.load(missing)
+            archives.fetch(absent, locate=locate, cache=cache, progress=progress, ready=extractor.add)
+        extractor.finish(progress)
+    return manifests | package_cache.load(missing)
 
 
-def inspect(job: Job, proofs: Mapping[str, Proof]) -> list[Package]:
+def inspect(job: Job, manifests: Mapping[str, PackageManifest]) -> list[Package]:
     """Read what the packages say of themselves; require that they are possible in the prefix.
 
     Raises PrefixError (prefix too long), VerificationError.
     """
-    packages = archive.read_packages(job.artefacts, proofs)
+    packages = archive.read_packages(job.artefacts, manifests)
     archive.require_prefix_fits(job.prefix, packages)
     archive.require_no_link_out(packages)
     return packages
@@ -77,19 +78,19 @@ def inspect(job: Job, proofs: Mapping[str, Proof]) -> list[Package]:
 
 def forget(job: Job, packages: Sequence[Package], changed: link.Changed) -> None:
     """Have the packages that are `changed` extracted again by the next `provide`."""
-    store = Store(job.cache, job.layers, job.progress)
+    package_cache = PackageCache(job.cache, job.layers, job.progress)
     for number, name in changed.files.items():
-        store.forget(packages[number].artefact, packages[number].folder, name)
+        package_cache.forget(packages[number].artefact, packages[number].folder, name)
 
 
-def stage(job: Job, packages: Sequence[Package], root: Path, clock: Clock, crew: Crew) -> Staged:
+def stage(job: Job, packages: Sequence[Package], root: Path, clock: Clock, workers: WorkerPool) -> Staged:
     """Make everything in `root`, written for `job.prefix`. Raises link.Changed, and the errors of base/errors.py."""
     prefix, progress = job.prefix, job.progress
     archive.require_case_fits(root, packages)
     paths = layout.of(packages)
     with clock.stage("link"):
         linked = link.link(
-            packages, paths, staging=root, prefix=prefix, platform=job.platform, cache=job.cache, crew=crew,
+            packages, paths, staging=root, prefix=prefix, platform=job.platform, cache=job.cache, workers=workers,
             progress=progress,
         )  # fmt: skip
         # rattler marks prefixes as caches, which back-up programs would leave out
@@ -99,10 +100,10 @@ def stage(job: Job, packages: Sequence[Package], root: Path, clock: Clock, crew:
     with clock.stage("bytecode"):
         if python and noarch:
             kept = BytecodeCache(job.cache, python, job.full)
-            bytecode.compile_noarch(python, packages, paths, kept, crew, progress)
+            bytecode.compile_noarch(python, packages, paths, kept, workers, progress)
     with clock.stage("records"):
         tag = python.cache_tag if python else None
-        conda_meta.complete(packages, paths, root, job.requested, tag, crew, linked)
+        conda_meta.complete(packages, paths, root, job.requested, tag, workers, linked)
     collisions = layout.collisions(packages, paths)
     manifest: dict[str, dict[str, object]] = {}
     with clock.stage("pip"):
@@ -132,5 +133,5 @@ def stage(job: Job, packages: Sequence[Package], root: Path, clock: Clock, crew:
         if allowed:
             mark_pending(root)
     files = sum(len(package.paths) for package in packages)
-    size = sum(package.proof.archive_size for package in packages)
+    size = sum(package.manifest.archive_size for package in packages)
     return Staged(files + len(manifest) + 1, size, tuple(collisions), refused, allowed)

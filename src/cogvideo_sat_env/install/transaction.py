@@ -182,17 +182,17 @@ def _staged(job: Job, clock: Clock) -> tuple[Path, Staged]:
     """Stage what `job` says; do it again with the packages of the cache that turn out to be changed."""
     from cogvideo_sat_env.install.link import Changed
     from cogvideo_sat_env.install.stage import forget, inspect, provide, stage
-    from cogvideo_sat_env.install.workers import Crew
+    from cogvideo_sat_env.install.workers import WorkerPool
 
     for _ in range(ATTEMPTS):
         with clock.stage("fetch"):
-            proofs = provide(job.artefacts, job.locate, job.cache, job.layers, job.progress, job.full)
+            manifests = provide(job.artefacts, job.locate, job.cache, job.layers, job.progress, job.full)
         with clock.stage("inspect"):
-            packages = inspect(job, proofs)
+            packages = inspect(job, manifests)
         root = staging.make(job.prefix)
         try:
-            with diskspace.watch(job.prefix.parent, "the environment"), Crew() as crew:
-                return root, stage(job, packages, root, clock, crew)
+            with diskspace.watch(job.prefix.parent, "the environment"), WorkerPool() as workers:
+                return root, stage(job, packages, root, clock, workers)
         except BaseException as error:
             if root.exists():
                 staging.discard(job.prefix, root)

@@ -23,11 +23,11 @@ from zstandard import ZstdError
 
 from cogvideo_sat_env.base.errors import VerificationError
 from cogvideo_sat_env.install import archive_size, package_manifest
-from cogvideo_sat_env.install.package_manifest import Proof
+from cogvideo_sat_env.install.package_manifest import PackageManifest
 
 
 @dataclass(frozen=True)
-class Wanted:
+class PackageName:
     """What an archive has to be: the lock's name, version, build and SHA-256; `key` names it in the package cache."""
 
     key: str
@@ -37,45 +37,45 @@ class Wanted:
     sha256: str
 
 
-def proof_path(packages: Path, key: str) -> Path:
-    """Return where the proof of the package `key` lies in the package cache."""
+def manifest_path(packages: Path, key: str) -> Path:
+    """Return where the manifest of the package `key` lies in the package cache."""
     return packages / f"{key}.proof.json"
 
 
-def unpack(archive: Path, wanted: Wanted, packages: Path) -> None:
-    """Make `packages`/KEY hold the extracted `archive`, with its proof beside it, unless another process just has.
+def unpack(archive: Path, package: PackageName, packages: Path) -> None:
+    """Make `packages`/KEY hold the extracted `archive`, with its manifest beside it, unless another process just has.
 
     Raises VerificationError for an archive that isn't what the lock or its own list of files says, OSError as it comes.
     """
-    folder = packages / wanted.key
-    with FileLock(packages / f"{wanted.key}.lock"):
-        scratch, gone = packages / f".{wanted.key}.partial", packages / f".{wanted.key}.gone"
+    folder = packages / package.key
+    with FileLock(packages / f"{package.key}.lock"):
+        scratch, gone = packages / f".{package.key}.partial", packages / f".{package.key}.gone"
         for left in (scratch, gone):  # of a killed run: whoever holds the lock is alone
             with contextlib.suppress(FileNotFoundError):
                 shutil.rmtree(left)
-        noted = proof_path(packages, wanted.key)
+        noted = manifest_path(packages, package.key)
         known = package_manifest.read(noted)
         if (
-            known == Proof(folder, wanted.sha256, archive.stat().st_size)
+            known == PackageManifest(folder, package.sha256, archive.stat().st_size)
             and package_manifest.changed(noted, folder) is None
         ):
             return
         try:
-            _extract(archive, wanted, scratch)
+            _extract(archive, package, scratch)
             found = dict(package_manifest.walk(str(scratch)))
             paths = package_manifest.read_paths(scratch)
-            _require_as_listed(scratch, wanted, found, paths)
+            _require_as_listed(scratch, package, found, paths)
             if os.path.lexists(folder):
                 folder.rename(gone)
                 shutil.rmtree(gone)
             scratch.rename(folder)
-            package_manifest.write(noted, Proof(folder, wanted.sha256, archive.stat().st_size), found, paths)
+            package_manifest.write(noted, PackageManifest(folder, package.sha256, archive.stat().st_size), found, paths)
         finally:
             with contextlib.suppress(FileNotFoundError):
                 shutil.rmtree(scratch)
 
 
-def _extract(archive: Path, wanted: Wanted, scratch: Path) -> None:
+def _extract(archive: Path, package: PackageName, scratch: Path) -> None:
     try:
         archive_size.require_bounded(archive)
         scratch.mkdir()
@@ -86,9 +86,9 @@ def _extract(archive: Path, wanted: Wanted, scratch: Path) -> None:
         if error.errno is None and "space left" not in str(error) and "quota" not in str(error):
             raise unreadable(archive, str(error)) from error
         raise
-    if sha256.hex() != wanted.sha256:
+    if sha256.hex() != package.sha256:
         raise VerificationError(
-            f"{archive}: expected SHA-256 {wanted.sha256}, found {sha256.hex()} while it was extracted",
+            f"{archive}: expected SHA-256 {package.sha256}, found {sha256.hex()} while it was extracted",
             "something changes the cache while it is used: choose another with SATENV_CACHE",
         )
 
@@ -102,37 +102,38 @@ def unreadable(archive: Path, why: str) -> VerificationError:
 
 
 def _require_as_listed(
-    folder: Path, wanted: Wanted, found: Mapping[str, os.stat_result], paths: Sequence[Mapping[str, Any]]
+    folder: Path, package: PackageName, found: Mapping[str, os.stat_result], paths: Sequence[Mapping[str, Any]]
 ) -> None:
     try:
         index = json.loads((folder / "info" / "index.json").read_bytes())
-        said = (index.get("name"), index.get("version"), index.get("build"))
+        named = (index.get("name"), index.get("version"), index.get("build"))
     except (OSError, ValueError, AttributeError) as error:
-        raise unreadable(Path(wanted.key), f"info/index.json: {error}") from error
-    if said != (wanted.name, wanted.version, wanted.build):
+        raise unreadable(Path(package.key), f"info/index.json: {error}") from error
+    if named != (package.name, package.version, package.build):
         raise VerificationError(
-            f"{wanted.key}: expected {wanted.name} {wanted.version} {wanted.build}, found {' '.join(map(str, said))}",
+            f"{package.key}: expected {package.name} {package.version} {package.build}, "
+            f"found {' '.join(map(str, named))}",
             "the lock was changed by hand or the channel renamed a package: make it again with scripts/satenv lock",
         )
     seen: set[str] = set()
     for entry in paths:
         name, kind = str(entry["_path"]), entry.get("path_type")
         if name.startswith("/") or (".." in name and ".." in name.split("/")):
-            raise VerificationError(f"{wanted.key}: holds {name!r}, a path out of any prefix", "tell its channel")
+            raise VerificationError(f"{package.key}: holds {name!r}, a path out of any prefix", "tell its channel")
         if name in seen:
-            raise VerificationError(f"{wanted.key}: lists {name!r} twice", "tell its channel")
+            raise VerificationError(f"{package.key}: lists {name!r} twice", "tell its channel")
         seen.add(name)
         if kind == "directory":
             continue
         there = found.get(name)
         if there is None:
-            raise VerificationError(f"{wanted.key}: lists {name!r} but doesn't hold it", "tell its channel")
+            raise VerificationError(f"{package.key}: lists {name!r} but doesn't hold it", "tell its channel")
         is_link = stat.S_ISLNK(there.st_mode)
         size = entry.get("size_in_bytes")
         if is_link != (kind == "softlink") or (not is_link and size is not None and size != there.st_size):
             what = "a link" if is_link else f"a file of {there.st_size:,} bytes"
             listed = "a link" if kind == "softlink" else "a file" if size is None else f"a file of {size:,} bytes"
             raise VerificationError(
-                f"{wanted.key}: {name!r} is {what}, its own list says {listed}: a member may be there twice",
+                f"{package.key}: {name!r} is {what}, its own list says {listed}: a member may be there twice",
                 "don't use this package; tell its channel",
             )

@@ -1,4 +1,4 @@
-"""Extracts packages in a process of its own: run by store.py, never imported by it.
+"""Extracts packages in a process of its own: run by extractor.py, never imported by it.
 
 Jobs as JSON lines on standard input, one answer a line on standard output; it ends when its input closes. A process of
 its own because rattler's extraction holds the interpreter lock, and downloads go on meanwhile.
@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # isolated mode leaves it out
 
 from cogvideo_sat_env.base.errors import VerificationError
-from cogvideo_sat_env.install.unpack import Wanted, unpack
+from cogvideo_sat_env.install.unpack import PackageName, unpack
 
 
 def main() -> None:
@@ -24,7 +24,7 @@ def main() -> None:
     for line in sys.stdin:
         job = json.loads(line)
         try:
-            unpack(Path(job["archive"]), Wanted(**job["wanted"]), Path(job["packages"]))
+            unpack(Path(job["archive"]), PackageName(**job["package"]), Path(job["packages"]))
             answer = {"event": "unpacked"}
         except VerificationError as error:
             answer = {"event": "refused", "text": error.message, "remedy": error.remedy}

@@ -22,7 +22,7 @@ _BATCH = 4  # packages a message
 _WORKER = Path(__file__).with_name("worker_main.py")
 
 
-class Crew:
+class WorkerPool:
     """Processes that end with the block; they are started when there is enough to do, and used again.
 
     Staging directories have to be made before `start`: the processes keep the lock on them.
@@ -31,9 +31,9 @@ class Crew:
     def __init__(self) -> None:
         self._children: list[subprocess.Popen[str]] = []
         self._threads: list[threading.Thread] = []
-        self._shares: dict[str, int] = {}  # the process of each package, by its proof
+        self._shares: dict[str, int] = {}  # the process of each package, by its manifest
 
-    def __enter__(self) -> Crew:
+    def __enter__(self) -> WorkerPool:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -59,20 +59,20 @@ class Crew:
                     text=True, encoding="utf-8", pass_fds=held_fds(),
                 )
             )  # fmt: skip
-        self._share({job["proof_path"] for job in jobs} - self._shares.keys())
+        self._share({job["manifest_path"] for job in jobs} - self._shares.keys())
         work = Work([None] * len(jobs))
         self._threads = []
         for number, child in enumerate(self._children):
-            share = [n for n, job in enumerate(jobs) if self._shares[job["proof_path"]] == number]
+            share = [n for n, job in enumerate(jobs) if self._shares[job["manifest_path"]] == number]
             self._threads.append(threading.Thread(target=work.serve, args=(child, task, jobs, share), daemon=True))
             self._threads[-1].start()
         work.threads = self._threads
         return work
 
-    def _share(self, proofs: Collection[str]) -> None:
+    def _share(self, manifests: Collection[str]) -> None:
         """Give each process about as many files; it remembers them from one task to the next."""
         loads = [0] * len(self._children)
-        for size, path in sorted(((os.path.getsize(path), path) for path in proofs), reverse=True):
+        for size, path in sorted(((os.path.getsize(path), path) for path in manifests), reverse=True):
             number = loads.index(min(loads))
             loads[number] += size
             self._shares[path] = number
