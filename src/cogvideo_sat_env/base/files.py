@@ -3,27 +3,51 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+PARTIAL = ".*.partial"  # pattern of what a killed run leaves beside its target
 
-def write_whole(path: Path, content: bytes) -> bool:
-    """Write `content` beside `path` and rename; return whether that changed anything.
 
-    A file with the same content is left alone, so that its time tells when it changed. Raises OSError.
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Give the path of a file beside `target`; at the end it takes the place of `target`, after an error it is removed.
+
+    The block makes the file. A link at `target` is replaced, never followed. Raises OSError.
+    """
+    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
+    try:
+        yield partial
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)  # also when both were links to one file: then the rename does nothing
+
+
+def write_atomically(path: Path, content: bytes, durable: bool = True) -> bool:
+    """Write `content` beside `path` and rename; return whether that changed anything. Modes are those of the umask.
+
+    A file with the same content is left alone, so that its time tells when it changed. Without `durable` the bytes
+    may still be on their way to the disk: for what can be made again. Raises OSError.
     """
     if path.is_file() and path.read_bytes() == content:
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with open(handle, "wb") as stream:
-            stream.write(content)
+    with replacing(path) as partial, open(partial, "xb") as stream:
+        stream.write(content)
+        if durable:
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
     return True
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Have the file `source` at `target`, too, where nothing is yet: as a hard link if that can be. Raises OSError."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        raise
+    except OSError:  # another file system, one without hard links, or a file of somebody else's
+        shutil.copyfile(source, target)

@@ -8,6 +8,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from cogvideo_sat_env.base.errors import InputError
+from cogvideo_sat_env.base.files import replacing
 from cogvideo_sat_env.doctor.model import FAILED, NOT_RUN, WARNING, CheckResult
 from cogvideo_sat_env.doctor.report import Report
 
@@ -50,12 +51,10 @@ def check_target(path: Path) -> None:
 
 def write_junit(report: Report, path: Path) -> None:
     """Write the report as JUnit XML to `path`, whole or not at all. Raises InputError when it can't be written."""
-    part = path.with_name(f".{path.name}.part")
     try:
-        part.write_bytes(to_junit(report))
-        part.replace(path)
+        with replacing(path) as partial:
+            partial.write_bytes(to_junit(report))
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise InputError(f"{path}: {error.strerror}; the JUnit report can't be written", "name another file") from error
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from cogvideo_sat_env.base.errors import SatenvError, SourceError, VerificationError
+from cogvideo_sat_env.base.files import link_or_copy, replacing
 from cogvideo_sat_env.base.hashing import sha256_file
 from cogvideo_sat_env.base.progress import Progress, Task
 from cogvideo_sat_env.fetch.limit import Limiter
@@ -145,16 +145,11 @@ class Downloader:
             raise SourceError(
                 f"{source}: {reason}; expected {wanted.name} there", f"complete the mirror, or use {_OTHER}"
             ) from error
-        side = partial.path.with_name(f"{partial.path.name}.{os.getpid()}")
-        try:
-            try:
-                os.link(real, side)
-            except OSError:  # another file system, or a file of somebody else's
-                shutil.copyfile(real, side)
+        with replacing(wanted.path) as side:
+            link_or_copy(Path(real), side)
             size, found = side.stat().st_size, sha256_file(side, self._advance_or_stop)
             if size == wanted.size or wanted.size is None:
                 if found == wanted.sha256:
-                    os.replace(side, wanted.path)
                     return
                 text = f"expected SHA-256 {wanted.sha256}, found {found} ({size:,} bytes)"
             else:
@@ -162,8 +157,6 @@ class Downloader:
                 text = f"{kind}expected {wanted.size:,} bytes, found {size:,}"
             self.task.advance(-size)
             raise VerificationError(f"{wanted.name} from {redact(url)}: {text}", MIRRORS)
-        finally:
-            side.unlink(missing_ok=True)
 
     def _advance_or_stop(self, amount: int) -> None:
         if self.live.stop.is_set():

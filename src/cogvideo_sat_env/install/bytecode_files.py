@@ -6,11 +6,12 @@ import contextlib
 import errno
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
+from cogvideo_sat_env.base.files import write_atomically
 from cogvideo_sat_env.install import package_manifest
 from cogvideo_sat_env.install.hardlink import SITE, cached_path, targets
 
@@ -82,7 +83,7 @@ def keep_bytecode(
         if os.path.lexists(kept):
             os.rename(kept, gone)
         os.rename(scratch, kept)
-        _write(noted, facts)
+        write_atomically(Path(noted), f"{json.dumps(facts)}\n".encode(), durable=False)
     finally:
         _remove(scratch)
         _remove(gone)
@@ -141,18 +142,6 @@ def _read(noted: str) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _write(path: str, facts: dict[str, list[int]]) -> None:
-    folder, name = os.path.split(path)
-    partial = f"{folder}/.{name}.{secrets.token_hex(4)}.partial"
-    try:
-        with open(partial, "w", encoding="utf-8") as stream:
-            stream.write(json.dumps(facts) + "\n")
-        os.replace(partial, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(partial)
 
 
 def _remove(folder: str) -> None:

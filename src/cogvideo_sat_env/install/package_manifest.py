@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from cogvideo_sat_env.base.errors import VerificationError
+from cogvideo_sat_env.base.files import write_atomically
 from cogvideo_sat_env.base.hashing import sha256_file
 
 SCHEMA = 3
@@ -110,12 +110,8 @@ def write(
     hashes = {entry["_path"]: entry["sha256"] for entry in paths if is_plain(entry)}
     plain = {name: [*_noted(found[name]), sha256] for name, sha256 in hashes.items()}
     others = {name: _noted(there) for name, there in found.items() if name not in hashes}
-    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
-    try:
-        partial.write_text("".join(f"{json.dumps(line)}\n" for line in (head, others, plain)), encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    text = "".join(f"{json.dumps(line)}\n" for line in (head, others, plain))
+    write_atomically(path, text.encode("utf-8"), durable=False)
 
 
 def _noted(found: os.stat_result) -> Fact:

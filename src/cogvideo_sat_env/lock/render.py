@@ -10,7 +10,7 @@ from pathlib import Path
 from packaging.utils import canonicalize_name
 
 from cogvideo_sat_env.base.artefacts import CondaArtefact
-from cogvideo_sat_env.base.files import write_whole
+from cogvideo_sat_env.base.files import write_atomically
 from cogvideo_sat_env.lock.conda_lock import render_virtual_packages
 from cogvideo_sat_env.lock.read import Lock
 from cogvideo_sat_env.spec.environment import Environment
@@ -52,7 +52,7 @@ def read_sizes(root: Path) -> dict[str, int]:
 
 def write_files(root: Path, texts: Mapping[str, str]) -> list[str]:
     """Write each text whole or not at all; return the paths whose content changed."""
-    return [relative for relative, text in texts.items() if write_whole(root / relative, text.encode("utf-8"))]
+    return [relative for relative, text in texts.items() if write_atomically(root / relative, text.encode("utf-8"))]
 
 
 def explicit(head: Sequence[str], lock: Lock) -> str:

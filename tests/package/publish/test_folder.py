@@ -194,7 +194,7 @@ def test_two_at_once_do_not_mix(channel, tmp_path):
 def test_what_a_killed_run_left_is_removed(channel, tmp_path):
     site = tmp_path / "site"
     (site / "noarch").mkdir(parents=True)
-    (site / "noarch" / ".satenv-partial-toy-piece-1.0-py_0.conda").write_bytes(b"half")
+    (site / "noarch" / ".toy-piece-1.0-py_0.conda.0a1b2c3d.partial").write_bytes(b"half")
     run(channel, site)
     assert not [name for name in tree(site) if "partial" in name]
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from cogvideo_sat_env.base.hashing import sha256_file
 from cogvideo_sat_env.base.progress import Silent
 from cogvideo_sat_env.source.wheels.channel import WheelChannel, build_channel
-from cogvideo_sat_env.source.wheels.fetch import sha256_of
 from cogvideo_sat_env.source.wheels.interpreter import probe
 from cogvideo_sat_env.source.wheels.lockfile import lock_name, spec_hash
 from cogvideo_sat_env.source.wheels.make_lock import make_wheel_lock
@@ -121,7 +121,7 @@ def _make(root: Path) -> None:
 def keep(cache: Path, *files: Path) -> Path:
     """Have `files` in the cache, as if pip had downloaded them; return the cache."""
     for file in files:
-        folder = cache / "files" / sha256_of(file)
+        folder = cache / "files" / sha256_file(file)
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, folder)
     return cache
@@ -133,7 +133,7 @@ def pinned(spec: Environment, folder: Path, *wheels: Path) -> Path:
     lines = [f"# platform: {python.platform}", f"# python: {python.minor}", f"# spec-sha256: {spec_hash(spec)}"]
     for wheel in sorted(wheels):
         name, version, *_ = wheel.name.split("-")
-        lines.append(f"{name}=={version} --hash=sha256:{sha256_of(wheel)}  # {wheel.name}")
+        lines.append(f"{name}=={version} --hash=sha256:{sha256_file(wheel)}  # {wheel.name}")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / lock_name(python.platform, python.minor)
     path.write_text("\n".join(lines) + "\n")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import shutil
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
@@ -15,11 +14,12 @@ import zstandard
 from filelock import FileLock, Timeout
 
 from cogvideo_sat_env.base.errors import PrefixError, VerificationError
+from cogvideo_sat_env.base.files import link_or_copy, replacing, write_atomically
+from cogvideo_sat_env.base.hashing import sha256_file
 from cogvideo_sat_env.base.progress import human_bytes
 from cogvideo_sat_env.package.build.outputs import Output
 from cogvideo_sat_env.package.build.repack import LEVEL
 from cogvideo_sat_env.package.build.worker import ask
-from cogvideo_sat_env.source.wheels.fetch import sha256_of
 
 RECORD = "built.json"
 ROOM = 100_000_000  # bytes; a Python and the largest package, unpacked
@@ -89,7 +89,7 @@ class Channel:
         for place in (self.staging, self.out):
             made = _read(place).get(f"{output.subdir}/{output.file_name}")
             path = place / output.subdir / output.file_name
-            if made and made.inputs == inputs and path.is_file() and sha256_of(path) == made.sha256:
+            if made and made.inputs == inputs and path.is_file() and sha256_file(path) == made.sha256:
                 return path, made
         return None
 
@@ -98,8 +98,9 @@ class Channel:
         target = self.staging / output.subdir / output.file_name
         target.parent.mkdir(exist_ok=True)
         if path != target:
-            _link(path, target)
-        made = Made(inputs, sha256_of(target), target.stat().st_size, tests)
+            with replacing(target) as partial:
+                link_or_copy(path, partial)
+        made = Made(inputs, sha256_file(target), target.stat().st_size, tests)
         _write(self.staging, {**_read(self.staging), f"{output.subdir}/{output.file_name}": made})
         return made
 
@@ -125,7 +126,7 @@ class Channel:
                 for archive in sorted((place / subdir).glob("*.conda")) + sorted((place / subdir).glob("*.tar.bz2")):
                     target = following / subdir / archive.name
                     if not target.exists() and (place == self.out or f"{subdir}/{archive.name}" in staged):
-                        _link(archive, target)
+                        link_or_copy(archive, target)
         _index(following)
         for subdir in subdirs:
             (self.out / subdir).mkdir(parents=True, exist_ok=True)
@@ -162,17 +163,5 @@ def _read(place: Path) -> dict[str, Made]:
 
 
 def _write(place: Path, made: dict[str, Made]) -> None:
-    partial = place / f".{RECORD}.partial"
     text = json.dumps({name: asdict(made[name]) for name in sorted(made)}, indent=2) + "\n"
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(place / RECORD)
-
-
-def _link(source: Path, target: Path) -> None:
-    partial = target.with_name(f".{target.name}.partial")
-    partial.unlink(missing_ok=True)
-    try:
-        os.link(source, partial)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(source, partial)
-    partial.replace(target)
+    write_atomically(place / RECORD, text.encode("utf-8"))

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import zstandard
 
+from cogvideo_sat_env.base.files import replacing
+
 LEVEL = 16
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 
@@ -19,8 +21,11 @@ def repack(package: Path, target: Path, timestamp: int) -> None:
 
     The channels that it was built with are left out: paths and hosts of the machine, which others have elsewhere.
     """
-    partial = target.with_name(f".{target.name}.partial")
-    with zipfile.ZipFile(package) as source, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as out:
+    with (
+        replacing(target) as partial,
+        zipfile.ZipFile(package) as source,
+        zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as out,
+    ):
         for name in source.namelist():
             content = source.read(name)
             if name.endswith(".tar.zst"):
@@ -28,7 +33,6 @@ def repack(package: Path, target: Path, timestamp: int) -> None:
             info = zipfile.ZipInfo(name, _ZIP_TIME)
             info.external_attr = 0o644 << 16
             out.writestr(info, content)
-    partial.replace(target)
 
 
 def _tar(packed: bytes, timestamp: int) -> bytes:

@@ -11,12 +11,11 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from cogvideo_sat_env.base.errors import InputError, SourceError, VerificationError
+from cogvideo_sat_env.base.files import PARTIAL, replacing
 from cogvideo_sat_env.base.hashing import sha256_file
 from cogvideo_sat_env.base.progress import Progress
 from cogvideo_sat_env.package.publish.built import Package
 from cogvideo_sat_env.package.publish.child import ask
-
-PARTIAL = ".satenv-partial-"
 
 
 class Folder:
@@ -54,7 +53,7 @@ class Folder:
             ) from error
 
     def _copy_all(self, packages: Sequence[Package], progress: Progress) -> None:
-        for left in self.path.glob(f"*/{PARTIAL}*"):  # of a killed run; the lock says that nobody writes them now
+        for left in self.path.glob(f"*/{PARTIAL}"):  # of a killed run; the lock says that nobody writes them now
             left.unlink()
         with progress.task(f"Copying to {self.path}", sum(p.size for p in packages), "bytes") as task:
             for package in packages:
@@ -82,8 +81,7 @@ class Folder:
 
 def _copy(package: Package, target: Path) -> None:
     target.parent.mkdir(exist_ok=True)
-    partial = target.with_name(PARTIAL + target.name)
-    try:
+    with replacing(target) as partial:
         shutil.copyfile(package.path, partial)
         with open(partial, "rb") as stream:
             os.fsync(stream.fileno())
@@ -93,7 +91,3 @@ def _copy(package: Package, target: Path) -> None:
                 f"{partial}: expected sha256 {package.sha256}, found {found} after copying",
                 "check the disk and run again",
             )
-        os.replace(partial, target)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from cogvideo_sat_env.base import diskspace
 from cogvideo_sat_env.base.artefacts import PipPin
 from cogvideo_sat_env.base.errors import InputError, PrefixError, SourceError
-from cogvideo_sat_env.base.files import write_whole
+from cogvideo_sat_env.base.files import write_atomically
 from cogvideo_sat_env.base.hashing import sha256_file
 from cogvideo_sat_env.base.progress import Progress, human_bytes
 from cogvideo_sat_env.fetch.index import Index
@@ -202,7 +202,7 @@ class _Verified:
         self._known[str(item.path.relative_to(self._folder))] = self._facts(item)
 
     def save(self) -> None:
-        write_whole(self._path, json.dumps(self._known, sort_keys=True, indent=0).encode("utf-8"))
+        write_atomically(self._path, json.dumps(self._known, sort_keys=True, indent=0).encode("utf-8"))
 
 
 @contextmanager
@@ -250,7 +250,7 @@ def read_record(folder: Path) -> list[Part]:
 def write_record(folder: Path, parts: Sequence[Part]) -> None:
     """Write what the mirror holds; the same parts give the same bytes."""
     data = {"schema": SCHEMA, "variants": {p.variant: p.to_json() for p in parts}}
-    write_whole(folder / RECORD, (json.dumps(data, sort_keys=True, indent=1) + "\n").encode("utf-8"))
+    write_atomically(folder / RECORD, (json.dumps(data, sort_keys=True, indent=1) + "\n").encode("utf-8"))
 
 
 def _is_there(part: Part, folder: Path) -> bool:
@@ -266,6 +266,6 @@ def _write_pages(folder: Path, parts: Sequence[Part]) -> None:
         if (folder / WHEELHOUSE / name).is_file()
     )
     if links:
-        write_whole(
+        write_atomically(
             folder / WHEELHOUSE / "index.html", f"<!DOCTYPE html>\n<html><body>\n{links}</body></html>\n".encode()
         )

@@ -20,7 +20,7 @@ import zstandard
 from conda_package_streaming.package_streaming import stream_conda_info
 
 from cogvideo_sat_env.base.errors import VerificationError
-from cogvideo_sat_env.base.files import write_whole
+from cogvideo_sat_env.base.files import write_atomically
 from cogvideo_sat_env.source.mirror.selection import CondaFile, Part
 
 _LEVEL = 19
@@ -148,7 +148,7 @@ def write_channels(folder: Path, parts: Iterable[Part]) -> dict[str, dict[str, i
     infos = read_infos(parts, lambda item: folder / item.path)
     contents, counts = channel_files(parts, infos, lambda item: (folder / item.path).stat().st_size)
     for path, content in contents.items():
-        write_whole(folder / path, content)
+        write_atomically(folder / path, content)
     return counts
 
 

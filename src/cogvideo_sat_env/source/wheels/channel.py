@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from cogvideo_sat_env.base.artefacts import CondaArtefact, split_url
 from cogvideo_sat_env.base.errors import InputError, PrefixError, VerificationError
+from cogvideo_sat_env.base.files import link_or_copy
 from cogvideo_sat_env.base.progress import Progress
 from cogvideo_sat_env.lock.solve import solve
 from cogvideo_sat_env.source.wheels.convert import Conversion, Package, convert, sweep
@@ -125,20 +125,13 @@ def _channel(conversion: Conversion, interpreter: Interpreter, cache: Path) -> P
     for folder in (subdir, partial / "noarch"):
         folder.mkdir()
     for package in conversion.packages:
-        _link(package.archive(cache), subdir / package.file_name)
+        link_or_copy(package.archive(cache), subdir / package.file_name)
     index_channel(partial)
     _compare(conversion.packages, subdir)
     shutil.rmtree(partial / ".tmp", ignore_errors=True)  # left by the indexer
     partial.chmod(0o755)  # mkdtemp makes it private
     partial.replace(target)
     return target
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(source, target)
 
 
 def _compare(packages: Sequence[Package], subdir: Path) -> None:

@@ -25,8 +25,9 @@ from pathlib import Path
 
 from cogvideo_sat_env.base.artefacts import PipPin
 from cogvideo_sat_env.base.errors import PrefixError, SourceError, VerificationError
+from cogvideo_sat_env.base.hashing import sha256_file
 from cogvideo_sat_env.base.progress import Progress
-from cogvideo_sat_env.source.wheels.fetch import EPOCH, fetch, sha256_of
+from cogvideo_sat_env.source.wheels.fetch import EPOCH, fetch
 from cogvideo_sat_env.source.wheels.interpreter import Interpreter
 from cogvideo_sat_env.source.wheels.layout import lay_out
 from cogvideo_sat_env.source.wheels.lockfile import WheelLock, is_sdist
@@ -232,7 +233,7 @@ def _make(task: _Task) -> Package:
 
 def _make_wheel(task: _Task, wheel: Path, pin: PipPin, stage: Path) -> Package:
     python = task.interpreter
-    if not is_sdist(pin) and (found := sha256_of(wheel)) != pin.sha256:
+    if not is_sdist(pin) and (found := sha256_file(wheel)) != pin.sha256:
         raise VerificationError(
             f"{wheel}: expected sha256 {pin.sha256}, found {found}",
             "delete that file and run again: the cache is damaged",
@@ -329,5 +330,13 @@ def _pack(
     archive = Path(made.path)
     paths = tuple(sorted(p.relative_to(stage).as_posix() for p in stage.rglob("*") if p.is_symlink() or p.is_file()))
     return Package(
-        task.key, name, version, build, archive.name, sha256_of(archive), archive.stat().st_size, paths, python_version
+        task.key,
+        name,
+        version,
+        build,
+        archive.name,
+        sha256_file(archive),
+        archive.stat().st_size,
+        paths,
+        python_version,
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cogvideo_sat_env.base.artefacts import PipPin
 from cogvideo_sat_env.base.errors import SourceError, VerificationError
+from cogvideo_sat_env.base.hashing import sha256_file
 from cogvideo_sat_env.base.progress import Progress, human_bytes
 from cogvideo_sat_env.source.wheels.interpreter import Interpreter, private_venv
 from cogvideo_sat_env.source.wheels.lockfile import WheelLock, is_sdist, write_requirements
@@ -26,15 +27,6 @@ _BATCH = 8  # files in one call: pip takes half a second to start
 def file_path(cache: Path, pin: PipPin) -> Path:
     """Return where the cache keeps the file of `pin`."""
     return cache / "files" / pin.sha256 / pin.file_name
-
-
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file, as hex digits."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def fetch(
@@ -122,7 +114,7 @@ def _missing(pins: Sequence[PipPin], cache: Path) -> list[PipPin]:
 def _is_right(pin: PipPin, path: Path) -> bool:
     if not path.is_file():
         return False
-    if sha256_of(path) == pin.sha256:
+    if sha256_file(path) == pin.sha256:
         return True
     path.unlink()
     return False
@@ -164,7 +156,7 @@ def _keep(pin: PipPin, folder: Path, cache: Path) -> int:
     """Move the downloaded file of `pin` to its place in the cache; return its size in bytes."""
     source = folder / pin.file_name
     if not source.is_file():  # the index may spell the name otherwise; the hash decides
-        source = next((path for path in sorted(folder.iterdir()) if sha256_of(path) == pin.sha256), source)
+        source = next((path for path in sorted(folder.iterdir()) if sha256_file(path) == pin.sha256), source)
     if not source.is_file():
         raise SourceError(f"{pin.file_name}: pip downloaded another file of {pin.name}", "lock again")
     target = file_path(cache, pin)

@@ -16,6 +16,7 @@ from packaging.version import Version
 
 from cogvideo_sat_env.base.artefacts import PipPin
 from cogvideo_sat_env.base.errors import InputError, MissingToolError, SourceError
+from cogvideo_sat_env.base.files import write_atomically
 from cogvideo_sat_env.base.progress import Progress
 from cogvideo_sat_env.source.wheels.interpreter import Interpreter, private_venv, probe
 from cogvideo_sat_env.source.wheels.lockfile import build_lock_path, is_sdist, lock_name, spec_hash, write_requirements
@@ -54,9 +55,10 @@ def make_wheel_lock(environment: Environment, *, python: Path, out_dir: Path, pr
             _prove_build(interpreter, pin, build, work)
     out_dir.mkdir(parents=True, exist_ok=True)
     path = out_dir / lock_name(interpreter.platform, interpreter.minor)
-    _write(path, _render(environment, interpreter, pins, build_of=None))
+    write_atomically(path, _render(environment, interpreter, pins, build_of=None).encode("utf-8"))
     if build:
-        _write(build_lock_path(path), _render(environment, interpreter, build, build_of=[pin.name for pin in sdists]))
+        content = _render(environment, interpreter, build, build_of=[pin.name for pin in sdists])
+        write_atomically(build_lock_path(path), content.encode("utf-8"))
     else:
         build_lock_path(path).unlink(missing_ok=True)
     return path
@@ -148,12 +150,6 @@ def _render(
         f"# spec-sha256: {spec_hash(environment)}",
     ]
     return "\n".join([*lines, *(f"{pin.requirement()}  # {pin.file_name}" for pin in pins)]) + "\n"
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def lock_wheels(root: Path, *, pythons: Sequence[Path], progress: Progress) -> list[str]:
