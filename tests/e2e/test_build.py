@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from cogvideo_sat_env.base.child import child_environment
 from cogvideo_sat_env.base.paths import cache_dir, current_platform
 from cogvideo_sat_env.base.progress import Silent
 from cogvideo_sat_env.install import activation
-from cogvideo_sat_env.lock.solve import child_environment
 from cogvideo_sat_env.package.build.base import find_base
 from conftest import satenv
 

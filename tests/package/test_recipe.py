@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from cogvideo_sat_env.base.child import child_environment
 from cogvideo_sat_env.install import activation
-from cogvideo_sat_env.lock.solve import child_environment
 from cogvideo_sat_env.package.build.outputs import METAPACKAGE, Output, plan
 
 ROOT = Path(__file__).parents[2]

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cogvideo_sat_env.base import yamlfile
+from cogvideo_sat_env.base.child import answer, ask
 from cogvideo_sat_env.base.errors import InputError
-from cogvideo_sat_env.lock.solve import child_environment
 
 RECIPE = "recipe/recipe.yaml"
 VARIANTS = "recipe/variants.yaml"
@@ -51,25 +47,18 @@ def read_recipe(root: Path, platforms: Sequence[str]) -> Recipe:
     if not isinstance(context, dict):
         raise InputError(f"{root / RECIPE}:1: expected {WHAT}, with a mapping under 'context'", "restore the file")
     request = {"recipe": str(root / RECIPE), "variants": str(root / VARIANTS), "platforms": list(platforms)}
-    child = subprocess.run(
-        [sys.executable, "-m", "cogvideo_sat_env.check.rendered_recipe"],
-        input=json.dumps(request), capture_output=True, text=True, check=False, env=child_environment(),
-    )  # fmt: skip
-    try:
-        answer = json.loads(child.stdout)
-    except json.JSONDecodeError:
-        answer = {"error": f"the renderer ended with code {child.returncode}: {child.stderr.strip()[-500:]}"}
-    if "error" in answer:
-        raise InputError(f"{root / RECIPE}: can't be rendered: {answer['error']}", "mend the recipe")
+    found = ask("check.rendered_recipe", request, "the renderer")
+    if "error" in found:
+        raise InputError(f"{root / RECIPE}: can't be rendered: {found['error']}", "mend the recipe")
     outputs = tuple(
         Output(**{**item, "run": tuple(item["run"]), "constraints": tuple(item["constraints"])})
-        for item in answer["outputs"]
+        for item in found["outputs"]
     )
     texts = {str(key): str(value) for key, value in context.items()}
     return Recipe(outputs, texts, {key: lines.of("context", key) for key in texts})
 
 
-def _render(request: dict) -> list[dict]:
+def _render(request: dict) -> dict:
     from rattler_build import PlatformConfig, RenderConfig, Stage0Recipe, VariantConfig
 
     recipe = Stage0Recipe.from_file(request["recipe"])
@@ -91,20 +80,8 @@ def _render(request: dict) -> list[dict]:
                     "constraints": requirements.get("run_constraints", []),
                 }
             )
-    return found
-
-
-def main() -> None:
-    """Read a request on standard input, write the answer on standard output."""
-    request = json.load(sys.stdin)
-    try:
-        answer = {"outputs": _render(request)}
-    except Exception as error:  # whatever the renderer raises is what is wrong with the recipe
-        answer = {"error": str(error).strip() or type(error).__name__}
-    json.dump(answer, sys.stdout)
-    sys.stdout.flush()
-    os._exit(0)  # past the engine's threads
+    return {"outputs": found}
 
 
 if __name__ == "__main__":
-    main()
+    answer(_render)

@@ -15,7 +15,7 @@ from pathlib import Path
 from cogvideo_sat_env.base.errors import SatenvError
 from cogvideo_sat_env.base.progress import Progress
 from cogvideo_sat_env.install.archive import Package
-from cogvideo_sat_env.install.prefix_python import clean_environment
+from cogvideo_sat_env.install.prefix_python import prefix_environment
 from cogvideo_sat_env.install.staging import PENDING
 
 
@@ -55,7 +55,7 @@ def run(prefix: Path, scripts: Sequence[LinkScript], progress: Progress) -> tupl
         child = subprocess.run(
             ["/bin/sh", str(prefix / script.path)], cwd=prefix, capture_output=True, text=True, check=False,
             errors="replace", stdin=subprocess.DEVNULL,
-            env=clean_environment(prefix) | {
+            env=prefix_environment(prefix) | {
                 "PREFIX": str(prefix), "PKG_NAME": script.package, "PKG_VERSION": script.version,
                 "PKG_BUILDNUM": str(script.build_number), "ROOT_PREFIX": os.environ.get("CONDA_ROOT", str(prefix)),
             },

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cogvideo_sat_env.base.child import clean_environment
 from cogvideo_sat_env.base.errors import InputError, SatenvError
 from cogvideo_sat_env.install.staging import held_fds
 
@@ -39,25 +39,23 @@ class PrefixPython:
     def run(self, arguments: Sequence[str], **options: object) -> subprocess.CompletedProcess[str]:
         """Run it in isolated mode with captured text output; the caller judges the return code."""
         return subprocess.run(
-            [str(self.executable), "-I", *arguments], env=clean_environment(self.root),
+            [str(self.executable), "-I", *arguments], env=prefix_environment(self.root),
             capture_output=True, text=True, check=False, encoding="utf-8", errors="replace",
             pass_fds=held_fds(), **options,
         )  # fmt: skip
 
 
-def clean_environment(root: Path, base: Mapping[str, str] | None = None) -> dict[str, str]:
+def prefix_environment(root: Path) -> dict[str, str]:
     """Return the environment for children of the prefix at `root`: the user's, without PYTHON* and other prefixes.
 
     pip's own configuration (PIP_*, proxies) stays.
     """
-    base = os.environ if base is None else base
-    kept = {name: value for name, value in base.items() if not re.match(r"PYTHON|CONDA_|VIRTUAL_ENV|__PYVENV", name)}
-    kept |= {
-        "PYTHONNOUSERSITE": "1",  # -I is not passed on to the children of a build
-        "PATH": f"{root / 'bin'}{os.pathsep}{base.get('PATH', os.defpath)}",
-        "CONDA_PREFIX": str(root),
-        "PIP_REQUIRE_VIRTUALENV": "0",  # meant for the user's own Pythons; this is a prefix of ours
-    }
+    kept = clean_environment(
+        PYTHONNOUSERSITE="1",  # -I is not passed on to the children of a build
+        PATH=f"{root / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        CONDA_PREFIX=str(root),
+        PIP_REQUIRE_VIRTUALENV="0",  # meant for the user's own Pythons; this is a prefix of ours
+    )
     kept.pop("SOURCE_DATE_EPOCH", None)  # would change how bytecode is checked
     return kept
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import yaml
 
 from cogvideo_sat_env.base.artefacts import channel_url, split_archive, split_url
+from cogvideo_sat_env.base.child import child_environment
 from cogvideo_sat_env.base.errors import InputError, MissingToolError, SolveError, SourceError
 from cogvideo_sat_env.base.progress import Progress
 from cogvideo_sat_env.fetch import pip_config
@@ -135,7 +136,7 @@ def _conda_lock(
             source["dependencies"].append({"pip": [str(spec) for spec in environment.pip]})
             source |= {"pip-repositories": [index], "allow-pypi-requests": False}
         (work / "environment.yml").write_text(yaml.safe_dump(source, sort_keys=False), encoding="utf-8")
-        variables = solve.child_environment() | {CONSTRAINTS: json.dumps([str(spec) for spec in environment.conda])}
+        variables = child_environment() | {CONSTRAINTS: json.dumps([str(spec) for spec in environment.conda])}
         try:
             child = subprocess.run(command, capture_output=True, text=True, check=False, env=variables)
         except OSError as error:

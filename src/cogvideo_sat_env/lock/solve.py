@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
+from cogvideo_sat_env.base.child import answer, ask
 from cogvideo_sat_env.base.errors import SolveError, SourceError
 from cogvideo_sat_env.fetch.reachable import why_unreachable
 from cogvideo_sat_env.fetch.redact import redact
+
+MODULE = "lock.solve"
+_UNREAD = ("GatewayError", "FetchRepoDataError")  # of rattler: a channel, not a solution, is the trouble
 
 
 def solve(
@@ -42,15 +42,15 @@ def solve(
         "keep": [list(k) for k in keep],
         "pin": pin,
     }
-    answer = _ask(request)
-    if answer.get("unread"):
-        raise _unread(channels, answer)
-    if "error" in answer:
+    found = ask(MODULE, request, "the solver")
+    if found.get("kind") in _UNREAD:
+        raise _unread(channels, found)
+    if "error" in found:
         raise SolveError(
-            f"can't solve for {subdir}: {answer['error']}\nspecs: {', '.join(specs)}",
+            f"can't solve for {subdir}: {found['error']}\nspecs: {', '.join(specs)}",
             "change the bound that the reason names, or the channels",
         )
-    return answer["records"]
+    return found["records"]
 
 
 def lookup(channels: Sequence[str], packages: Sequence[tuple[str, str, str]], subdir: str) -> list[dict]:
@@ -58,15 +58,16 @@ def lookup(channels: Sequence[str], packages: Sequence[tuple[str, str, str]], su
 
     Raises SourceError when a channel can't be read.
     """
-    answer = _ask({"channels": list(channels), "subdir": subdir, "lookup": [list(item) for item in packages]})
-    if "error" in answer:
-        raise _unread(channels, answer)
-    return answer["records"]
+    request = {"channels": list(channels), "subdir": subdir, "lookup": [list(item) for item in packages]}
+    found = ask(MODULE, request, "the solver")
+    if "error" in found:
+        raise _unread(channels, found)
+    return found["records"]
 
 
-def _unread(channels: Sequence[str], answer: dict) -> SourceError:
+def _unread(channels: Sequence[str], found: dict) -> SourceError:
     return SourceError(
-        redact(f"can't read the metadata of {', '.join(channels)}: {answer['error']}"),
+        redact(f"can't read the metadata of {', '.join(channels)}: {found['error']}"),
         "check the network and the channels",
     )
 
@@ -87,27 +88,6 @@ def require_answers(channels: Sequence[str]) -> None:
                 raise SourceError(f"{redact(channel)}: {reason}", "check the network, the address and the proxies")
         else:
             raise SourceError(f"{redact(channel)}: {reason} for its noarch/repodata.json", "is that a channel?")
-
-
-def _ask(request: dict) -> dict:
-    child = subprocess.run(
-        [sys.executable, "-m", "cogvideo_sat_env.lock.solve"],
-        input=json.dumps(request),
-        capture_output=True,
-        text=True,
-        check=False,
-        env=child_environment(),
-    )
-    try:
-        return json.loads(child.stdout)
-    except json.JSONDecodeError:
-        return {"error": f"the solver ended with code {child.returncode}: {child.stderr.strip()[-500:]}"}
-
-
-def child_environment() -> dict[str, str]:
-    """Return an environment in which this interpreter finds this program."""
-    source = str(Path(__file__).resolve().parents[2])
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))}
 
 
 async def _solve(request: dict) -> list[dict]:
@@ -169,18 +149,10 @@ def _as_dict(record: object) -> dict:
     return {**json.loads(record.to_json()), "url": record.url, "channel": str(record.channel)}
 
 
-def main() -> None:
-    """Read a request on standard input, write the answer on standard output."""
-    request = json.load(sys.stdin)
-    try:
-        answer = {"records": asyncio.run(_lookup(request) if "lookup" in request else _solve(request))}
-    except Exception as error:  # whatever the engine raises is the reason that the user needs to see
-        unread = type(error).__name__ in ("GatewayError", "FetchRepoDataError")
-        answer = {"error": str(error).strip() or type(error).__name__, "unread": unread}
-    json.dump(answer, sys.stdout)
-    sys.stdout.flush()
-    os._exit(0)  # py-rattler 0.28 can crash while the interpreter shuts down
+def main(request: dict) -> dict:
+    """Solve, or look up, as `request` says."""
+    return {"records": asyncio.run(_lookup(request) if "lookup" in request else _solve(request))}
 
 
 if __name__ == "__main__":
-    main()
+    answer(main)

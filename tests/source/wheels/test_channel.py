@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from cogvideo_sat_env.base.child import child_environment
 from cogvideo_sat_env.base.errors import InputError, SourceError, VerificationError
 from cogvideo_sat_env.base.progress import Silent
-from cogvideo_sat_env.lock.solve import child_environment
 from cogvideo_sat_env.source.wheels import convert as convert_module
 from cogvideo_sat_env.source.wheels.channel import WheelChannel, build_channel
 from cogvideo_sat_env.spec.environment import Environment, read_environment

@@ -18,7 +18,8 @@ from cogvideo_sat_env.base.errors import InputError, VerificationError
 from cogvideo_sat_env.base.paths import cache_dir
 from cogvideo_sat_env.base.progress import Progress
 from cogvideo_sat_env.fetch.reachable import why_unreachable
-from cogvideo_sat_env.package.build.worker import ask
+from cogvideo_sat_env.package.build.worker import do
+from cogvideo_sat_env.source.local_channel import index_channel
 from cogvideo_sat_env.source.wheels.channel import build_channel
 from cogvideo_sat_env.source.wheels.convert import Package, convert
 from cogvideo_sat_env.source.wheels.fetch import file_path
@@ -105,9 +106,7 @@ def _channel(packages: Sequence[Package], lock: WheelLock, interpreter: Interpre
         for package in packages:
             shutil.copyfile(package.archive(cache), channel / interpreter.platform / package.file_name)
         _ninja_program(lock, interpreter, cache, Path(name) / "stage", channel)
-        answer = ask({"do": "index", "channel": str(channel)})
-        if "error" in answer:
-            raise VerificationError(f"{channel}: can't be indexed: {answer['error']}", "delete the cache and run again")
+        index_channel(channel, "delete the cache and run again")
         channel.replace(target)
     return target
 
@@ -122,7 +121,7 @@ def _ninja_program(lock: WheelLock, interpreter: Interpreter, cache: Path, stage
         (stage / "bin").mkdir(parents=True)
         (stage / "bin" / "ninja").write_bytes(wheel.read(inside))
     (stage / "bin" / "ninja").chmod(0o755)
-    answer = ask(
+    answer = do(
         {
             "do": "pack a program", "name": "ninja", "version": pin.version, "platform": interpreter.platform,
             "stage": str(stage), "out": str(channel / interpreter.platform),

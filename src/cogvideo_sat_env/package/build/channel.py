@@ -13,13 +13,13 @@ from pathlib import Path
 import zstandard
 from filelock import FileLock, Timeout
 
-from cogvideo_sat_env.base.errors import PrefixError, VerificationError
+from cogvideo_sat_env.base.errors import PrefixError
 from cogvideo_sat_env.base.files import link_or_copy, replacing, write_atomically
 from cogvideo_sat_env.base.hashing import sha256_file
 from cogvideo_sat_env.base.progress import human_bytes
 from cogvideo_sat_env.package.build.outputs import Output
 from cogvideo_sat_env.package.build.repack import LEVEL
-from cogvideo_sat_env.package.build.worker import ask
+from cogvideo_sat_env.source.local_channel import index_channel
 
 RECORD = "built.json"
 ROOM = 100_000_000  # bytes; a Python and the largest package, unpacked
@@ -140,17 +140,9 @@ class Channel:
 
 
 def _index(folder: Path) -> None:
-    answer = ask({"do": "index", "channel": str(folder)})
-    if "error" in answer:
-        raise VerificationError(f"{folder}: can't be indexed: {answer['error']}", "delete that folder and run again")
-    shutil.rmtree(folder / ".tmp", ignore_errors=True)  # left by the indexer
-    for plain in folder.glob("*/repodata.json"):  # the indexer's order changes, and it notes the time
-        repodata = json.loads(plain.read_text(encoding="utf-8"))
-        for record in (*repodata["packages"].values(), *repodata["packages.conda"].values()):
-            record.pop("indexed_timestamp", None)
-        text = json.dumps(repodata, sort_keys=True, separators=(",", ":"))
-        plain.write_text(text, encoding="utf-8")
-        packed = zstandard.ZstdCompressor(level=LEVEL).compress(text.encode("utf-8"))
+    index_channel(folder, "delete that folder and run again")
+    for plain in folder.glob("*/repodata.json"):
+        packed = zstandard.ZstdCompressor(level=LEVEL).compress(plain.read_bytes())
         plain.with_name("repodata.json.zst").write_bytes(packed)
 
 
@@ -164,4 +156,4 @@ def _read(place: Path) -> dict[str, Made]:
 
 def _write(place: Path, made: dict[str, Made]) -> None:
     text = json.dumps({name: asdict(made[name]) for name in sorted(made)}, indent=2) + "\n"
-    write_atomically(place / RECORD, text.encode("utf-8"))
+    write_atomically(place / RECORD, text.encode())

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cogvideo_sat_env.base.errors import InputError, SatenvError, SolveError
+from cogvideo_sat_env.base.errors import InputError, SatenvError, SolveError, VerificationError
 from cogvideo_sat_env.base.paths import cache_dir, current_platform
 from cogvideo_sat_env.base.progress import Progress, human_bytes
 from cogvideo_sat_env.lock.solve import solve
@@ -19,7 +19,7 @@ from cogvideo_sat_env.package.build.channel import Channel, Made
 from cogvideo_sat_env.package.build.failure import explain, log_lines
 from cogvideo_sat_env.package.build.outputs import READERS, Output, inputs_digest, plan, timestamp
 from cogvideo_sat_env.package.build.repack import repack
-from cogvideo_sat_env.package.build.worker import ask
+from cogvideo_sat_env.package.build.worker import do
 from cogvideo_sat_env.spec.variants import read_variants
 
 
@@ -146,7 +146,7 @@ class _Run:
         work = self._channel.work()
         log = self._log(output, "build")
         environment = {"SATENV_WHEELHOUSE": str(self._wheelhouse.resolve())} if self._wheelhouse else {}
-        answer = ask(
+        answer = do(
             {
                 "do": "build", "recipe": str(self._root / "recipe"), "platform": self._platform,
                 "build_platform": current_platform(), "index": output.index, "output_dir": str(work),
@@ -162,7 +162,10 @@ class _Run:
 
     def _test(self, output: Output, path: Path) -> str:
         """Run the package's tests (its contents the build has checked); return what was run, or why not."""
-        count = ask({"do": "count tests", "package": str(path)})["count"]
+        answer = do({"do": "count tests", "package": str(path)})
+        if "error" in answer:
+            raise VerificationError(f"{path}: {answer['error']}", "delete that file and run again")
+        count = answer["count"]
         if not count:
             return "contents checked"
         tests = f"{count} test{'s' if count > 1 else ''}"
@@ -171,7 +174,7 @@ class _Run:
         if reason:
             return f"{tests} not run: {reason}"
         log = self._log(output, "test")
-        answer = ask(
+        answer = do(
             {"do": "test", "package": str(path), "channels": channels, "log": str(log)},
             {"RATTLER_CACHE_DIR": str(cache_dir())},
         )

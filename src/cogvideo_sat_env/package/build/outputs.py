@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.base.paths import current_platform
-from cogvideo_sat_env.package.build.worker import ask
+from cogvideo_sat_env.package.build.worker import do
 from cogvideo_sat_env.source.wheels.fetch import EPOCH
 from cogvideo_sat_env.spec.variants import read_variants
 
@@ -60,7 +60,7 @@ def plan(recipe: Path, platform: str, wanted: Sequence[str]) -> list[Output]:
                 "choose with --variant",
             )
         devices.add(here.get(name, name))
-    answer = ask({"do": "render", "recipe": str(recipe), "platform": platform, "build_platform": current_platform()})
+    answer = do({"do": "render", "recipe": str(recipe), "platform": platform, "build_platform": current_platform()})
     if "error" in answer:
         raise InputError(f"{recipe / 'recipe.yaml'}: {answer['error']}", "restore the file, e.g. with git")
     outputs = [Output(**item) for item in answer["outputs"]]

@@ -1,43 +1,28 @@
 """What the engines do, in a process of its own: both py-rattlers can abort an interpreter that is ending.
 
-One request as JSON on standard input, one answer on standard output. The calls are those of `conda build recipe/`
+The calls are those of `conda build recipe/`
 (conda_build/_rattler_build/compat.py), so that what builds here builds there.
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cogvideo_sat_env.base.child import answer, ask
 from cogvideo_sat_env.base.errors import SatenvError
-from cogvideo_sat_env.lock.solve import child_environment
 
 
-def ask(request: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> dict[str, Any]:
+def do(request: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Have a child do `request`; return its answer, `{"error": …}` when the engine refuses.
 
     `environment` joins this process's variables. Raises SatenvError when the child dies without an answer.
     """
-    child = subprocess.run(
-        [sys.executable, "-m", "cogvideo_sat_env.package.build.worker"],
-        input=json.dumps(request), capture_output=True, text=True, errors="replace", check=False,
-        env={**child_environment(), **(environment or {})},
-    )  # fmt: skip
-    try:
-        answer: dict[str, Any] = json.loads(child.stdout.rpartition("\0")[2])
-    except json.JSONDecodeError:
-        last = (child.stderr or child.stdout).strip()[-500:]
-        raise SatenvError(
-            f"the build engine ended with code {child.returncode} while it was to {request['do']}: {last}",
-            "run again; report this if it happens twice",
-        ) from None
-    return answer
+    found = ask("package.build.worker", request, "the build engine", environment)
+    if found.get("kind") == "":
+        raise SatenvError(f"can't {request['do']}: {found['error']}", "run again; report this if it happens twice")
+    return found
 
 
 class _Log:
@@ -137,34 +122,19 @@ def _pack_program(request: Mapping[str, Any]) -> dict[str, Any]:
     return {"package": str(made.path)}
 
 
-def _index(request: Mapping[str, Any]) -> dict[str, Any]:
-    from rattler.index import index_fs
-
-    asyncio.run(index_fs(Path(request["channel"]), write_zst=False, write_shards=False))
-    return {}
-
-
 _DO = {
     "render": _outputs,
     "build": _build,
     "count tests": _count_tests,
     "test": _test,
-    "index": _index,
     "pack a program": _pack_program,
 }
 
 
-def main() -> None:
-    """Read a request, do it, print the answer behind a NUL: what the engine itself prints comes before."""
-    request = json.load(sys.stdin)
-    try:
-        answer = _DO[request["do"]](request)
-    except Exception as error:  # whatever the engine raises is the reason that the user needs to see
-        answer = {"error": str(error).strip() or type(error).__name__}
-    sys.stdout.write("\0" + json.dumps(answer))
-    sys.stdout.flush()
-    os._exit(0)  # past the engines' threads, which may still be ending
+def main(request: dict[str, Any]) -> dict[str, Any]:
+    """Do what `request` asks for."""
+    return _DO[request["do"]](request)
 
 
 if __name__ == "__main__":
-    main()
+    answer(main)

@@ -7,7 +7,7 @@ import base64
 import hashlib
 import sys
 
-from cogvideo_sat_env.package.publish.child import answer
+from cogvideo_sat_env.base.child import answer
 
 
 def handle(request: dict) -> dict:

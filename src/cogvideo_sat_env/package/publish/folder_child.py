@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from cogvideo_sat_env.package.publish.child import answer
+from cogvideo_sat_env.base.child import answer
 
 
 def index(request: dict) -> dict:

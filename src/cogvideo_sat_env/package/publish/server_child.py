@@ -9,7 +9,7 @@ import asyncio
 import os
 import tempfile
 
-from cogvideo_sat_env.package.publish.child import answer
+from cogvideo_sat_env.base.child import answer
 
 SECONDS = 60  # for one request
 

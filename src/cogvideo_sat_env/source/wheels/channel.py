@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,8 +18,8 @@ from cogvideo_sat_env.base.errors import InputError, PrefixError, VerificationEr
 from cogvideo_sat_env.base.files import link_or_copy
 from cogvideo_sat_env.base.progress import Progress
 from cogvideo_sat_env.lock.solve import solve
+from cogvideo_sat_env.source.local_channel import index_channel
 from cogvideo_sat_env.source.wheels.convert import Conversion, Package, convert, sweep
-from cogvideo_sat_env.source.wheels.index import index_channel
 from cogvideo_sat_env.source.wheels.interpreter import Interpreter, probe
 from cogvideo_sat_env.source.wheels.lockfile import read_wheel_lock
 from cogvideo_sat_env.source.wheels.names import NotProvided, divide, load_names
@@ -126,9 +125,8 @@ def _channel(conversion: Conversion, interpreter: Interpreter, cache: Path) -> P
         folder.mkdir()
     for package in conversion.packages:
         link_or_copy(package.archive(cache), subdir / package.file_name)
-    index_channel(partial)
+    index_channel(partial, "the cache of converted wheels may be damaged: delete it and run again")
     _compare(conversion.packages, subdir)
-    shutil.rmtree(partial / ".tmp", ignore_errors=True)  # left by the indexer
     partial.chmod(0o755)  # mkdtemp makes it private
     partial.replace(target)
     return target

@@ -329,14 +329,5 @@ def _pack(
         ) from error
     archive = Path(made.path)
     paths = tuple(sorted(p.relative_to(stage).as_posix() for p in stage.rglob("*") if p.is_symlink() or p.is_file()))
-    return Package(
-        task.key,
-        name,
-        version,
-        build,
-        archive.name,
-        sha256_file(archive),
-        archive.stat().st_size,
-        paths,
-        python_version,
-    )
+    digest, size = sha256_file(archive), archive.stat().st_size
+    return Package(task.key, name, version, build, archive.name, digest, size, paths, python_version)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -98,11 +97,3 @@ def private_venv(interpreter: Interpreter, folder: Path) -> Iterator[Path]:
             "install this Python's venv module (Debian: the package python3-venv)",
         )
     yield folder / "bin" / "python"
-
-
-def clean_environment(**extra: str) -> dict[str, str]:
-    """Return this process's environment without what would change how another Python starts."""
-    kept = {
-        key: value for key, value in os.environ.items() if not key.startswith("PYTHON") and key != "__PYVENV_LAUNCHER__"
-    }
-    return {**kept, **extra}

@@ -18,8 +18,9 @@ from installer.scripts import Script
 from installer.sources import WheelFile
 from installer.utils import Scheme, construct_record_file
 
+from cogvideo_sat_env.base.child import clean_environment
 from cogvideo_sat_env.base.errors import VerificationError
-from cogvideo_sat_env.source.wheels.interpreter import Interpreter, clean_environment
+from cogvideo_sat_env.source.wheels.interpreter import Interpreter
 
 if TYPE_CHECKING:
     from installer.scripts import ScriptSection

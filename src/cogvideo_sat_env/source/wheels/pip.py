@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from cogvideo_sat_env.base.child import clean_environment
 from cogvideo_sat_env.base.errors import (
     MissingToolError,
     PrefixError,
@@ -16,7 +17,6 @@ from cogvideo_sat_env.base.errors import (
     SourceError,
     VerificationError,
 )
-from cogvideo_sat_env.source.wheels.interpreter import clean_environment
 
 # settings of the user's that are about where to install, or would add what the lock doesn't name
 _DROPPED = (
