@@ -16,9 +16,9 @@ import pytest
 from cogvideo_sat_env import __version__
 from cogvideo_sat_env.base.errors import InputError, PrefixError
 from cogvideo_sat_env.cli.doctor import doctor as click_command
-from cogvideo_sat_env.doctor import argparse_cli
-from cogvideo_sat_env.doctor.command import Request, read_options
-from cogvideo_sat_env.doctor.find_prefix import find_prefix
+from cogvideo_sat_env.doctor import options
+from cogvideo_sat_env.doctor.command import DoctorOptions, read_options
+from cogvideo_sat_env.doctor.find_prefix import find_prefix, named_prefix
 
 SOURCE = Path(__file__).parents[2] / "src"
 
@@ -85,7 +85,7 @@ def test_wrong_usage_ends_with_2_an_unknown_check_with_3_and_a_wrong_prefix_with
     assert done.returncode == 6 and "expected the Python of an environment" in done.stderr
     assert "satenv create" in done.stderr and "Traceback" not in done.stderr
     with pytest.raises(PrefixError, match="no environment there") as caught:  # of the project's command line
-        find_prefix(tmp_path, None)
+        find_prefix(tmp_path, None, named_prefix)
     assert caught.value.exit_code == 6
 
 
@@ -106,7 +106,7 @@ def test_closed_standard_streams_change_nothing(prefix, tmp_path, program, close
 def test_both_command_lines_have_the_same_options():
     """Click parses for the project, argparse inside an environment, where only the standard library is sure."""
     parser = argparse.ArgumentParser()
-    argparse_cli.add_doctor(parser)
+    options.add_to(parser)
     inside = {
         tuple(action.option_strings): (action.dest, action.default if action.default else None, bool(action.nargs == 0))
         for action in parser._actions if action.dest != "help"
@@ -176,7 +176,7 @@ def test_settings_come_from_the_file_and_switches_win(tmp_path):
     config = tmp_path / "doctor.json"
     config.write_text('{"security.advisories": "/from/the/file", "identity.seconds": 10}')
     (tmp_path / "osv").mkdir()
-    found = read_options(Request(config=config, advisories=tmp_path / "osv"))
+    found = read_options(DoctorOptions(config=config, advisories=tmp_path / "osv"))
     assert found == {"security.advisories": str(tmp_path / "osv"), "identity.seconds": 10}
 
 
@@ -194,7 +194,7 @@ def test_settings_that_make_no_sense_are_refused(tmp_path, content):
     if content is not None:
         config.write_text(content)
     with pytest.raises(InputError, match="doctor.json"):
-        read_options(Request(config=config))
+        read_options(DoctorOptions(config=config))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 
 from cogvideo_sat_env.base.errors import InputError, MissingToolError, SourceError
 from cogvideo_sat_env.doctor.fleet import compare, launch, slurm
-from cogvideo_sat_env.doctor.fleet.messages import Hub, Member
+from cogvideo_sat_env.doctor.fleet.messages import Client, Coordinator
 
 SOURCE = Path(__file__).parents[2] / "src"
 SLURM = {
@@ -79,18 +79,18 @@ def test_without_srun_several_nodes_cannot_be_reached(tmp_path):
 
 
 @pytest.fixture
-def hub():
-    found = Hub(0, b"one run", 3)
+def coordinator():
+    found = Coordinator(0, b"one run", 3)
     yield found, found.port
     found.close()
 
 
-def test_ranks_tell_and_are_answered(hub):
-    rank0, port = hub
-    member = Member("127.0.0.1", port, b"one run", 2, 5.0)
-    assert abs(member.clock_skew()) < 1.0
+def test_ranks_tell_and_are_answered(coordinator):
+    rank0, port = coordinator
+    client = Client("127.0.0.1", port, b"one run", 2, 5.0)
+    assert abs(client.clock_skew()) < 1.0
     answers = []
-    asking = threading.Thread(target=lambda: answers.append(member.ask("hello", {"host": "b"}, 10.0)))
+    asking = threading.Thread(target=lambda: answers.append(client.ask("hello", {"host": "b"}, 10.0)))
     asking.start()
     assert rank0.wait("hello", {2}, 10.0) == set() and rank0.messages[2]["hello"] == {"host": "b"}
     rank0.answer("hello", "go on")
@@ -98,36 +98,36 @@ def test_ranks_tell_and_are_answered(hub):
     assert answers == ["go on"]
 
 
-def test_a_rank_of_another_run_is_not_let_in(hub):
+def test_a_rank_of_another_run_is_not_let_in(coordinator):
     with pytest.raises(SourceError) as caught:
-        Member("127.0.0.1", hub[1], b"another run", 1, 5.0)
+        Client("127.0.0.1", coordinator[1], b"another run", 1, 5.0)
     assert "belongs to another run" in caught.value.message
 
 
-def test_one_who_connects_and_says_nothing_keeps_nobody_out(hub):
+def test_one_who_connects_and_says_nothing_keeps_nobody_out(coordinator):
     """A port scanner, as security departments run them."""
-    with socket.create_connection(("127.0.0.1", hub[1])):
-        assert abs(Member("127.0.0.1", hub[1], b"one run", 1, 5.0).clock_skew()) < 1.0
+    with socket.create_connection(("127.0.0.1", coordinator[1])):
+        assert abs(Client("127.0.0.1", coordinator[1], b"one run", 1, 5.0).clock_skew()) < 1.0
 
 
 def test_a_silent_program_on_rank_0s_port_is_an_error_and_no_hang():
     with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(SourceError) as caught:
-        Member("127.0.0.1", other.getsockname()[1], b"one run", 1, 0.2)
+        Client("127.0.0.1", other.getsockname()[1], b"one run", 1, 0.2)
     assert "belongs to another program" in caught.value.message and "SATENV_FLEET_PORT" in caught.value.remedy
 
 
 def test_a_port_that_is_taken_is_an_error_of_rank_0():
     with socket.create_server(("", 0)) as other, pytest.raises(SourceError) as caught:
-        Hub(other.getsockname()[1], b"one run", 2)
+        Coordinator(other.getsockname()[1], b"one run", 2)
     assert "can't listen" in caught.value.message and "SATENV_FLEET_PORT" in caught.value.remedy
 
 
-def test_a_rank_that_ends_too_early_is_not_waited_for(hub):
-    rank0, port = hub
+def test_a_rank_that_ends_too_early_is_not_waited_for(coordinator):
+    rank0, port = coordinator
     text = (
         "import sys, os; sys.path.insert(0, sys.argv[1]);"
-        " from cogvideo_sat_env.doctor.fleet.messages import Member;"
-        " m = Member('127.0.0.1', int(sys.argv[2]), b'one run', 1, 5.0); m.clock_skew(); os._exit(9)"
+        " from cogvideo_sat_env.doctor.fleet.messages import Client;"
+        " m = Client('127.0.0.1', int(sys.argv[2]), b'one run', 1, 5.0); m.clock_skew(); os._exit(9)"
     )
     subprocess.run([sys.executable, "-c", text, str(SOURCE), str(port)], check=False)
     assert rank0.wait("hello", {1}, 600.0) == {1} and rank0.lost == {1}
@@ -135,7 +135,7 @@ def test_a_rank_that_ends_too_early_is_not_waited_for(hub):
 
 def test_rank_0_that_never_comes_is_an_error():
     with pytest.raises(SourceError) as caught:
-        Member("127.0.0.1", 1, b"one run", 1, 0.1)
+        Client("127.0.0.1", 1, b"one run", 1, 0.1)
     assert "can't reach rank 0" in caught.value.message and "MASTER_ADDR" in caught.value.remedy
 
 

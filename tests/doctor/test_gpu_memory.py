@@ -9,8 +9,8 @@ from click.testing import CliRunner
 
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.cli import cli
-from cogvideo_sat_env.doctor import gpu_memory as planning
-from cogvideo_sat_env.doctor.gpu_memory import FITS, MAYBE, NO, Recipe, plan
+from cogvideo_sat_env.doctor import gpu_memory
+from cogvideo_sat_env.doctor.gpu_memory import FITS, MAYBE, NO, TrainingSetup, estimate
 
 GIB = 2**30
 # THUDM/CogVideo, README.md: "Fine-tuning VRAM Consumption (per GPU)"
@@ -23,64 +23,64 @@ PUBLISHED = [
 @pytest.mark.parametrize(("model", "method", "batch", "gigabytes"), PUBLISHED)
 def test_upstreams_figures_lie_inside_the_range(model, method, batch, gigabytes):
     """Whether they are meant as 10^9 bytes or as GiB, which nvidia-smi shows."""
-    answer = plan(Recipe(model, method, gpus=8, zero=2, batch=batch))
+    answer = estimate(TrainingSetup(model, method, gpus=8, zero=2, batch=batch))
     assert answer.total.low < gigabytes * 1e9 and gigabytes * GIB < answer.total.high
     assert answer.published == gigabytes
 
 
 def test_the_weights_are_those_of_the_models():
     """2B and 5B, counted by the shapes; a layer has 12 h² weights without its modulation."""
-    two, five = plan(Recipe("2b")), plan(Recipe("5b"))
+    two, five = estimate(TrainingSetup("2b")), estimate(TrainingSetup("5b"))
     assert 1.68e9 < two.transformer < 1.70e9 and 5.5e9 < five.transformer < 5.6e9
-    assert planning.t5_weights() == 24 * (4 * 4096**2 + 3 * 4096 * 10240) + 32128 * 4096
+    assert gpu_memory.t5_weights() == 24 * (4 * 4096**2 + 3 * 4096 * 10240) + 32128 * 4096
     assert two.trained == 30 * 8 * 128 * 1920
-    assert plan(Recipe("5b", "full")).trained == five.transformer
+    assert estimate(TrainingSetup("5b", "full")).trained == five.transformer
 
 
 def test_tokens_are_those_of_a_clip():
-    assert plan(Recipe()).tokens == 226 + 13 * 30 * 45
-    assert plan(Recipe(frames=1, height=256, width=256)).tokens == 226 + 16 * 16
+    assert estimate(TrainingSetup()).tokens == 226 + 13 * 30 * 45
+    assert estimate(TrainingSetup(frames=1, height=256, width=256)).tokens == 226 + 16 * 16
 
 
 def test_each_zero_stage_divides_one_part_more():
-    parts = {zero: plan(Recipe("5b", "full", gpus=4, zero=zero)).parts for zero in (0, 1, 2, 3)}
-    weights = plan(Recipe("5b", "full")).transformer
+    parts = {zero: estimate(TrainingSetup("5b", "full", gpus=4, zero=zero)).parts for zero in (0, 1, 2, 3)}
+    weights = estimate(TrainingSetup("5b", "full")).transformer
     assert parts[0]["optimizer"].low == 16 * weights and parts[1]["optimizer"].high == 4 * weights
     assert parts[1]["gradients"].low == 2 * weights and parts[2]["gradients"].low == weights / 2
     assert parts[2]["weights"].low == 2 * weights and parts[3]["weights"].high == weights / 2
 
 
 def test_lora_keeps_all_weights_and_trains_few():
-    lora, full = plan(Recipe("2b", "lora")), plan(Recipe("2b", "full"))
+    lora, full = estimate(TrainingSetup("2b", "lora")), estimate(TrainingSetup("2b", "full"))
     assert lora.parts["weights"].low == 2 * (lora.transformer + lora.trained)
     assert lora.parts["optimizer"].high == 16 * lora.trained < full.parts["optimizer"].high / 20
 
 
 @pytest.mark.parametrize("more", [{"batch": 2}, {"frames": 81}, {"height": 768}, {"width": 1360}, {"dtype": "fp32"}])
 def test_more_work_needs_more_memory(more):
-    less, greater = plan(Recipe()), plan(Recipe(**more))
+    less, greater = estimate(TrainingSetup()), estimate(TrainingSetup(**more))
     assert greater.total.high > less.total.high and greater.total.low >= less.total.low
 
 
 def test_fp32_has_no_second_copy_of_the_weights():
-    assert plan(Recipe(dtype="fp32")).parts["optimizer"].low == 12 * plan(Recipe()).trained
+    assert estimate(TrainingSetup(dtype="fp32")).parts["optimizer"].low == 12 * estimate(TrainingSetup()).trained
 
 
 def test_the_verdict_is_certain_only_outside_the_range():
-    answer = plan(Recipe())
+    answer = estimate(TrainingSetup())
     assert answer.verdict(answer.total.high) == FITS and answer.verdict(answer.total.low - 1) == NO
     assert answer.verdict((answer.total.low + answer.total.high) / 2) == MAYBE
 
 
 def test_a_published_figure_is_shown_only_for_its_own_recipe():
-    assert plan(Recipe(gpus=8)).published == 47
-    assert [plan(Recipe(gpus=8, **more)).published for more in ({"frames": 81}, {"zero": 3}, {"batch": 4})] == [
-        None
-    ] * 3
+    assert estimate(TrainingSetup(gpus=8)).published == 47
+    assert [
+        estimate(TrainingSetup(gpus=8, **more)).published for more in ({"frames": 81}, {"zero": 3}, {"batch": 4})
+    ] == [None] * 3
 
 
 def test_the_doctor_gets_a_verdict_for_each_recipe():
-    small, large = planning.verdicts(16 * 1024, 1), planning.verdicts(141 * 1024, 8)
+    small, large = gpu_memory.verdicts(16 * 1024, 1), gpu_memory.verdicts(141 * 1024, 8)
     assert set(small) == {"2b lora", "2b full", "5b lora", "5b full"}
     assert set(small.values()) == {NO} and set(large.values()) == {FITS}
 
@@ -95,7 +95,7 @@ def test_the_doctor_gets_a_verdict_for_each_recipe():
 )  # fmt: skip
 def test_a_recipe_that_nobody_can_train_is_refused_with_what_to_type(wrong, words):
     with pytest.raises(InputError) as caught:
-        plan(Recipe(**wrong))
+        estimate(TrainingSetup(**wrong))
     assert words in caught.value.message and caught.value.remedy
 
 

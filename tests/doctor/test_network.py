@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cogvideo_sat_env.doctor.checks import network
-from cogvideo_sat_env.doctor.checks._probe import Request
+from cogvideo_sat_env.doctor.checks._probe import ProbeRequest
 from cogvideo_sat_env.doctor.hardware import Gpu, GpuFacts, Link, NvidiaSmi, parse_links
 
 from .conftest import Machine
@@ -93,7 +93,7 @@ def names(monkeypatch, forward: dict[str, list[str]], back: dict[str, str], name
 )
 def test_the_hosts_name_leads_both_ways(monkeypatch, tmp_path, forward, back, status, words):
     names(monkeypatch, forward, back)
-    outcome = network.hostname(Request(tmp_path, tmp_path, {}))
+    outcome = network.hostname(ProbeRequest(tmp_path, tmp_path, {}))
     assert outcome.status == status and words in outcome.finding
 
 
@@ -172,7 +172,7 @@ def test_a_rank_that_hangs_is_ended_and_named(prefix, monkeypatch, tmp_path):
     fake_torch(prefix, "import time\n    values.value = 3.0 if get_rank() == 0 else time.sleep(60)")
     monkeypatch.setattr(_ranks.sys, "executable", str(prefix.root / "bin" / "python"))
     inputs = {"gpu": {"gpus": [{}, {}]}, "links": []}
-    ranks = _ranks.launch(Request(tmp_path, tmp_path, inputs), "network", "one_of_nccl", 2, 3.0)
+    ranks = _ranks.launch(ProbeRequest(tmp_path, tmp_path, inputs), "network", "one_of_nccl", 2, 3.0)
     assert ranks.problem.status == "failed" and "rank 1 of 2 did not answer within 3 s" in ranks.problem.finding
 
 

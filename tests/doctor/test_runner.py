@@ -112,7 +112,7 @@ def test_a_check_without_a_result_has_failed(toy):
 
 
 def test_an_unreadable_result_is_a_failure(toy):
-    text = "def a(request):\n    from ._probe import Outcome\n    return Outcome('splendid', 'a status that is none')"
+    text = "def a(request):\n    from ._probe import ProbeOutcome\n    return ProbeOutcome('splendid', 'a status that is none')"
     result = only(toy(text, spec("a")).run("quick"))
     assert result.status == "failed" and "without a result" in result.finding
 
@@ -353,7 +353,7 @@ def test_a_missing_requirement_comes_with_the_command_that_installs_it(toy, pref
     result = only(toy(f"import importlib\ndef a(request): importlib.import_module({module!r})", spec("a")).run("quick"))
     assert result.status == "failed" and f"No module named '{module.partition('.')[0]}'" in result.finding
     if command is None:  # nobody's module: at least where to read all of it
-        assert result.remedy.startswith("see all that it said: satenv doctor -p ")
+        assert result.remedy.startswith("see everything that it printed: satenv doctor -p ")
     else:
         assert result.remedy == command
 

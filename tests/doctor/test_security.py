@@ -80,10 +80,10 @@ def test_without_advisories_it_is_not_run(prefix):
     assert result.status == "not_run" and "--advisories" in result.finding
 
 
-def test_a_known_vulnerability_is_named_with_the_version_that_mends_it(examined):
+def test_a_known_vulnerability_is_named_with_the_version_that_fixes_it(examined):
     result = examined([advisory(), advisory("pillow", id="PYSEC-1")])
     assert result.status == "failed"
-    assert result.finding == "1 known vulnerabilities: torch 2.5.1+cu124: GHSA-53q9-r3pm-6pq6 (mended in 2.6.0)"
+    assert result.finding == "1 known vulnerabilities: torch 2.5.1+cu124: GHSA-53q9-r3pm-6pq6 (fixed in 2.6.0)"
     assert "--update torch" in result.remedy and result.details["hits"][0]["aliases"] == ["CVE-2025-32434"]
 
 

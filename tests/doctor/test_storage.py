@@ -127,7 +127,7 @@ def test_no_room_is_a_failure_that_names_the_variable(monkeypatch, tmp_path, blo
         "prefix": str(tmp_path), "activation": {"sets": {"TORCH_EXTENSIONS_DIR": str(tmp_path)}}, "options": {},
         "places": {"TMPDIR": str(tmp_path / "local")},
     }  # fmt: skip
-    outcome = storage.space(storage.Request(tmp_path, tmp_path, inputs))
+    outcome = storage.space(storage.ProbeRequest(tmp_path, tmp_path, inputs))
     assert (
         outcome.status == status
         and f"TMPDIR ({tmp_path}/local) {words}" in outcome.finding
@@ -142,9 +142,9 @@ def test_too_little_shared_memory_for_workers_is_told(monkeypatch, tmp_path):
     monkeypatch.setattr(storage.os, "statvfs", lambda path: small if str(path) == "/dev/shm" else real)
     monkeypatch.setattr(storage.os.path, "isdir", lambda path: True)
     inputs = {"prefix": str(tmp_path), "activation": {"sets": {"TORCH_EXTENSIONS_DIR": str(tmp_path)}}, "places": {}}
-    outcome = storage.space(storage.Request(tmp_path, tmp_path, inputs))
+    outcome = storage.space(storage.ProbeRequest(tmp_path, tmp_path, inputs))
     assert outcome.status == "warning" and "/dev/shm has 0.06 GiB" in outcome.finding and "--shm-size" in outcome.remedy
-    data_only = storage.space(storage.Request(tmp_path, tmp_path, inputs | {"data_only": True}))
+    data_only = storage.space(storage.ProbeRequest(tmp_path, tmp_path, inputs | {"data_only": True}))
     assert data_only.status == "passed"
 
 
@@ -159,7 +159,7 @@ def test_the_time_of_an_import_is_measured_from_memory_and_from_the_disk(prefix)
 def test_a_slow_import_is_told(monkeypatch, tmp_path):
     """As from a parallel file system: a minute for the small files."""
     monkeypatch.setattr(storage, "_import", lambda module, folder: (75.0, [__file__]))
-    outcome = storage.import_time(storage.Request(tmp_path, tmp_path, {}))
+    outcome = storage.import_time(storage.ProbeRequest(tmp_path, tmp_path, {}))
     expected = "warning" if hasattr(os, "posix_fadvise") else "passed"
     assert outcome.status == expected and (expected == "passed" or "squashfs" in outcome.remedy)
 

@@ -13,7 +13,7 @@ import pytest
 
 from cogvideo_sat_env.doctor import activated_env
 from cogvideo_sat_env.doctor.checks import toolchain
-from cogvideo_sat_env.doctor.checks._probe import Request
+from cogvideo_sat_env.doctor.checks._probe import ProbeRequest
 from cogvideo_sat_env.doctor.hardware import Gpu, GpuFacts
 from cogvideo_sat_env.doctor.runner import Doctor
 
@@ -139,7 +139,7 @@ def test_without_nvcc_it_depends_on_receipt_and_gpu(monkeypatch, tmp_path, gpus,
     monkeypatch.setattr(toolchain, "torch_cuda", lambda: "12.9")
     monkeypatch.setattr(toolchain, "_cuda_home", lambda prefix: None)
     inputs = {"prefix": str(tmp_path), "gpu": {"gpus": gpus}, "not_provided": not_provided}
-    outcome = toolchain.nvcc(Request(tmp_path, tmp_path, inputs))
+    outcome = toolchain.nvcc(ProbeRequest(tmp_path, tmp_path, inputs))
     assert outcome.status == status and "FusedEmaAdam" in outcome.finding
 
 

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from cogvideo_sat_env.doctor.checks import _ranks, training
-from cogvideo_sat_env.doctor.checks._probe import Request, failed, passed
+from cogvideo_sat_env.doctor.checks._probe import ProbeRequest, failed, passed
 
 GOOD = [1.4, 1.1, 0.9, 0.8]
 
@@ -27,7 +27,7 @@ def play(monkeypatch, tmp_path):
         monkeypatch.setattr(_ranks, "launch", lambda *given: asked.append(given) or ranks)
         monkeypatch.setattr(training._train, "reference", lambda shared, workdir: run())
         monkeypatch.setattr(training._tiny, "prepare_cpu", lambda: None)
-        outcome = check(Request(tmp_path, tmp_path, {"gpu": {"gpus": [{}] * 8}}))
+        outcome = check(ProbeRequest(tmp_path, tmp_path, {"gpu": {"gpus": [{}] * 8}}))
         return outcome, asked
 
     return examine

@@ -8,13 +8,40 @@ from pathlib import Path
 import click
 
 from cogvideo_sat_env.cli.options import examples
+from cogvideo_sat_env.doctor.options import FLAG, LIST, OPTIONS, Option
 
-_FILE = click.Path(path_type=Path, dir_okay=False)
+
+def _click_option(option: Option) -> click.Option:
+    declarations = [*option.flags, option.name]
+    if option.kind == FLAG:
+        return click.Option(declarations, is_flag=True, help=option.help)
+    if option.kind == LIST:
+        return click.Option(declarations, multiple=True, metavar=option.metavar, help=option.help)
+    kind = option.kind
+    if isinstance(kind, tuple):
+        kind = click.Choice(kind)
+    elif kind is Path:
+        kind = click.Path(path_type=Path, dir_okay=not option.is_file)
+    return click.Option(
+        declarations, type=kind, default=option.default, show_default=option.default is not None,
+        metavar=option.metavar, help=option.help,
+    )  # fmt: skip
 
 
-# The same options as `cogvideo-sat-env doctor` has inside an environment (doctor/commandline.py); a test holds the two
-# equal.
-@click.command(
+def _run(prefix: Path | None, name: str | None, **options) -> None:
+    from cogvideo_sat_env.doctor.command import DoctorOptions, answer, say
+    from cogvideo_sat_env.doctor.find_prefix import find_prefix, named_prefix
+
+    text, code = answer(DoctorOptions(**options), lambda: find_prefix(prefix, name, named_prefix))
+    say(text)
+    sys.exit(code)
+
+
+doctor = click.Command(
+    "doctor",
+    callback=_run,
+    params=[_click_option(option) for option in OPTIONS],
+    help="Prove that an environment trains; say what is wrong and what to type when it doesn't.",
     **examples("""
     satenv doctor                            the environment that is active, else cogvideo-sat
     satenv doctor -p /scratch/envs/sat       that prefix
@@ -25,31 +52,5 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     satenv doctor --junit doctor.xml         for CI
     satenv doctor --advisories osv/          known vulnerabilities too
     satenv doctor --nodes 2 --ntasks 16      all together, and which host differs
-    """)
+    """),
 )
-@click.option("-p", "--prefix", type=click.Path(path_type=Path), help="Folder of the environment.")
-@click.option("-n", "--name", help="Name of the environment.")
-@click.option("--level", type=click.Choice(["quick", "full", "gpu"]), default="full", show_default=True,
-              help="How deep: quick before a job, full for all, gpu for quick and all GPU checks.")  # fmt: skip
-@click.option("--only", multiple=True, metavar="ID", help="Only this check or subject (repeat for several).")
-@click.option("--skip", multiple=True, metavar="ID", help="Not this check or subject (repeat for several).")
-@click.option("--advisories", type=click.Path(path_type=Path), metavar="PATH",
-              help="Known vulnerabilities: an OSV JSON file, or a folder of them.")  # fmt: skip
-@click.option("--config", type=_FILE, metavar="FILE", help="Settings of single checks: a JSON object.")
-@click.option("--patience", type=float, default=1.0, metavar="FACTOR",
-              help="Multiply the time limits, on a slow machine.")  # fmt: skip
-@click.option("--nodes", type=int, metavar="N",
-              help="On N nodes: inside a step of srun or torchrun, or started with srun.")  # fmt: skip
-@click.option("--ntasks", type=int, metavar="M", help="As M processes [default: one a node].")
-@click.option("--strict", is_flag=True, help="A warning counts as a failure.")
-@click.option("--list", "listing", is_flag=True, help="List the checks and the failure that each catches.")
-@click.option("--junit", type=_FILE, metavar="FILE", help="Write the report as JUnit XML, too.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-def doctor(prefix, name, **options) -> None:
-    """Prove that an environment trains; say what is wrong and what to type when it doesn't."""
-    from cogvideo_sat_env.doctor.command import Request, answer, say
-    from cogvideo_sat_env.doctor.find_prefix import find_prefix
-
-    text, code = answer(Request(**options), lambda: find_prefix(prefix, name))
-    say(text)
-    sys.exit(code)

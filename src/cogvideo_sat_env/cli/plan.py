@@ -28,8 +28,8 @@ from cogvideo_sat_env.cli.options import examples
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output; sizes in bytes.")
 def plan(model, method, gpus, zero, frames, height, width, batch, dtype, as_json) -> None:
     """Reckon the GPU memory that fine-tuning needs, as a range, and which GPUs have it."""
-    from cogvideo_sat_env.doctor import gpu_memory as planning
+    from cogvideo_sat_env.doctor import gpu_memory
 
-    recipe = planning.Recipe(model, method, gpus, zero, frames, height, width, batch, dtype)
-    answer = planning.plan(recipe)
+    setup = gpu_memory.TrainingSetup(model, method, gpus, zero, frames, height, width, batch, dtype)
+    answer = gpu_memory.estimate(setup)
     click.echo(json.dumps(answer.to_json(), indent=2) if as_json else answer.to_text(), nl=as_json)

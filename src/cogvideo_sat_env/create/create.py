@@ -209,7 +209,7 @@ def install_plan(target: Path, plan: Plan, environment: Environment, options: Op
 def prove(outcome: Outcome, progress: Progress) -> Outcome:
     """Run the doctor's quick level on what was made; return the outcome with its report."""
     from cogvideo_sat_env import doctor
-    from cogvideo_sat_env.doctor.find_prefix import show_check
+    from cogvideo_sat_env.doctor.command import show_check
 
     progress.say("Doctor, quick level (satenv doctor runs all of it)")
     start = time.perf_counter()

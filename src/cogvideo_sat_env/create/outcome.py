@@ -63,7 +63,7 @@ class Outcome:
 
     def to_text(self) -> str:
         """Return the outcome for people."""
-        from cogvideo_sat_env.doctor.find_prefix import report_text
+        from cogvideo_sat_env.doctor.command import report_text
 
         if self.status == "up-to-date":
             if self.seconds:  # every byte was compared

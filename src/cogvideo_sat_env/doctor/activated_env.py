@@ -30,7 +30,7 @@ _DUMP = "import json, os, sys; json.dump(dict(os.environ), open(sys.argv[1], 'w'
 
 
 @dataclass(frozen=True)
-class Activation:
+class ActivatedEnvironment:
     """The captured environment.
 
     env       all variables for a process of the prefix
@@ -45,7 +45,7 @@ class Activation:
     problems: tuple[str, ...]
 
 
-def capture(prefix: Path, workdir: Path, base: Mapping[str, str] | None = None) -> Activation:
+def capture(prefix: Path, workdir: Path, base: Mapping[str, str] | None = None) -> ActivatedEnvironment:
     """Work out the environment that `conda activate PREFIX` gives in a shell with the variables `base`.
 
     Order as in conda: PATH and CONDA_*, the declared variables (etc/conda/env_vars.d/*.json, then conda-meta/state),
@@ -63,7 +63,7 @@ def capture(prefix: Path, workdir: Path, base: Mapping[str, str] | None = None) 
     plain = {"PATH", "CONDA_PREFIX", "CONDA_DEFAULT_ENV", "CONDA_SHLVL", "SHLVL", "_", "PWD", "OLDPWD"}
     sets = {name: value for name, value in sorted(clean.items()) if name not in plain and least.get(name) != value}
     env["PYTHONNOUSERSITE"] = "1"
-    return Activation(env, sets, tuple(path.name for path in scripts), tuple(problems))
+    return ActivatedEnvironment(env, sets, tuple(path.name for path in scripts), tuple(problems))
 
 
 def _activate(

@@ -17,11 +17,11 @@ from pathlib import Path
 from types import FrameType
 
 from cogvideo_sat_env import __version__
-from cogvideo_sat_env.base.errors import EXIT_CODES, InputError, SatenvError
-from cogvideo_sat_env.base.paths import envs_dir
+from cogvideo_sat_env.base.errors import EXIT_CODES, SatenvError
 from cogvideo_sat_env.base.stdio import fill_closed
-from cogvideo_sat_env.doctor.command import Request, answer, say
-from cogvideo_sat_env.doctor.model import LEVELS
+from cogvideo_sat_env.doctor import options
+from cogvideo_sat_env.doctor.command import DoctorOptions, answer, say
+from cogvideo_sat_env.doctor.find_prefix import find_prefix
 from cogvideo_sat_env.spec import why
 
 PROGRAM = "cogvideo-sat-env"
@@ -36,56 +36,29 @@ class Command:
     run: Callable[[argparse.Namespace], int]
 
 
-def add_doctor(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of `doctor`: those of `satenv doctor` (a test holds them equal)."""
-    add = parser.add_argument
-    add("-p", "--prefix", type=Path, help="folder of the environment (default: the active one, else this one)")
-    add("-n", "--name", help="name of the environment")
-    add("--level", choices=LEVELS, default="full", help="how deep (default: %(default)s)")
-    add("--only", action="append", default=[], metavar="ID", help="only this check or subject; repeatable")
-    add("--skip", action="append", default=[], metavar="ID", help="not this check or subject; repeatable")
-    add("--advisories", type=Path, metavar="PATH", help="known vulnerabilities: an OSV JSON file, or a folder of them")
-    add("--config", type=Path, metavar="FILE", help="settings of single checks: a JSON object")
-    add("--patience", type=float, default=1.0, metavar="FACTOR", help="multiply the time limits, on a slow machine")
-    add("--nodes", type=int, metavar="N", help="on N nodes: inside a step of srun or torchrun, or started with srun")
-    add("--ntasks", type=int, metavar="M", help="as M processes (default: one a node)")
-    add("--strict", action="store_true", help="a warning counts as a failure")
-    add("--list", dest="listing", action="store_true", help="list the checks and the failure that each catches")
-    add("--junit", type=Path, metavar="FILE", help="write the report as JUnit XML, too")
-    add("--json", dest="as_json", action="store_true", help="one JSON object on standard output")
-
-
-def run_doctor(options: argparse.Namespace) -> int:
-    """Run the doctor; print what it says; return the exit code."""
-    request = Request(
-        level=options.level, only=options.only, skip=options.skip, listing=options.listing, as_json=options.as_json,
-        junit=options.junit, strict=options.strict, patience=options.patience, advisories=options.advisories,
-        config=options.config, nodes=options.nodes, ntasks=options.ntasks,
-    )  # fmt: skip
-    text, code = answer(request, lambda: _prefix(options.prefix, options.name))
+def run_doctor(parsed: argparse.Namespace) -> int:
+    """Run the doctor; print its report; return the exit code."""
+    values = {name: value for name, value in vars(parsed).items() if name not in ("command", "prefix", "name")}
+    text, code = answer(
+        DoctorOptions(**values), lambda: find_prefix(parsed.prefix, parsed.name, lambda: Path(sys.prefix))
+    )
     say(text)
     return code
-
-
-def _prefix(prefix: Path | None, name: str | None) -> Path:
-    if prefix is not None and name is not None:
-        raise InputError("-p and -n exclude each other", "name the folder or the environment, not both")
-    if name is not None:
-        return envs_dir() / name
-    return prefix or Path(os.environ.get("CONDA_PREFIX") or sys.prefix)
 
 
 def _add_nothing(parser: argparse.ArgumentParser) -> None:
     return
 
 
-def _run_version(options: argparse.Namespace) -> int:
+def _run_version(parsed: argparse.Namespace) -> int:
     print(f"{PROGRAM} {__version__}")
     return 0
 
 
 COMMANDS: dict[str, Command] = {
-    "doctor": Command("prove that the environment trains; say what to type when it doesn't", add_doctor, run_doctor),
+    "doctor": Command(
+        "prove that the environment trains; say what to type when it doesn't", options.add_to, run_doctor
+    ),
     "version": Command("print the version", _add_nothing, _run_version),
     "why": Command("say why a package is needed or bounded", why.add_arguments, why.run),
 }
@@ -102,16 +75,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
-        command.add(subparsers.add_parser(name, help=command.help, description=command.help))
-    options = parser.parse_args(arguments)
+        command.add(subparsers.add_parser(name, help=command.help, description=command.help, allow_abbrev=False))
+    parsed = parser.parse_args(arguments)
     # clean up as on Ctrl-C when a batch system or a lost terminal ends us
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
             signal.signal(number, _end)
     try:
-        return COMMANDS[options.command].run(options)
+        return COMMANDS[parsed.command].run(parsed)
     except SatenvError as error:
-        _report(error, getattr(options, "as_json", False))
+        _report(error, getattr(parsed, "as_json", False))
         return error.exit_code
     except KeyboardInterrupt:
         print(f"{PROGRAM}: interrupted", file=sys.stderr)

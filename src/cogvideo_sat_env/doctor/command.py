@@ -23,7 +23,7 @@ from cogvideo_sat_env.doctor.runner import run
 
 
 @dataclass(frozen=True)
-class Request:
+class DoctorOptions:
     """The options of `doctor` (see docs/doctor.md), all but those that name the prefix."""
 
     level: str = "full"
@@ -40,13 +40,13 @@ class Request:
     ntasks: int | None = None
 
 
-def answer(request: Request, find_prefix: Callable[[], Path]) -> tuple[str, int]:
+def answer(request: DoctorOptions, find_prefix: Callable[[], Path]) -> tuple[str, int]:
     """Do what `request` asks for; return what to print and the exit code.
 
     `find_prefix` is asked only when there is something to examine. Raises InputError for a bad option or file,
     PrefixError when the prefix has no Python.
     """
-    select(request.level, request.only, request.skip)  # a wrong id is told before anything runs
+    select(request.level, request.only, request.skip)  # a wrong id is refused before anything runs
     if request.listing:
         return list_text(request.as_json), 0
     if not request.patience > 0:
@@ -55,7 +55,7 @@ def answer(request: Request, find_prefix: Callable[[], Path]) -> tuple[str, int]
     if request.junit:
         check_target(request.junit)
     if request.nodes is not None or request.ntasks is not None:
-        several = nodes.examine(find_prefix(), _wish(request, options))
+        several = nodes.examine(find_prefix(), _fleet_options(request, options))
         if several is None:  # rank 0 tells it all
             return "", 0
         report = several
@@ -69,7 +69,7 @@ def answer(request: Request, find_prefix: Callable[[], Path]) -> tuple[str, int]
     return show(report, request), report.exit_code
 
 
-def _wish(request: Request, options: dict[str, Any]) -> nodes.Wish:
+def _fleet_options(request: DoctorOptions, options: dict[str, Any]) -> nodes.FleetOptions:
     """Return what several ranks are asked for; a rank gets the same options typed again."""
     arguments = ["--level", request.level, "--patience", f"{request.patience:g}"]
     for option, names in (("--only", request.only), ("--skip", request.skip)):
@@ -78,12 +78,12 @@ def _wish(request: Request, options: dict[str, Any]) -> nodes.Wish:
         arguments += [option, str(value)] if value is not None else []
     for option, path in (("--advisories", request.advisories), ("--config", request.config)):
         arguments += [option, str(path.absolute())] if path else []
-    return nodes.Wish(
+    return nodes.FleetOptions(
         request.level, request.only, request.skip, options, request.patience, request.nodes, request.ntasks, arguments
     )
 
 
-def show(report: Report, request: Request) -> str:
+def show(report: Report, request: DoctorOptions) -> str:
     """Return the report as asked for, and write the JUnit file if one is."""
     if request.junit:
         write_junit(report, request.junit)
@@ -109,7 +109,7 @@ def list_text(as_json: bool) -> str:
     return "\n".join(lines) + "\n"
 
 
-def read_options(request: Request) -> dict[str, Any]:
+def read_options(request: DoctorOptions) -> dict[str, Any]:
     """Return the settings of single checks: those of --config, then those with a switch of their own.
 
     Raises InputError when a file is missing or isn't what it has to be.
@@ -122,7 +122,7 @@ def read_options(request: Request) -> dict[str, Any]:
         except OSError as error:
             raise InputError(f"{request.config}: {error.strerror}; {expected}", "check --config") from error
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{request.config}: {error}; {expected}", "mend that file") from error
+            raise InputError(f"{request.config}: {error}; {expected}", "correct that file") from error
         if not isinstance(content, dict):
             raise InputError(
                 f'{request.config}: expected a JSON object with keys "<subject>.<what>"', "docs/doctor.md lists them"
@@ -159,10 +159,10 @@ def _check_settings(path: Path, settings: dict[str, Any]) -> None:
     for name, value in settings.items():
         if name not in _SETTINGS:
             known = ", ".join(_SETTINGS)
-            raise InputError(f"{path}: no setting is called {name!r}; there are {known}", "mend that file")
+            raise InputError(f"{path}: no setting is called {name!r}; there are {known}", "correct that file")
         expected, fits = _SETTINGS[name]
         if not fits(value):
-            raise InputError(f"{path}: {name} is {json.dumps(value)}; expected {expected}", "mend that file")
+            raise InputError(f"{path}: {name} is {json.dumps(value)}; expected {expected}", "correct that file")
 
 
 def show_check(result: CheckResult) -> None:

@@ -27,7 +27,7 @@ def read_outcome(path: Path) -> dict[str, Any] | None:
     return outcome  # type: ignore[no-any-return]
 
 
-def how_it_ended(code: int, said: str) -> str:
+def how_it_ended(code: int, output: str) -> str:
     """Return what a process with this exit code did, and its last words, in one line."""
     if code < 0:
         try:
@@ -35,18 +35,18 @@ def how_it_ended(code: int, said: str) -> str:
         except ValueError:
             name = f"signal {-code}"
         crash = {"SIGSEGV": " (segmentation fault)", "SIGKILL": " (out of memory?)", "SIGABRT": " (aborted)"}
-        return f"crashed with {name}{crash.get(name, '')}{last_words(said)}"
+        return f"crashed with {name}{crash.get(name, '')}{last_words(output)}"
     if code == _CANNOT_LOAD:
-        return f"this check can't be loaded{last_words(said)}"
-    return f"ended with exit code {code} and without a result{last_words(said, crashed=False)}"
+        return f"this check can't be loaded{last_words(output)}"
+    return f"ended with exit code {code} and without a result{last_words(output, crashed=False)}"
 
 
-def last_words(said: str, crashed: bool = True) -> str:
+def last_words(output: str, crashed: bool = True) -> str:
     """Return the line of the output that tells most, after a colon; nothing when there is none.
 
     A process that didn't crash itself tells it in its last exception: a crash in the output was a child's.
     """
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
     raised = [] if crashed else [line for line in lines if _EXCEPTION.match(line)][-1:]
     # the fault handler's list of threads and extension modules comes after the line that says what happened
     telling = raised or [line for line in lines if line.startswith("Fatal Python error")] or lines[-1:]

@@ -1,31 +1,37 @@
-"""`satenv doctor`: which prefix is meant."""
+"""`doctor`: which prefix is meant."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from cogvideo_sat_env.base.errors import InputError, PrefixError
 from cogvideo_sat_env.base.paths import envs_dir, project_root
-from cogvideo_sat_env.doctor.command import report_text, show_check
-from cogvideo_sat_env.spec.environment import read_environment
-
-__all__ = ["find_prefix", "report_text", "show_check"]
 
 
-def find_prefix(prefix: Path | None, name: str | None) -> Path:
-    """Return the prefix that is meant: the named one, else the active one, else that of environment.yml's name.
+def find_prefix(prefix: Path | None, name: str | None, default: Callable[[], Path]) -> Path:
+    """Return the prefix that is meant: the named one, else the active one, else `default()`.
 
     Raises InputError when two are named, PrefixError when it isn't an environment.
     """
     if prefix is not None and name is not None:
         raise InputError("-p and -n exclude each other", "name the folder or the environment, not both")
-    if prefix is None and name is None and os.environ.get("CONDA_PREFIX"):
+    if name is not None:
+        prefix = envs_dir() / name
+    elif prefix is None and os.environ.get("CONDA_PREFIX"):
         prefix = Path(os.environ["CONDA_PREFIX"])
-    target = (prefix or envs_dir() / (name or read_environment(project_root() / "environment.yml").name)).absolute()
-    if not (target / "bin" / "python").exists():
+    target = Path(os.path.abspath(prefix or default()))
+    if not os.path.lexists(target / "bin" / "python"):  # a dangling link is the doctor's finding
         raise PrefixError(
-            f"{target}: no environment there; expected bin/python below it",
+            f"{target}: no environment there; expected the Python of an environment, bin/python below it",
             "make one with `satenv create`, or name another with -p or -n",
         )
     return target
+
+
+def named_prefix() -> Path:
+    """Return the prefix of environment.yml's name, where `create` puts it. Raises InputError outside the project."""
+    from cogvideo_sat_env.spec.environment import read_environment  # needs more than the standard library
+
+    return envs_dir() / read_environment(project_root() / "environment.yml").name

@@ -14,7 +14,7 @@ the LoRA matrices), g GPUs, ZeRO stage z, batch B and n tokens a clip:
     context      CUDA context and libraries' workspaces
 
 and the sum times the allocator's fragmentation. The numbers and their sources are in data/plan.yml. Upstream's
-published figures lie inside the ranges; for the same recipe they are shown.
+published figures lie inside the ranges; for the same setup they are shown.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _GIB = 2**30
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainingSetup:
     """What is to be trained, and on how many GPUs; frames, height and width in pixels of the clips."""
 
     model: str = "2b"
@@ -50,7 +50,7 @@ class Recipe:
     dtype: str | None = None  # None: the model's own
 
     def check(self) -> None:
-        """Raise InputError for a recipe that nobody can train."""
+        """Raise InputError for a setup that nobody can train."""
         for value, choices, what in (
             (self.model, MODELS, "model"), (self.method, METHODS, "method"), (self.zero, (0, 1, 2, 3), "ZeRO stage"),
             (self.dtype or "bf16", tuple(DTYPES), "dtype"),
@@ -89,17 +89,17 @@ class Range:
 
 
 @dataclass(frozen=True)
-class Plan:
+class MemoryEstimate:
     """The answer: weights by kind, tokens of a clip, bytes per GPU by part, their sum."""
 
-    recipe: Recipe
+    setup: TrainingSetup
     dtype: str
     transformer: int
     trained: int
     tokens: int
     parts: dict[str, Range]
     total: Range
-    published: float | None  # GB per GPU that upstream published for this very recipe
+    published: float | None  # GB per GPU that upstream published for this very setup
 
     def verdict(self, memory: float) -> str:
         """Return FITS, MAYBE or NO for a GPU with `memory` usable bytes."""
@@ -107,10 +107,10 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON values; sizes in bytes."""
-        recipe = self.recipe
+        setup = self.setup
         return {
-            "model": recipe.model, "method": recipe.method, "gpus": recipe.gpus, "zero": recipe.zero,
-            "frames": recipe.frames, "height": recipe.height, "width": recipe.width, "batch": recipe.batch,
+            "model": setup.model, "method": setup.method, "gpus": setup.gpus, "zero": setup.zero,
+            "frames": setup.frames, "height": setup.height, "width": setup.width, "batch": setup.batch,
             "dtype": self.dtype,
             "parameters": {"transformer": self.transformer, "trained": self.trained}, "tokens": self.tokens,
             "per_gpu": {name: part.to_json() for name, part in self.parts.items()} | {"total": self.total.to_json()},
@@ -122,13 +122,13 @@ class Plan:
 
     def to_text(self) -> str:
         """Return the plan for people, at most 80 columns wide."""
-        recipe, numbers = self.recipe, _numbers()
-        name = numbers["models"][recipe.model]["name"]
-        method = "full fine-tuning" if recipe.method == "full" else f"LoRA, rank {numbers['transformer']['lora_rank']}"
-        gpus = f"{recipe.gpus} GPU{'s' if recipe.gpus > 1 else ''}"
+        setup, numbers = self.setup, _numbers()
+        name = numbers["models"][setup.model]["name"]
+        method = "full fine-tuning" if setup.method == "full" else f"LoRA, rank {numbers['transformer']['lora_rank']}"
+        gpus = f"{setup.gpus} GPU{'s' if setup.gpus > 1 else ''}"
         lines = [
-            f"{name}, {method}, {self.dtype}, {gpus}, ZeRO-{recipe.zero}, batch {recipe.batch} a GPU",
-            f"clips of {recipe.frames} frames, {recipe.height}x{recipe.width}: {self.tokens:,} tokens",
+            f"{name}, {method}, {self.dtype}, {gpus}, ZeRO-{setup.zero}, batch {setup.batch} a GPU",
+            f"clips of {setup.frames} frames, {setup.height}x{setup.width}: {self.tokens:,} tokens",
             f"{self.transformer / 1e9:.2f} billion weights in the transformer, {_millions(self.trained)} trained", "",
             "per GPU",
             *(f"  {part:<12} {size}" for part, size in self.parts.items()),
@@ -141,25 +141,25 @@ class Plan:
         return "\n".join(lines) + "\n"
 
 
-def plan(recipe: Recipe) -> Plan:
-    """Return how much memory `recipe` needs. Raises InputError for a recipe that nobody can train."""
-    recipe.check()
+def estimate(setup: TrainingSetup) -> MemoryEstimate:
+    """Return how much memory `setup` needs. Raises InputError for a setup that nobody can train."""
+    setup.check()
     numbers = _numbers()
-    model, training, vae = numbers["models"][recipe.model], numbers["training"], numbers["vae"]
-    dtype = recipe.dtype or model["dtype"]
-    b, gpus, zero = DTYPES[dtype], recipe.gpus, recipe.zero
+    model, training, vae = numbers["models"][setup.model], numbers["training"], numbers["vae"]
+    dtype = setup.dtype or model["dtype"]
+    b, gpus, zero = DTYPES[dtype], setup.gpus, setup.zero
     weights, lora = transformer_weights(model), lora_weights(model)
-    trained = weights if recipe.method == "full" else lora
-    held = weights + (lora if recipe.method == "lora" else 0)
-    latents = (recipe.frames - 1) // vae["time"] + 1
+    trained = weights if setup.method == "full" else lora
+    held = weights + (lora if setup.method == "lora" else 0)
+    latents = (setup.frames - 1) // vae["time"] + 1
     patch = vae["space"] * numbers["transformer"]["patch"]
-    tokens = numbers["transformer"]["text_tokens"] + latents * (recipe.height // patch) * (recipe.width // patch)
+    tokens = numbers["transformer"]["text_tokens"] + latents * (setup.height // patch) * (setup.width // patch)
 
     states = training["states"] - (1 if dtype == "fp32" else 0)  # in fp32 there is no second copy of the weight
     encoders = [b * (t5_weights() + own) for own in vae["parameters"]]
-    picture = b * vae["channels"] * recipe.frames * recipe.height * recipe.width
+    picture = b * vae["channels"] * setup.frames * setup.height * setup.width
     layer = [
-        recipe.batch * tokens * model["hidden"] * (b * model["layers"] + kept * b / 2) for kept in training["layer"]
+        setup.batch * tokens * model["hidden"] * (b * model["layers"] + kept * b / 2) for kept in training["layer"]
     ]
     split = gpus if zero == 3 else 1
     parts = {
@@ -169,17 +169,17 @@ def plan(recipe: Recipe) -> Plan:
         "optimizer": Range(*[4 * states * trained / (gpus if zero >= 1 else 1)] * 2),
         "buckets": Range(0, 3 * b * min(training["bucket"], trained)),
         "activations": Range(
-            max(layer[0], vae["maps"][0] * picture), max(layer[1], vae["maps"][1] * picture * recipe.batch)
+            max(layer[0], vae["maps"][0] * picture), max(layer[1], vae["maps"][1] * picture * setup.batch)
         ),
         "context": Range(*training["context"]),
     }
     low, high = training["fragmentation"]
     total = Range(low * sum(part.low for part in parts.values()), high * sum(part.high for part in parts.values()))
-    same = (recipe.gpus, recipe.zero, recipe.frames, recipe.height, recipe.width, dtype) == (
+    same = (setup.gpus, setup.zero, setup.frames, setup.height, setup.width, dtype) == (
         8, 2, 49, 480, 720, model["dtype"]
     )  # fmt: skip
-    published = model["published"].get(recipe.method, {}).get(recipe.batch) if same else None
-    return Plan(recipe, dtype, weights, trained, tokens, parts, total, published)
+    published = model["published"].get(setup.method, {}).get(setup.batch) if same else None
+    return MemoryEstimate(setup, dtype, weights, trained, tokens, parts, total, published)
 
 
 def transformer_weights(model: dict[str, Any]) -> int:
@@ -219,7 +219,9 @@ def verdicts(memory_mib: int, gpus: int) -> dict[str, str]:
     """Return what fits on a machine of `gpus` GPUs with `memory_mib` each, by "2b lora" and so on, at ZeRO-2."""
     usable = memory_mib * 2**20 * _numbers()["usable"]
     return {
-        f"{model} {method}": plan(Recipe(model, method, gpus)).verdict(usable) for model in MODELS for method in METHODS
+        f"{model} {method}": estimate(TrainingSetup(model, method, gpus)).verdict(usable)
+        for model in MODELS
+        for method in METHODS
     }
 
 

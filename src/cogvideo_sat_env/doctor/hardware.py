@@ -15,7 +15,7 @@ _SLOTS = "index,pcie.link.gen.max,pcie.link.width.max"
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU as the driver sees it; memory in MiB, compute capability as "9.0" (empty when not told)."""
+    """One GPU as the driver sees it; memory in MiB, compute capability as "9.0" (empty when not known)."""
 
     index: int
     name: str
@@ -37,7 +37,7 @@ class Link:
     """How one GPU is joined to the others.
 
     nvlink: the sum of its active NVLinks in GB/s a direction (0: none). pcie_generation and pcie_lanes are the most
-    that GPU and slot can; 0 when not told.
+    that GPU and slot can; 0 when not known.
     """
 
     index: int
@@ -54,7 +54,7 @@ class Hardware(Protocol):
         ...
 
     def links(self) -> tuple[Link, ...]:
-        """Return each GPU's links; empty when that can't be told. Asked only where there are GPUs."""
+        """Return each GPU's links; empty when that can't be known. Asked only where there are GPUs."""
         ...
 
 
@@ -79,10 +79,10 @@ class NvidiaSmi:
         except OSError as error:
             return GpuFacts(self._kernel_driver(), (), f"nvidia-smi can't be started: {error}")
         if done.returncode != 0:
-            said = " ".join((done.stdout + " " + done.stderr).split())
-            if "No devices were found" in said:
+            output = " ".join((done.stdout + " " + done.stderr).split())
+            if "No devices were found" in output:
                 return GpuFacts(self._kernel_driver())
-            return GpuFacts(self._kernel_driver(), (), f"nvidia-smi fails ({done.returncode}): {said[:200]}")
+            return GpuFacts(self._kernel_driver(), (), f"nvidia-smi fails ({done.returncode}): {output[:200]}")
         return parse_query(done.stdout)
 
     def links(self) -> tuple[Link, ...]:
@@ -121,7 +121,7 @@ def parse_query(text: str) -> GpuFacts:
         capability = fields[3] if re.fullmatch(r"\d+\.\d+", fields[3]) else ""
         gpus.append(Gpu(int(fields[0]), fields[1], memory, capability))
         driver = fields[4]
-    return GpuFacts(driver, tuple(gpus), f"nvidia-smi said: {odd[0][:200]}" if odd else None)
+    return GpuFacts(driver, tuple(gpus), f"nvidia-smi printed: {odd[0][:200]}" if odd else None)
 
 
 def parse_links(slots: str, nvlinks: str) -> tuple[Link, ...]:

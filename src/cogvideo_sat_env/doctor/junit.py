@@ -69,8 +69,8 @@ def _case(suite: ElementTree.Element, result: CheckResult) -> None:
     elif result.status == NOT_RUN:
         ElementTree.SubElement(case, "skipped", message=_clean(result.finding))
     else:
-        said = f"warning: {result.finding}{advice}" if result.status == WARNING else result.finding
-        ElementTree.SubElement(case, "system-out").text = _clean(said)
+        output = f"warning: {result.finding}{advice}" if result.status == WARNING else result.finding
+        ElementTree.SubElement(case, "system-out").text = _clean(output)
 
 
 def _clean(text: str) -> str:

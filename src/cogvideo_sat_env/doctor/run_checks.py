@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,30 +34,31 @@ _GRACE = 10.0  # seconds between asking a probe to end and ending it
 Unit = tuple[CheckSpec, ...]  # checks that share one process
 
 
-class Visit:
-    """One run: its private folder, the captured environment, the processes.
+@dataclass(frozen=True)
+class Setup:
+    """What every process of a run gets: the prefix and its Python, the folder of the probe code, variables, inputs.
 
-    `env` and `inputs` are what every probe gets; `patience` multiplies the time limits.
+    workers   processes at once
+    patience  factor of all time limits
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        prefix: Path,
-        python: Path,
-        probes: Path,
-        env: Mapping[str, str],
-        inputs: Mapping[str, Any],
-        ledger: Ledger,
-        workers: int,
-        patience: float = 1.0,
-    ) -> None:
-        self._folder = folder
-        self._prefix, self._python, self._probes = prefix, python, probes
-        self._env, self._inputs, self._ledger = dict(env), inputs, ledger
+    prefix: Path
+    python: Path
+    probes: Path
+    env: Mapping[str, str]
+    inputs: Mapping[str, Any]
+    ledger: Ledger
+    workers: int
+    patience: float = 1.0
+
+
+class CheckRun:
+    """One run of checks in its private folder: the processes and their results."""
+
+    def __init__(self, folder: Path, setup: Setup) -> None:
+        self._folder, self._setup = folder, setup
+        self._inputs = setup.inputs
         self._symptoms = read_symptoms()
-        self._workers, self._patience = workers, patience
         (folder / "shared").mkdir()
         self._running: set[subprocess.Popen[bytes]] = set()
         self._stopped = False
@@ -77,7 +79,7 @@ class Visit:
         waiting = _units([spec for spec in chosen if spec.id not in done])
         running: dict[Future[list[CheckResult]], Unit] = {}
         ids = {spec.id for spec in chosen}
-        pool = ThreadPoolExecutor(self._workers)
+        pool = ThreadPoolExecutor(self._setup.workers)
         try:
             while waiting or running:
                 for unit in list(waiting):
@@ -118,7 +120,7 @@ class Visit:
 
     def _is_room(self, unit: Unit, running: list[Unit]) -> bool:
         alone = any(spec.alone for other in (unit, *running) for spec in other)
-        return not running or (len(running) < self._workers and not alone)
+        return not running or (len(running) < self._setup.workers and not alone)
 
     def _unit(self, unit: Unit) -> list[CheckResult]:
         """Run one process; return the results of its first checks, at least one: up to where the process ended."""
@@ -127,15 +129,15 @@ class Visit:
         with writing_to(self._folder):
             folder = Path(tempfile.mkdtemp(prefix=f"{spec.id}-", dir=self._folder))
             checks = self._ask(folder, unit)
-        output = folder / "output"
-        limit = self._patience * sum(other.limit for other in unit)
+        log = folder / "output"
+        limit = self._setup.patience * sum(other.limit for other in unit)
         try:
-            code = self._process(folder, output, limit)
+            code = self._process(folder, log, limit)
         except OSError as error:
             finding = f"the environment's Python can't be started: {error}"
             return [self._failure(spec, time.monotonic() - start, finding, "", self._inputs["restore"])]
         total = time.monotonic() - start
-        said = output.read_bytes()[-200_000:].decode("utf-8", errors="replace")
+        output = log.read_bytes()[-200_000:].decode("utf-8", errors="replace")
         outcomes = [read_outcome(Path(check["result"])) for check in checks]
         found: list[dict[str, Any]] = []
         for outcome in outcomes:
@@ -145,21 +147,21 @@ class Visit:
         seconds = [float(outcome["seconds"]) for outcome in found]
         if seconds:
             seconds[0] = total - sum(seconds[1:])  # the start of the process counts as the first check's
-        results = [self._result(*answer, said) for answer in zip(unit, seconds, found, strict=False)]
+        results = [self._result(*answer, output) for answer in zip(unit, seconds, found, strict=False)]
         if len(found) < len(unit) and (not found or code is None):
             broken, spent = unit[len(found)], total - sum(seconds)
             if code is None:
-                lock = stale_lock(self._env)
+                lock = stale_lock(self._setup.env)
                 remedy = f"a compilation was interrupted here earlier: rm '{lock}'" if lock else None
-                finding = f"no answer within {limit:.0f} s; ended{last_words(said)}"
+                finding = f"no answer within {limit:.0f} s; ended{last_words(output)}"
             else:
-                finding, remedy = how_it_ended(code, said), None
+                finding, remedy = how_it_ended(code, output), None
                 if not (folder / _STARTED).exists():
-                    leaking = " ".join(name for name in _LOADER if self._env.get(name))
+                    leaking = " ".join(name for name in _LOADER if self._setup.env.get(name))
                     finding = f"the environment's Python doesn't start: {finding}"
                     remedy = self._inputs["restore"]
                     remedy = f"unset {leaking}; if that isn't it, {remedy}" if leaking else remedy
-            results.append(self._failure(broken, spent, finding, said, remedy))
+            results.append(self._failure(broken, spent, finding, output, remedy))
         return results
 
     def _ask(self, folder: Path, unit: Unit) -> list[dict[str, str]]:
@@ -176,7 +178,7 @@ class Visit:
                 }
             )
         request = {
-            "folder": str(self._probes),
+            "folder": str(self._setup.probes),
             "checks": checks,
             "shared": str(self._folder / "shared"),
             "inputs": self._inputs,
@@ -184,13 +186,13 @@ class Visit:
         (folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
         return checks
 
-    def _process(self, folder: Path, output: Path, limit: float) -> int | None:
+    def _process(self, folder: Path, log: Path, limit: float) -> int | None:
         """Run the probe's process; return its exit code, None when it took longer than `limit` seconds."""
         harness = str(PROBES / "_harness.py")  # not the probes' folder: that may be a test's
-        command = [str(self._python), "-s", harness, str(folder / "request.json")]
-        with output.open("wb") as sink:  # a file, not a pipe: a grandchild that lives on can't block the doctor
+        command = [str(self._setup.python), "-s", harness, str(folder / "request.json")]
+        with log.open("wb") as sink:  # a file, not a pipe: a grandchild that lives on can't block the doctor
             process = subprocess.Popen(
-                command, env=self._env, cwd=folder, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT,
+                command, env=self._setup.env, cwd=folder, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT,
                 start_new_session=True,
             )  # fmt: skip
         self._running.add(process)
@@ -204,36 +206,36 @@ class Visit:
             _end(process)
             self._running.discard(process)
 
-    def _failure(self, spec: CheckSpec, seconds: float, finding: str, said: str, remedy: str | None) -> CheckResult:
+    def _failure(self, spec: CheckSpec, seconds: float, finding: str, output: str, remedy: str | None) -> CheckResult:
         outcome: dict[str, Any] = {"status": FAILED, "finding": finding, "remedy": remedy, "details": {}, "ledger": []}
-        return self._result(spec, seconds, outcome, said)
+        return self._result(spec, seconds, outcome, output)
 
-    def _result(self, spec: CheckSpec, seconds: float, outcome: dict[str, Any], said: str) -> CheckResult:
+    def _result(self, spec: CheckSpec, seconds: float, outcome: dict[str, Any], output: str) -> CheckResult:
         finding = " ".join(str(outcome["finding"]).split())
         remedy, details = outcome.get("remedy"), dict(outcome.get("details") or {})
         if outcome["status"] == PASSED and spec.loader_errors:
-            complaints = loader_errors(said, bool(self._inputs["gpu"]["gpus"]))
+            complaints = loader_errors(output, bool(self._inputs["gpu"]["gpus"]))
             if complaints:
                 finding = f"{finding}, but the loader says: {complaints[0][:300]}"
                 outcome = outcome | {"status": FAILED}
         if outcome["status"] in (FAILED, WARNING):
-            words = "\n".join([finding, json.dumps(details, ensure_ascii=False), said])
-            advice = advise(self._ledger, spec.id, words, outcome.get("ledger") or ())
+            words = "\n".join([finding, json.dumps(details, ensure_ascii=False), output])
+            advice = advise(self._setup.ledger, spec.id, words, outcome.get("ledger") or ())
             if advice is not None:
                 details |= {"ledger": advice.id, "breaks": advice.breaks}
                 remedy = advice.remedy
         if outcome["status"] == FAILED and not remedy:
-            conda = (self._prefix / "conda-meta").is_dir()
+            conda = (self._setup.prefix / "conda-meta").is_dir()
             words = f"{finding} {json.dumps(details)}"
             remedy = install(self._inputs["requirements"], words, conda, self._inputs["bounds"])
             if not remedy:
-                symptom = explain(self._symptoms, spec.id, f"{finding}\n{said}")
+                symptom = explain(self._symptoms, spec.id, f"{finding}\n{output}")
                 if symptom is not None:
-                    remedy = symptom.remedy.replace("PREFIX", f"'{self._prefix}'")
+                    remedy = symptom.remedy.replace("PREFIX", f"'{self._setup.prefix}'")
                     details["means"] = symptom.means
-            remedy = remedy or _last_resort(self._prefix, spec.id, finding)
+            remedy = remedy or _last_resort(self._setup.prefix, spec.id, finding)
         if outcome["status"] == FAILED:
-            details["output"] = _ANSI.sub("", said).splitlines()[-_TAIL_LINES:]
+            details["output"] = _ANSI.sub("", output).splitlines()[-_TAIL_LINES:]
         return CheckResult(spec.id, spec.level, outcome["status"], seconds, finding, remedy or None, details)
 
 
@@ -253,7 +255,7 @@ def _last_resort(prefix: Path, check: str, finding: str) -> str:
     """Return what to do about a failure that nobody has met before."""
     if "Error building extension" in finding and any(character.isspace() for character in str(prefix)):
         return "make the environment in a folder without spaces: torch passes paths to the linker unquoted"
-    return f"see all that it said: satenv doctor -p '{prefix}' --only {check} --json"
+    return f"see everything that it printed: satenv doctor -p '{prefix}' --only {check} --json"
 
 
 def _units(chosen: Sequence[CheckSpec]) -> list[Unit]:

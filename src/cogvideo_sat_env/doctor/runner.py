@@ -21,7 +21,7 @@ from cogvideo_sat_env.doctor.hardware import Hardware, NvidiaSmi
 from cogvideo_sat_env.doctor.lock_of_prefix import locked
 from cogvideo_sat_env.doctor.model import LEVELS, CheckResult, CheckSpec
 from cogvideo_sat_env.doctor.report import Report
-from cogvideo_sat_env.doctor.run_checks import PROBES, Visit, writing_to
+from cogvideo_sat_env.doctor.run_checks import PROBES, CheckRun, Setup, writing_to
 from cogvideo_sat_env.spec.breakage import Ledger, read_ledger
 
 RECEIPT = Path("etc", "cogvideo-sat-env", "receipt.json")
@@ -85,16 +85,16 @@ class Doctor:
         with temporary as name:
             folder = Path(name)
             active = activated_env.capture(self.prefix, folder, self._environ)
-            visit = Visit(
-                folder, prefix=self.prefix, python=self.python, probes=self._probes,
+            setup = Setup(
+                prefix=self.prefix, python=self.python, probes=self._probes,
                 env=active.env | _private(folder / "tmp"), inputs=self.inputs(active), ledger=self._ledger,
                 workers=self._workers, patience=self._patience,
             )  # fmt: skip
-            results = visit.all(chosen, on_check)
+            results = CheckRun(folder, setup).all(chosen, on_check)
         return Report(self.prefix, level, started, time.monotonic() - clock, tuple(results))
 
-    def inputs(self, active: activated_env.Activation) -> dict[str, Any]:
-        """Return what every probe is told (see Request in checks/_probe.py)."""
+    def inputs(self, active: activated_env.ActivatedEnvironment) -> dict[str, Any]:
+        """Return what every probe gets (see Request in checks/_probe.py)."""
         requirements, _ = yamlfile.load(DATA / "requirements.yml", "the list of requirements")
         receipt, problem = self._receipt()
         bounds = [

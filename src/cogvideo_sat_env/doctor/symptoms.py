@@ -47,12 +47,13 @@ def _symptom(where: str, item: object) -> Symptom:
         raise InputError(f"{where}: expected a symptom with the keys {', '.join(_TEXTS)}, checks", None)
     for name in _TEXTS:
         if not isinstance(item.get(name), str) or not item[name].strip():
-            raise InputError(f"{where}: symptom {item.get('error', '?')!r} lacks '{name}' (a text)", "mend that entry")
+            lacking = f"{where}: symptom {item.get('error', '?')!r} lacks '{name}' (a text)"
+            raise InputError(lacking, "correct that entry")
     checks = item.get("checks")
     if not isinstance(checks, list) or not checks:
-        raise InputError(f"{where}: symptom {item['error']!r} lacks 'checks' (ids of the doctor)", "mend that entry")
+        raise InputError(f"{where}: symptom {item['error']!r} lacks 'checks' (ids of the doctor)", "correct that entry")
     if bool(item.get("test")) == bool(item.get("untested")):
-        raise InputError(f"{where}: symptom {item['error']!r} needs either 'test' or 'untested'", "mend that entry")
+        raise InputError(f"{where}: symptom {item['error']!r} needs either 'test' or 'untested'", "correct that entry")
     return Symptom(
         item["error"], " ".join(item["means"].split()), tuple(checks), item["remedy"], item["seen"],
         item.get("test"), item.get("untested"),

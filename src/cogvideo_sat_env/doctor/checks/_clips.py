@@ -58,8 +58,8 @@ def encode(path: Path, width: int, height: int, encoder: str, pixels: str, *extr
     content = b"".join(coded_frame(index, width, height).tobytes() for index in range(frames))
     done = subprocess.run(command, input=content, capture_output=True, timeout=120, check=False)
     if done.returncode or not path.is_file() or path.stat().st_size == 0:
-        said = [line.strip() for line in done.stderr.decode("utf-8", errors="replace").splitlines() if line.strip()]
-        raise RuntimeError(f"ffmpeg can't encode with {encoder}: {said[0] if said else 'no reason given'}")
+        output = [line.strip() for line in done.stderr.decode("utf-8", errors="replace").splitlines() if line.strip()]
+        raise RuntimeError(f"ffmpeg can't encode with {encoder}: {output[0] if output else 'no reason given'}")
 
 
 def encoders() -> set[str]:

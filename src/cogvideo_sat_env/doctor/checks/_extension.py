@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ._probe import Outcome, failed, passed, warning
+from ._probe import ProbeOutcome, failed, passed, warning
 
 _LIMIT = 240.0
 # Without a GPU: what CogVideoX is trained on. nvcc knows Blackwell from CUDA 12.8 on.
@@ -44,7 +44,7 @@ def architectures(capabilities: list[str], cuda: str) -> list[str]:
     return [*_USUAL, *(_BLACKWELL if new else ())]
 
 
-def build(home: Path, workdir: Path, capabilities: list[str], own: bool, run: bool) -> Outcome:
+def build(home: Path, workdir: Path, capabilities: list[str], own: bool, run: bool) -> ProbeOutcome:
     """Compile for `capabilities` with the nvcc below `home` and the host compiler, link, and with `run` run it.
 
     `own`: the nvcc is the environment's, so that its failure is ours; the host's is only a warning.
@@ -56,28 +56,28 @@ def build(home: Path, workdir: Path, capabilities: list[str], own: bool, run: bo
     codes = [f"-gencode=arch=compute_{name},code=sm_{name}" for name in names]
     judge = failed if own or run else warning
     nvcc = [str(home / "bin" / "nvcc"), "-std=c++17", "-O2", "-Xcompiler", "-fPIC", "-ccbin", compiler[0], *codes]
-    code, said = _run([*nvcc, "-c", str(source), "-o", str(compiled)])
+    code, output = _run([*nvcc, "-c", str(source), "-o", str(compiled)])
     if code != 0 or not compiled.is_file():
-        if "unsupported GNU version" in said or "unsupported clang version" in said:
+        if "unsupported GNU version" in output or "unsupported clang version" in output:
             return judge(
-                f"nvcc refuses the host compiler {compiler[0]}: {_error(said)}",
+                f"nvcc refuses the host compiler {compiler[0]}: {_error(output)}",
                 "install the compiler that fits this nvcc: mamba install 'gxx_linux-64<15', or name one in CXX",
             )
-        return judge(f"nvcc can't compile a small CUDA kernel: {_error(said)}", _REMEDY)
+        return judge(f"nvcc can't compile a small CUDA kernel: {_error(output)}", _REMEDY)
     folders = [path for path in (home / "lib64", home / "lib", *home.glob("targets/*/lib")) if path.is_dir()]
     link = [*compiler, "-shared", str(compiled), *(f"-L{path}" for path in folders), "-lcudart", "-o", str(library)]
-    code, said = _run(link)
+    code, output = _run(link)
     if code != 0 or not library.is_file():
-        return judge(f"{compiler[0]} can't link a CUDA extension: {_error(said)}", _REMEDY)
-    told = f"a small CUDA extension compiled for {', '.join(f'sm_{name}' for name in names)}"
+        return judge(f"{compiler[0]} can't link a CUDA extension: {_error(output)}", _REMEDY)
+    summary = f"a small CUDA extension compiled for {', '.join(f'sm_{name}' for name in names)}"
     if not run:
-        return passed(f"{told}, not run: no GPU", architectures=names)
+        return passed(f"{summary}, not run: no GPU", architectures=names)
     count = 10_000
     load = f"import ctypes, sys; print(ctypes.CDLL(sys.argv[1]).satenv_sum({count}))"
-    code, said = _run([sys.executable, "-c", load, str(library)])  # a crash there is a finding here
-    if code != 0 or said.split()[-1:] != [str(3 * count)]:
-        return failed(f"{told}; run on the GPU, it gives {_error(said)} instead of {3 * count}", _REMEDY)
-    return passed(f"{told} and run on the GPU", architectures=names)
+    code, output = _run([sys.executable, "-c", load, str(library)])  # a crash there is a finding here
+    if code != 0 or output.split()[-1:] != [str(3 * count)]:
+        return failed(f"{summary}; run on the GPU, it gives {_error(output)} instead of {3 * count}", _REMEDY)
+    return passed(f"{summary} and run on the GPU", architectures=names)
 
 
 _REMEDY = "satenv doctor --only toolchain shows what is missing; in conda: cuda-nvcc, cuda-cudart-dev, gxx_linux-64"

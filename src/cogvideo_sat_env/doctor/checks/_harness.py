@@ -72,7 +72,7 @@ def main() -> int:
             traceback.print_exc()
             return CANNOT_LOAD
         try:
-            outcome = function(probe.Request(Path(check["workdir"]), Path(request["shared"]), request["inputs"]))
+            outcome = function(probe.ProbeRequest(Path(check["workdir"]), Path(request["shared"]), request["inputs"]))
         except Exception as error:
             traceback.print_exc()
             outcome = probe.failed(probe.one_line(error))

@@ -80,7 +80,7 @@ def _hits(advisory: dict[str, Any], installed: dict[str, str]) -> Iterator[Hit]:
 def is_affected(version: str, affected: dict[str, Any]) -> bool | None:
     """Evaluate OSV's `versions` and `ranges` as its schema says; ranges of git commits say nothing about versions.
 
-    None: that can't be told, because the installed version, or one of those that it is compared with, isn't PEP 440.
+    None: that can't be known, because the installed version, or one of those that it is compared with, isn't PEP 440.
     """
     public = version.partition("+")[0]  # a local build (2.10.0+cu128) has the faults of the release
     listed = [str(item) for item in affected.get("versions") or []]
@@ -121,7 +121,7 @@ def _inside(ours: Version | None, written: list[dict[str, Any]]) -> bool | None:
 
 
 def fixed_in(affected: dict[str, Any]) -> list[str]:
-    """Return the versions that an advisory says are mended."""
+    """Return the versions that an advisory says are fixed."""
     return [
         str(event["fixed"])
         for group in affected.get("ranges") or [] if group.get("type") in ("ECOSYSTEM", "SEMVER")

@@ -9,7 +9,7 @@ from typing import Any
 
 
 @dataclass
-class Outcome:
+class ProbeOutcome:
     """A probe's answer. `ledger` names entries of the breakage ledger that explain a failure."""
 
     status: str
@@ -20,7 +20,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Request:
+class ProbeRequest:
     """What the runner hands to a probe.
 
     workdir  an empty folder of this check's own
@@ -53,24 +53,24 @@ class Request:
         return bool(self.inputs.get("data_only"))
 
 
-def passed(finding: str, **details: Any) -> Outcome:
+def passed(finding: str, **details: Any) -> ProbeOutcome:
     """All is as it must be."""
-    return Outcome("passed", finding, None, details)
+    return ProbeOutcome("passed", finding, None, details)
 
 
-def failed(finding: str, remedy: str | None = None, *, ledger: tuple[str, ...] = (), **details: Any) -> Outcome:
+def failed(finding: str, remedy: str | None = None, *, ledger: tuple[str, ...] = (), **details: Any) -> ProbeOutcome:
     """Training, sampling or data preparation would not work."""
-    return Outcome("failed", finding, remedy, details, ledger)
+    return ProbeOutcome("failed", finding, remedy, details, ledger)
 
 
-def warning(finding: str, remedy: str | None = None, *, ledger: tuple[str, ...] = (), **details: Any) -> Outcome:
+def warning(finding: str, remedy: str | None = None, *, ledger: tuple[str, ...] = (), **details: Any) -> ProbeOutcome:
     """It works here, and may not elsewhere."""
-    return Outcome("warning", finding, remedy, details, ledger)
+    return ProbeOutcome("warning", finding, remedy, details, ledger)
 
 
-def not_run(finding: str, **details: Any) -> Outcome:
+def not_run(finding: str, **details: Any) -> ProbeOutcome:
     """There is nothing here to check."""
-    return Outcome("not_run", finding, None, details)
+    return ProbeOutcome("not_run", finding, None, details)
 
 
 _LOADER_ERRORS = re.compile(

@@ -11,18 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ._probe import Outcome, Request, failed, last_error
+from ._probe import ProbeOutcome, ProbeRequest, failed, last_error
 
 
 @dataclass(frozen=True)
 class Ranks:
     """What the ranks answered, in their order; `problem` is set when not all of them did, or one failed."""
 
-    outcomes: list[Outcome]
-    problem: Outcome | None = None
+    outcomes: list[ProbeOutcome]
+    problem: ProbeOutcome | None = None
 
 
-def launch(request: Request, subject: str, function: str, count: int, limit: float) -> Ranks:
+def launch(request: ProbeRequest, subject: str, function: str, count: int, limit: float) -> Ranks:
     """Run checks/<subject>.py's `function` in `count` ranks with `request`'s inputs; at most `limit` seconds.
 
     Every rank gets the same folders. A rank that raises, dies or doesn't come ends the others and is the problem.
@@ -52,19 +52,19 @@ def launch(request: Request, subject: str, function: str, count: int, limit: flo
     )  # fmt: skip
     late = False
     try:
-        said, _ = process.communicate(timeout=limit)
+        output, _ = process.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
         late = True
         process.terminate()  # torchrun then ends its ranks
         try:
-            said, _ = process.communicate(timeout=10)
+            output, _ = process.communicate(timeout=10)
         except subprocess.TimeoutExpired:
             process.kill()  # and the ranks with it (_harness.py)
-            said, _ = process.communicate()
-    print(said[-20000:])
+            output, _ = process.communicate()
+    print(output[-20000:])
     answers = [_read(folder / f"result-{rank}.json") for rank in range(count)]
     outcomes = [answer for answer in answers if answer is not None]
-    return Ranks(outcomes, _problem(answers, said, process.returncode, limit if late else None))
+    return Ranks(outcomes, _problem(answers, output, process.returncode, limit if late else None))
 
 
 _OF_ONE_RANK = (
@@ -81,7 +81,7 @@ _ENDED = re.compile(
 )
 
 
-def _problem(answers: list[Outcome | None], said: str, code: int, limit: float | None) -> Outcome | None:
+def _problem(answers: list[ProbeOutcome | None], output: str, code: int, limit: float | None) -> ProbeOutcome | None:
     bad = {rank: answer for rank, answer in enumerate(answers) if answer is not None and answer.status == "failed"}
     own = {rank: answer for rank, answer in bad.items() if not _PEER.search(answer.finding)}
     silent = [str(rank) for rank, answer in enumerate(answers) if answer is None]
@@ -90,21 +90,21 @@ def _problem(answers: list[Outcome | None], said: str, code: int, limit: float |
         return failed(f"rank {rank}: {answer.finding}", answer.remedy, ledger=answer.ledger, **answer.details)
     if not silent and code == 0:
         return None
-    for ended in _ENDED.finditer(said):
+    for ended in _ENDED.finditer(output):
         rank, number = ended["rank"] or ended["listed_rank"], int(ended["code"] or ended["listed_code"])
         if rank in silent and limit is None:  # torchrun has then ended the others
             how = f"exit code {number}" if number >= 0 else f"signal {-number}"
             died = f"rank {rank} of {len(answers)} died with {how}"
-            return failed(f"{died}: {last_error(said[: ended.start()])}", silent=silent)
+            return failed(f"{died}: {last_error(output[: ended.start()])}", silent=silent)
     who = f"{'ranks' if len(silent) > 1 else 'rank'} {', '.join(silent)} of {len(answers)}" if silent else "torchrun"
     if limit is not None:
-        return failed(f"{who} did not answer within {limit:.0f} s: {last_error(said)}", silent=silent)
-    return failed(f"{who} ended without an answer (torchrun: exit code {code}): {last_error(said)}", silent=silent)
+        return failed(f"{who} did not answer within {limit:.0f} s: {last_error(output)}", silent=silent)
+    return failed(f"{who} ended without an answer (torchrun: exit code {code}): {last_error(output)}", silent=silent)
 
 
-def _read(path: Path) -> Outcome | None:
+def _read(path: Path) -> ProbeOutcome | None:
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:  # it never came so far
         return None
-    return Outcome(found["status"], found["finding"], found["remedy"], found["details"], tuple(found["ledger"]))
+    return ProbeOutcome(found["status"], found["finding"], found["remedy"], found["details"], tuple(found["ledger"]))

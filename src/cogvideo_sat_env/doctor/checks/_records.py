@@ -9,12 +9,12 @@ from typing import Any
 
 from . import _prefix, _verify
 from ._prefix import key
-from ._probe import Outcome, Request, failed, not_run, passed, warning
+from ._probe import ProbeOutcome, ProbeRequest, failed, not_run, passed, warning
 
 _SECONDS = 100.0  # for hashing; two idle cores need about 20 for 50,000 files and 8 GB
 
 
-def receipt(request: Request) -> Outcome:
+def receipt(request: ProbeRequest) -> ProbeOutcome:
     """The packages are those of the receipt, and the project's lock is still the one that they came from."""
     prefix, written = Path(request.inputs["prefix"]), request.inputs["receipt"]
     if not written:
@@ -79,7 +79,7 @@ def _metapackage_first(name: str) -> tuple[bool, str]:
     return name != "cogvideo-sat-env", name
 
 
-def overwritten(request: Request) -> Outcome:
+def overwritten(request: ProbeRequest) -> ProbeOutcome:
     """pip has replaced nothing that conda linked, and brought nothing that the receipt doesn't know."""
     prefix = Path(request.inputs["prefix"])
     owners: dict[str, _prefix.Record] = {}
@@ -130,7 +130,7 @@ def overwritten(request: Request) -> Outcome:
     return passed(f"{len(infos)} distributions, all conda's or the receipt's; nothing was replaced", **details)
 
 
-def files(request: Request) -> Outcome:
+def files(request: ProbeRequest) -> ProbeOutcome:
     """Every file has the size and the SHA-256 that were recorded when it was linked."""
     prefix = Path(request.inputs["prefix"])
     written = (request.inputs["receipt"] or {}).get("files") or {}

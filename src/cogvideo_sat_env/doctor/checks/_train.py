@@ -100,7 +100,7 @@ def train(folder: Path, *, device: str = "cpu", load: str | None = None, precisi
 
 
 def digest(model: Any, lora: bool = True) -> str:
-    """Return one hash of all weights, names included; without those of LoRA when told so."""
+    """Return one hash of all weights, names included; without those of LoRA when asked."""
     found = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         if _tiny.is_lora(name) and not lora:

@@ -19,7 +19,7 @@ _CODE = (".py", ".so")
 
 
 @dataclass(frozen=True)
-class Item:
+class RecordedFile:
     """One recorded file: whose it is, its path below the prefix, its size in bytes and SHA-256 where recorded."""
 
     owner: str
@@ -41,12 +41,12 @@ class Findings:
     bytecode: int = 0
 
 
-def items(records: Iterable[Record], receipt_files: Mapping[str, Mapping[str, Any]]) -> tuple[list[Item], int]:
+def items(records: Iterable[Record], receipt_files: Mapping[str, Mapping[str, Any]]) -> tuple[list[RecordedFile], int]:
     """Return the recorded files, and how many bytecode files are left out: Python writes those again as it likes.
 
     `receipt_files` are the files that pip and this program put there.
     """
-    found: dict[str, Item] = {}
+    found: dict[str, RecordedFile] = {}
     bytecode = 0
     for record in records:
         for entry in record.paths:
@@ -54,23 +54,24 @@ def items(records: Iterable[Record], receipt_files: Mapping[str, Mapping[str, An
             if path.endswith(".pyc") or kind == "pyc_file":
                 bytecode += 1
             elif kind == "softlink":  # its target is another entry, or outside the prefix: it only has to be there
-                found[path] = Item(record.name, path, None, None)
+                found[path] = RecordedFile(record.name, path, None, None)
             elif kind == "directory":
                 continue
             else:
                 # with the prefix written into it a file has another hash, and another size unless it is a binary
                 patched, rewritten = entry.get("sha256_in_prefix"), bool(entry.get("prefix_placeholder"))
                 size = None if entry.get("file_mode") == "text" else entry.get("size_in_bytes")
-                found[path] = Item(record.name, path, size, patched or (None if rewritten else entry.get("sha256")))
+                sha256 = patched or (None if rewritten else entry.get("sha256"))
+                found[path] = RecordedFile(record.name, path, size, sha256)
     for path, entry in receipt_files.items():
         if path.endswith(".pyc"):
             bytecode += 1
         elif path != "conda-meta/state":  # variables may be the user's own affair: `conda env config vars set`
-            found[path] = Item("the receipt", path, entry.get("size"), entry.get("sha256"))
+            found[path] = RecordedFile("the receipt", path, entry.get("size"), entry.get("sha256"))
     return list(found.values()), bytecode
 
 
-def verify(prefix: Path, wanted: list[Item], seconds: float) -> Findings:
+def verify(prefix: Path, wanted: list[RecordedFile], seconds: float) -> Findings:
     """Compare the size of every file and, for at most about `seconds`, the SHA-256: code first, then by size."""
     result = Findings()
     deadline = time.monotonic() + seconds
@@ -86,7 +87,7 @@ def verify(prefix: Path, wanted: list[Item], seconds: float) -> Findings:
         result.sized += 1
     left.sort(key=lambda item: (not item.path.endswith(_CODE) and ".so." not in item.path, item.size or 0))
 
-    def digest(item: Item) -> str | None:
+    def digest(item: RecordedFile) -> str | None:
         return None if time.monotonic() > deadline else _sha256(prefix / item.path)
 
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # hashlib lets other threads run
@@ -101,7 +102,7 @@ def verify(prefix: Path, wanted: list[Item], seconds: float) -> Findings:
     return result
 
 
-def _size_problem(path: Path, item: Item) -> str | None:
+def _size_problem(path: Path, item: RecordedFile) -> str | None:
     known = item.sha256 is not None or item.size is not None
     try:
         found = os.stat(path) if known else os.lstat(path)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from . import _clips
-from ._probe import Outcome, Request, failed, one_line, passed
+from ._probe import ProbeOutcome, ProbeRequest, failed, one_line, passed
 
 SHARDS = 2
 PER_SHARD = 6
@@ -27,7 +27,7 @@ _CLIP = (128, 96)  # width, height of the clips
 _WANTED_FPS, _MOST, _SKIP = 4, 9, 3  # frames a second and frames of a sample; frames left out at both ends
 
 
-def webdataset(request: Request) -> Outcome:
+def webdataset(request: ProbeRequest) -> ProbeOutcome:
     """Stream two shards, named by a brace range, through SimpleDistributedWebDataset and MetaDistributedWebDataset."""
     from importlib import metadata
 
@@ -61,7 +61,7 @@ def webdataset(request: Request) -> Outcome:
     )
 
 
-def folder(request: Request) -> Outcome:
+def folder(request: ProbeRequest) -> ProbeOutcome:
     """Load a folder of clips with captions by several workers; a broken clip ends in an error, as upstream has it."""
     from torch.utils.data import DataLoader, Dataset
 
@@ -104,17 +104,17 @@ def folder(request: Request) -> Outcome:
     try:
         next(iter(DataLoader(Clips(), batch_size=1, num_workers=1, timeout=_WAIT)))
     except Exception as error:  # decord raises RuntimeError or its own; torch sends it on from the worker
-        said = one_line(error)
+        output = one_line(error)
     else:
         return failed("a file that is no video was loaded as one")
     return passed(
         f"{len(expected)} clips with captions by {WORKERS} workers: frames, rate, size and range as upstream reckons"
         " them; a broken clip ends the loader with an error",
-        error=said,
+        error=output,
     )
 
 
-def shards(request: Request) -> Outcome:
+def shards(request: ProbeRequest) -> ProbeOutcome:
     """Decode clips from shards by several workers; skip a corrupt clip and a truncated shard, as upstream does."""
     from sat.data_utils.webds import MetaDistributedWebDataset
     from torch.utils.data import DataLoader
@@ -223,9 +223,9 @@ def _clip_shards(folder: Path) -> tuple[set[str], set[str]]:
         with tarfile.open(target, "w") as archive:
             for key, content in clips.items():
                 for suffix, data in (("mp4", content), ("id", key.encode())):
-                    member = tarfile.TarInfo(f"{key}.{suffix}")
-                    member.size = len(data)
-                    archive.addfile(member, io.BytesIO(data))
+                    client = tarfile.TarInfo(f"{key}.{suffix}")
+                    client.size = len(data)
+                    archive.addfile(client, io.BytesIO(data))
         lines = [json.dumps({"key": key, "caption": f"caption {key}"}) for key in clips]
         target.with_name(f"clips-{name}.meta.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     last = folder / "clips-002.tar"
@@ -252,9 +252,9 @@ def _write_shards(folder: Path) -> dict[str, bytes]:
             for key in keys:
                 expected[key] = f"content of {key}".encode() * 40
                 for suffix, content in (("mp4", expected[key]), ("id", key.encode())):
-                    member = tarfile.TarInfo(f"{key}.{suffix}")
-                    member.size = len(content)
-                    archive.addfile(member, io.BytesIO(content))
+                    client = tarfile.TarInfo(f"{key}.{suffix}")
+                    client.size = len(content)
+                    archive.addfile(client, io.BytesIO(content))
         lines = [json.dumps({"key": key, "caption": f"caption {key}", "fps": 8}) for key in keys]
         (folder / f"shard-{shard:03d}.meta.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return expected

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from . import _train
-from ._probe import Outcome, Request, passed
+from ._probe import ProbeOutcome, ProbeRequest, passed
 from .toolchain import torch_cuda
 
-# Distributions whose Python code is compared byte by byte: small, and where a hand has most often mended something.
+# Distributions whose Python code is compared byte by byte: small, and where a hand has most often fixed something.
 _BYTES = ("SwissArmyTransformer", "deepspeed", "webdataset")
 
 
-def facts(request: Request) -> Outcome:
+def facts(request: ProbeRequest) -> ProbeOutcome:
     """Return this host's versions, drivers and hashes; nothing is imported."""
     found: dict[str, str] = {"python": platform.python_version()}
     for distribution in metadata.distributions():
@@ -64,7 +64,7 @@ def _hash(name: str) -> str | None:
     return digest.hexdigest()
 
 
-def training(request: Request) -> Outcome:
+def training(request: ProbeRequest) -> ProbeOutcome:
     """Train a few ZeRO-2 steps as one rank of all; the options say which."""
     options = request.options
     device = options["fleet.device"]

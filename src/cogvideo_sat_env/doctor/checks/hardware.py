@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from ._probe import Outcome, Request, failed, not_run, one_line, passed, warning
+from ._probe import ProbeOutcome, ProbeRequest, failed, not_run, one_line, passed, warning
 from .toolchain import torch_cuda
 
 
-def gpu(request: Request) -> Outcome:
+def gpu(request: ProbeRequest) -> ProbeOutcome:
     """Compare the driver and the GPUs with torch's build, then ask torch itself."""
     facts = request.inputs["gpu"]
     cuda = torch_cuda()
@@ -29,7 +29,7 @@ def gpu(request: Request) -> Outcome:
     return judge(facts, state, drivers)
 
 
-def judge(facts: dict[str, Any], torch: dict[str, Any], drivers: dict[str, Any]) -> Outcome:
+def judge(facts: dict[str, Any], torch: dict[str, Any], drivers: dict[str, Any]) -> ProbeOutcome:
     """Return the outcome for a machine (GpuFacts as a dict) and what torch says about itself.
 
     `torch`: cuda, the version that it was built for or None; with a GPU also available, count, error and, when it
@@ -78,7 +78,7 @@ def judge(facts: dict[str, Any], torch: dict[str, Any], drivers: dict[str, Any])
 _BROKEN = "python -c 'import torch; torch.cuda.init()' shows the reason; check CUDA_VISIBLE_DEVICES and the driver"
 
 
-def architectures(request: Request) -> Outcome:
+def architectures(request: ProbeRequest) -> ProbeOutcome:
     """Hold each GPU's compute capability against the architectures that torch was compiled for."""
     import torch
 
@@ -155,7 +155,7 @@ def _other_torch(capability: str) -> str:
     return f"install a torch whose get_arch_list() has sm_{capability.replace('.', '')}"
 
 
-def memory(request: Request) -> Outcome:
+def memory(request: ProbeRequest) -> ProbeOutcome:
     """Say which of the four recipes fit into the GPUs' memory, by the calculator of `satenv plan`."""
     gpus, verdicts = request.inputs["gpu"]["gpus"], request.inputs["plans"]
     least = min(item["memory_mib"] for item in gpus)
@@ -164,8 +164,8 @@ def memory(request: Request) -> Outcome:
     groups: dict[str, list[str]] = {}
     for recipe, verdict in verdicts.items():
         groups.setdefault(verdict, []).append(recipe)
-    told = "; ".join(f"{verdict}: {', '.join(recipes)}" for verdict, recipes in groups.items())
-    finding = f"{len(gpus)} GPU of at least {least / 1024:.0f} GiB, 49 frames of 480x720, ZeRO-2 (reckoned): {told}"
+    summary = "; ".join(f"{verdict}: {', '.join(recipes)}" for verdict, recipes in groups.items())
+    finding = f"{len(gpus)} GPU of at least {least / 1024:.0f} GiB, 49 frames of 480x720, ZeRO-2 (reckoned): {summary}"
     if set(verdicts.values()) == {"does not fit"}:
         return warning(
             finding, "satenv plan --frames 17 --height 256 --width 384 (or another size that fits)", verdicts=verdicts

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from . import _libraries
 from ._prefix import installed, key, parsed
-from ._probe import Outcome, Request, failed, not_run, passed, warning
+from ._probe import ProbeOutcome, ProbeRequest, failed, not_run, passed, warning
 from ._records import files, overwritten, receipt
 
 __all__ = [
@@ -33,7 +33,7 @@ _RIVALS = re.compile(
 )
 
 
-def distribution(request: Request) -> Outcome:
+def distribution(request: ProbeRequest) -> ProbeOutcome:
     """SwissArmyTransformer, and nothing else, provides `sat`; one distribution provides `decord`."""
     names = installed()
     problems, remedies = [], []
@@ -89,7 +89,7 @@ def _changed_files(distribution: metadata.Distribution) -> list[str]:
     return changed
 
 
-def floors(request: Request) -> Outcome:
+def floors(request: ProbeRequest) -> ProbeOutcome:
     """Every requirement is installed, by its metadata, at its floor or above."""
     names = installed()
     missing, old, found = [], [], {}
@@ -115,7 +115,7 @@ def floors(request: Request) -> Outcome:
     return passed(f"{len(found)} requirements installed, none below its floor", versions=found)
 
 
-def bounds(request: Request) -> Outcome:
+def bounds(request: ProbeRequest) -> ProbeOutcome:
     """No version is one that the breakage ledger excludes, and torchvision is the one that belongs to this torch."""
     from packaging.specifiers import SpecifierSet
 
@@ -159,7 +159,7 @@ def _unpaired(names: dict[str, str]) -> str | None:
     return None
 
 
-def activation(request: Request) -> Outcome:
+def activation(request: ProbeRequest) -> ProbeOutcome:
     """Activation scripts and declared variables can be read and run."""
     facts = request.inputs["activation"]
     problems = list(facts["problems"])
@@ -191,7 +191,7 @@ def activation(request: Request) -> Outcome:
     return passed(f"{len(facts['scripts'])} scripts ran, {len(facts['sets'])} variables set", **details)
 
 
-def pollution(request: Request) -> Outcome:
+def pollution(request: ProbeRequest) -> ProbeOutcome:
     """Nothing of the user's shell or home comes before the environment's own packages and libraries."""
     user, prefix = request.inputs["user"], Path(request.inputs["prefix"])
     found: list[tuple[str, str]] = []
@@ -220,7 +220,7 @@ def pollution(request: Request) -> Outcome:
     return passed("no PYTHONPATH, user site, foreign libraries or foreign CUDA in front of the environment")
 
 
-def libraries(request: Request) -> Outcome:
+def libraries(request: ProbeRequest) -> ProbeOutcome:
     """What the imports have loaded: one OpenMP runtime, and CUDA, torch and FFmpeg from the environment alone."""
     found = _libraries.loaded()
     if found is None:

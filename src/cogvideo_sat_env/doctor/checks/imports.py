@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib import metadata
 
-from ._probe import Outcome, Request, failed, last_error, loader_errors, one_line, passed, warning
+from ._probe import ProbeOutcome, ProbeRequest, failed, last_error, loader_errors, one_line, passed, warning
 
 _LIMIT = 180.0  # seconds for one module: cold parallel file systems need more than a minute
 _TORCHVISION, _WEBDATASET = "torchvision-0.26", "webdataset-0.2.88"
@@ -74,7 +74,7 @@ MODEL_NAMES: dict[str, tuple[str, ...]] = {
 }
 
 
-def alone(request: Request) -> Outcome:
+def alone(request: ProbeRequest) -> ProbeOutcome:
     """Import each module of the closure in a process of its own; two at a time."""
     modules = _closure(request)
     has_gpu = bool(request.inputs["gpu"]["gpus"])
@@ -88,7 +88,7 @@ def alone(request: Request) -> Outcome:
     return passed(f"{len(modules)} modules import, each in its own process, without a loader error")
 
 
-def together(request: Request) -> Outcome:
+def together(request: ProbeRequest) -> ProbeOutcome:
     """Import all modules of the closure in this process, in the order of the requirements."""
     modules = _closure(request)
     with _collected_once():
@@ -98,7 +98,7 @@ def together(request: Request) -> Outcome:
     return passed(f"{len(modules)} modules import in one process")
 
 
-def order(request: Request) -> Outcome:
+def order(request: ProbeRequest) -> ProbeOutcome:
     """Use decord and torch in both orders of import; a crash when Python ends counts too."""
     has_gpu = bool(request.inputs["gpu"]["gpus"])
     use = "assert float(torch.ones(64, 64).matmul(torch.ones(64, 64)).sum()) == 262144.0; decord.cpu(0)"
@@ -117,7 +117,7 @@ def order(request: Request) -> Outcome:
     return passed("decord before torch and torch before decord both work")
 
 
-def upstream_names(request: Request) -> Outcome:
+def upstream_names(request: ProbeRequest) -> ProbeOutcome:
     """Look up every name that upstream imports."""
     wanted = dict(DATA_NAMES) if request.data_only else DATA_NAMES | MODEL_NAMES
     bad: dict[str, str] = {}
@@ -144,7 +144,7 @@ def upstream_names(request: Request) -> Outcome:
     return passed(f"all {count} names that upstream's sat/ imports are there")
 
 
-def sat_modules(request: Request) -> Outcome:
+def sat_modules(request: ProbeRequest) -> ProbeOutcome:
     """Import every module of SwissArmyTransformer but those that nobody can import."""
     import sat
 
@@ -168,7 +168,7 @@ def sat_modules(request: Request) -> Outcome:
     return passed(finding, unused=unused)
 
 
-def _closure(request: Request) -> list[str]:
+def _closure(request: ProbeRequest) -> list[str]:
     more = TRANSITIVE if request.data_only else TRANSITIVE + TRAINING_TRANSITIVE
     return [item["module"] for item in request.requirements] + list(more)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from . import _tiny
-from ._probe import Outcome, Request, failed, passed
+from ._probe import ProbeOutcome, ProbeRequest, failed, passed
 
 _PARTS = ("to_q", "to_k", "to_v")  # SAT keeps three pairs of matrices for its one query_key_value layer
 
 
-def safetensors_round_trip(request: Request) -> Outcome:
+def safetensors_round_trip(request: ProbeRequest) -> ProbeOutcome:
     """Write, read, compare bit by bit, and compare the output of a model that got the weights from the file."""
     _tiny.prepare_cpu()
     import safetensors

@@ -6,26 +6,26 @@ import math
 from typing import Any
 
 from . import _tiny
-from ._probe import Outcome, Request, failed, one_line, passed, warning
+from ._probe import ProbeOutcome, ProbeRequest, failed, one_line, passed, warning
 
 # Largest relative distance of the output in half precision from that in fp32: bf16 has 8 bits, fp16 has 11, and the
 # error grows over the layers. Measured on the CPU: 0.012 and 0.0014.
 _NEAR = {"bf16": 0.1, "fp16": 0.02}
 
 
-def transformer(request: Request) -> Outcome:
+def transformer(request: ProbeRequest) -> ProbeOutcome:
     """On the CPU: both kinds of positions, fp32, bf16 and fp16; gradients; the same twice for a seed."""
     _tiny.prepare_cpu()
     return _transformer(request, "cpu")
 
 
-def transformer_gpu(request: Request) -> Outcome:
+def transformer_gpu(request: ProbeRequest) -> ProbeOutcome:
     """On the first GPU: the same as model.transformer, and near what the CPU computes."""
     _tiny.prepare_alone()
     return _transformer(request, "cuda")
 
 
-def _transformer(request: Request, device: str) -> Outcome:
+def _transformer(request: ProbeRequest, device: str) -> ProbeOutcome:
     import torch
 
     kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -73,7 +73,7 @@ def _transformer(request: Request, device: str) -> Outcome:
     return judge(device, lacking, distances)
 
 
-def judge(device: str, lacking: dict[str, str], distances: dict[str, float]) -> Outcome:
+def judge(device: str, lacking: dict[str, str], distances: dict[str, float]) -> ProbeOutcome:
     """Return the outcome when all that the device has went well. `lacking`: the reason by kind ("bf16", "fp16")."""
     details = {"distances": distances, "lacking": lacking}
     where = "the GPU" if device != "cpu" else "the CPU"
@@ -91,7 +91,7 @@ def judge(device: str, lacking: dict[str, str], distances: dict[str, float]) -> 
     return warning(f"{lacking['bf16']}; {done}", "fp16: {enabled: true}, bf16: {enabled: false}" + _TRAINING, **details)
 
 
-def lora(request: Request) -> Outcome:
+def lora(request: ProbeRequest) -> ProbeOutcome:
     """LoRA changes nothing at first, alone gets gradients, learns, and can be merged into the weights."""
     _tiny.prepare_cpu()
     import torch
@@ -114,18 +114,18 @@ def lora(request: Request) -> Outcome:
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
-    told = f"{losses[0]:.4f} to {losses[-1]:.4f}"
+    summary = f"{losses[0]:.4f} to {losses[-1]:.4f}"
     if not math.isfinite(losses[-1]) or losses[-1] >= losses[0]:
-        return failed(f"eight steps of LoRA don't make the loss smaller: {told}", losses=losses)
+        return failed(f"eight steps of LoRA don't make the loss smaller: {summary}", losses=losses)
     learned = _output(model)
     model.get_mixin("lora").merge_lora()
     apart = _distance(_output(model), learned)
     if not apart < 1e-4:
         return failed(f"after merging, the output is {apart:.2g} away from that with LoRA (relative)", losses=losses)
-    return passed(f"{len(matrices)} LoRA matrices learn (loss {told}) and merge into the weights", losses=losses)
+    return passed(f"{len(matrices)} LoRA matrices learn (loss {summary}) and merge into the weights", losses=losses)
 
 
-def vae(request: Request) -> Outcome:
+def vae(request: ProbeRequest) -> ProbeOutcome:
     """A block of a causal 3D VAE as CogVideoX's: earlier frames never see later ones; fp32 and bf16, backward."""
     _tiny.prepare_cpu()
     import torch
@@ -172,7 +172,7 @@ def _distance(found: Any, expected: Any) -> float:
     return float((found.float() - expected.float()).norm() / expected.float().norm())
 
 
-def _step(model: Any, positions: str, kind: str) -> Outcome | None:
+def _step(model: Any, positions: str, kind: str) -> ProbeOutcome | None:
     """Go forward and backward; return what is wrong with loss or gradients, or None."""
     model.zero_grad(set_to_none=True)
     loss = _tiny.loss_of(model, _tiny.batch())
@@ -195,7 +195,7 @@ def _has_gradient(value: Any) -> bool:
     return value.grad is not None and bool(value.grad.isfinite().all())
 
 
-def _sees_positions(model: Any, positions: str) -> Outcome | None:
+def _sees_positions(model: Any, positions: str) -> ProbeOutcome | None:
     """Exchange the two frames: without positions, the frames of the output would only be exchanged too."""
     import torch
 

@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from . import _ranks
-from ._probe import Outcome, Request, failed, not_run, passed, warning
+from ._probe import ProbeOutcome, ProbeRequest, failed, not_run, passed, warning
 
 _BYTES = 256 * 2**20  # of one transfer: large enough for bandwidth, not latency, to count
 _ROUNDS = 10
@@ -18,7 +18,7 @@ _COPY, _REDUCE = 0.6, 0.45
 _LIMIT = 200.0
 
 
-def hostname(request: Request) -> Outcome:
+def hostname(request: ProbeRequest) -> ProbeOutcome:
     """The host's own name leads to an address, and that address back to the name: torchrun and NCCL rely on it."""
     name = socket.gethostname()
     try:
@@ -37,7 +37,7 @@ def hostname(request: Request) -> Outcome:
         shown = ", ".join(f"{address} is {found or 'nobody'}" for address, found in back.items())
         return warning(
             f"{name} is {', '.join(outside)}, but not the other way round: {shown}",
-            "several nodes only: have the reverse DNS entry mended, or name hosts by address (MASTER_ADDR)", **details,
+            "several nodes only: have the reverse DNS entry fixed, or name hosts by address (MASTER_ADDR)", **details,
         )  # fmt: skip
     return passed(f"{name} is {', '.join(outside)}, and the other way round", **details)
 
@@ -66,7 +66,7 @@ def is_loopback(address: str) -> bool:
     return address.startswith("127.") or address == "::1"
 
 
-def p2p(request: Request) -> Outcome:
+def p2p(request: ProbeRequest) -> ProbeOutcome:
     """Copy from the first GPU to each other one; compare with the nominal bandwidth of the link between them."""
     import torch
 
@@ -89,25 +89,25 @@ def p2p(request: Request) -> Outcome:
     return judge_copies(speeds, indirect, nominal(request.inputs["links"]))
 
 
-def judge_copies(speeds: dict[str, float], indirect: list[int], link: tuple[str, float] | None) -> Outcome:
+def judge_copies(speeds: dict[str, float], indirect: list[int], link: tuple[str, float] | None) -> ProbeOutcome:
     """Return the outcome for copies from GPU 0: GB/s by target, targets without peer access, the link."""
     worst = min(speeds, key=lambda other: speeds[other])
-    told = f"copies from GPU 0: {min(speeds.values()):.1f} to {max(speeds.values()):.1f} GB/s"
+    summary = f"copies from GPU 0: {min(speeds.values()):.1f} to {max(speeds.values()):.1f} GB/s"
     if link is not None:
-        told += f", {link[0]} has {link[1]:.0f}"
+        summary += f", {link[0]} has {link[1]:.0f}"
     details = {"gigabytes_per_second": speeds, "without_peer_access": indirect, "link": link}
     if indirect:
         return warning(
             f"GPU 0 has no peer access to GPU {', '.join(map(str, indirect))}: data goes through the host's memory;"
-            f" {told}",
+            f" {summary}",
             "nvidia-smi topo -m; in virtual machines and containers: IOMMU and ACS off, GPUs not isolated", **details,
         )  # fmt: skip
     if link is not None and speeds[worst] < _COPY * link[1]:
-        return warning(f"GPU 0 to {worst} is slow: {told}", _SLOW, **details)
-    return passed(told, **details)
+        return warning(f"GPU 0 to {worst} is slow: {summary}", _SLOW, **details)
+    return passed(summary, **details)
 
 
-def nccl(request: Request) -> Outcome:
+def nccl(request: ProbeRequest) -> ProbeOutcome:
     """All-reduce over all GPUs of this machine with NCCL: right sums, and bus bandwidth near the link's nominal."""
     count = len(request.inputs["gpu"]["gpus"])
     if count < 2:
@@ -119,21 +119,21 @@ def nccl(request: Request) -> Outcome:
     return judge_reduction(count, seconds, nominal(request.inputs["links"]))
 
 
-def judge_reduction(count: int, seconds: float, link: tuple[str, float] | None) -> Outcome:
+def judge_reduction(count: int, seconds: float, link: tuple[str, float] | None) -> ProbeOutcome:
     """Return the outcome for an all-reduce of _BYTES over `count` GPUs in `seconds`.
 
     Bus bandwidth as NVIDIA's nccl-tests define it: 2 (n - 1) / n times the bytes by the time, what the link carries.
     """
     bandwidth = 2 * (count - 1) / count * _BYTES / seconds / 1e9
-    told = f"NCCL all-reduce over {count} GPUs: {bandwidth:.1f} GB/s bus bandwidth"
+    summary = f"NCCL all-reduce over {count} GPUs: {bandwidth:.1f} GB/s bus bandwidth"
     if link is not None:
-        told += f", {link[0]} has {link[1]:.0f}"
+        summary += f", {link[0]} has {link[1]:.0f}"
         if bandwidth < _REDUCE * link[1]:
-            return warning(told, _SLOW, bandwidth=bandwidth, link=link)
-    return passed(told, bandwidth=bandwidth, link=link)
+            return warning(summary, _SLOW, bandwidth=bandwidth, link=link)
+    return passed(summary, bandwidth=bandwidth, link=link)
 
 
-def one_of_nccl(request: Request) -> Outcome:
+def one_of_nccl(request: ProbeRequest) -> ProbeOutcome:
     """Reduce as one rank of network.nccl."""
     import torch
 
@@ -157,7 +157,7 @@ def one_of_nccl(request: Request) -> Outcome:
 
 
 def nominal(links: list[dict[str, Any]]) -> tuple[str, float] | None:
-    """Return name and GB/s a direction of the slowest GPU's link (Hardware.links as dicts), None when not told."""
+    """Return name and GB/s a direction of the slowest GPU's link (Hardware.links as dicts), None when not known."""
     if not links:
         return None
     if all(link["nvlink"] > 0 for link in links):

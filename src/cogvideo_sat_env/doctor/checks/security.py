@@ -8,10 +8,10 @@ from pathlib import Path
 
 from . import _osv
 from ._prefix import installed
-from ._probe import Outcome, Request, failed, not_run, passed, warning
+from ._probe import ProbeOutcome, ProbeRequest, failed, not_run, passed, warning
 
 
-def advisories(request: Request) -> Outcome:
+def advisories(request: ProbeRequest) -> ProbeOutcome:
     """No Python package has a version that the user's advisories name."""
     named = request.options.get("security.advisories")
     if not named:
@@ -48,14 +48,14 @@ def advisories(request: Request) -> Outcome:
             f"satenv lock {names}, then satenv update -p '{request.inputs['prefix']}'; or accept by id: docs/doctor.md",
             **details,
         )  # fmt: skip
-    said = f" ({', '.join(sorted(left_out))} accepted)" if left_out else ""
+    output = f" ({', '.join(sorted(left_out))} accepted)" if left_out else ""
     if unjudged:
         return warning(
             f"{len(packages)} Python packages, {count:,} advisories: {_not_judged(unjudged)}; of the others none"
-            f" applies{said}",
+            f" applies{output}",
             "read those advisories; the ids of what doesn't apply go into security.accepted: docs/doctor.md", **details,
         )  # fmt: skip
-    return passed(f"{len(packages)} Python packages, {count:,} advisories, none applies{said}", **details)
+    return passed(f"{len(packages)} Python packages, {count:,} advisories, none applies{output}", **details)
 
 
 def _not_judged(found: dict[str, list[str]], before: str = "") -> str:
@@ -69,10 +69,10 @@ def _not_judged(found: dict[str, list[str]], before: str = "") -> str:
 
 
 def _mended(hit: _osv.Hit) -> str:
-    return f" (mended in {', '.join(hit.fixed)})" if hit.fixed else ""
+    return f" (fixed in {', '.join(hit.fixed)})" if hit.fixed else ""
 
 
-def permissions(request: Request) -> Outcome:
+def permissions(request: ProbeRequest) -> ProbeOutcome:
     """Nobody else can change what runs here: no world-writable files, none of another user's."""
     prefix = Path(request.inputs["prefix"]).resolve()
     trusted = {0, os.getuid(), prefix.stat().st_uid}

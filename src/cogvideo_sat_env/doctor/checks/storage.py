@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ._mounts import MOUNTINFO, Mount, existing, kind_of
-from ._probe import Outcome, Request, failed, last_error, not_run, passed, warning
+from ._probe import ProbeOutcome, ProbeRequest, failed, last_error, not_run, passed, warning
 
 _GIB = 2**30
 # Room that is enough for certain, by what is written there: bytes, inodes. Measured: DeepSpeed's and SAT's extensions
@@ -18,7 +18,7 @@ _GIB = 2**30
 _NONE = (64 * 2**20, 100)
 _LEAST = {"TORCH_EXTENSIONS_DIR": (_GIB, 1000), "TRITON_CACHE_DIR": (_GIB // 2, 1000), "TMPDIR": (_GIB, 1000)}
 # Through it the workers of a DataLoader hand over their samples: one of CogVideoX (49 frames of 480x720, float32) has
-# 203 MB, and each of several workers keeps two ready. Containers have 64 MB of it unless told otherwise.
+# 203 MB, and each of several workers keeps two ready. Containers have 64 MB of it unless given otherwise.
 _HANDOVER, _HANDOVER_LEAST = "/dev/shm", _GIB
 # Caches that every node has to have for itself; HF_HOME may be shared: it is written once.
 _PER_NODE = ("TORCH_EXTENSIONS_DIR", "TRITON_CACHE_DIR", "TMPDIR")
@@ -42,9 +42,9 @@ json.dump({"seconds": seconds, "files": sorted(files)}, open(sys.argv[2], "w"))
 """
 
 
-def space(request: Request) -> Outcome:
+def space(request: ProbeRequest) -> ProbeOutcome:
     """There is room, in bytes and in inodes, where a run writes."""
-    told: dict[str, list[str]] = {}
+    summary: dict[str, list[str]] = {}
     short, none = [], False
     places: dict[str, Any] = {}
     for name, path in _places(request).items():
@@ -54,7 +54,7 @@ def space(request: Request) -> Outcome:
         places[name] = {"path": str(path), "type": mount.kind if mount else None, "free": free, "free_inodes": inodes}
         on = f" on {mount.kind} ({mount.point})" if mount else ""
         room = f"{free / _GIB:,.0f} GiB{'' if inodes is None else f' and {_short(inodes)} files'} free{on}"
-        told.setdefault(room, []).append(name)
+        summary.setdefault(room, []).append(name)
         least, least_inodes = _LEAST.get(name, (0, 0))
         if free < least:
             short.append(f"{name} ({path}) has {free / _GIB:.1f} GiB left, {least / _GIB:g} are enough for certain")
@@ -76,11 +76,11 @@ def space(request: Request) -> Outcome:
             "in a container: --shm-size=16g (or --ipc=host); as root: mount -o remount,size=16G /dev/shm",
             places=places,
         )
-    return passed("; ".join(f"{room}: {', '.join(names)}" for room, names in told.items()), places=places)
+    return passed("; ".join(f"{room}: {', '.join(names)}" for room, names in summary.items()), places=places)
 
 
-def shared(request: Request) -> Outcome:
-    """Caches of compiled code are each node's own; the environment itself is told about."""
+def shared(request: ProbeRequest) -> ProbeOutcome:
+    """Caches of compiled code are each node's own; the environment itself is reported."""
     prefix = Path(request.inputs["prefix"])
     mount = _mount(request, prefix)
     if mount is None:
@@ -102,7 +102,7 @@ def shared(request: Request) -> Outcome:
     return passed(f"{where}; caches of compiled code are on this machine", places=details)
 
 
-def import_time(request: Request) -> Outcome:
+def import_time(request: ProbeRequest) -> ProbeOutcome:
     """Measure how long `import sat` takes, from memory and from the file system."""
     module = "torch" if request.data_only else "sat"
     warm, files = _import(module, request.workdir)
@@ -123,7 +123,7 @@ def import_time(request: Request) -> Outcome:
     return passed(text, **details)
 
 
-def _places(request: Request) -> dict[str, Path]:
+def _places(request: ProbeRequest) -> dict[str, Path]:
     """Return the folders by the variable that names them, as a run of this user would have them."""
     sets = request.inputs["activation"]["sets"]
     extensions = sets.get("TORCH_EXTENSIONS_DIR") or os.environ.get("TORCH_EXTENSIONS_DIR")
@@ -132,7 +132,7 @@ def _places(request: Request) -> dict[str, Path]:
     return found | {name: Path(path) for name, path in request.inputs["places"].items()}
 
 
-def _handover(request: Request) -> int | None:
+def _handover(request: ProbeRequest) -> int | None:
     """Return the bytes of shared memory that are free, None where it isn't a folder or nothing is trained."""
     if request.data_only or not os.path.isdir(_HANDOVER):
         return None
@@ -140,7 +140,7 @@ def _handover(request: Request) -> int | None:
     return found.f_bavail * found.f_frsize
 
 
-def _mount(request: Request, path: Path) -> Mount | None:
+def _mount(request: ProbeRequest, path: Path) -> Mount | None:
     return kind_of(path, Path(request.options.get("storage.mountinfo", MOUNTINFO)))
 
 

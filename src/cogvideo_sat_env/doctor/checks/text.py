@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from ._probe import Outcome, Request, failed, passed
+from ._probe import ProbeOutcome, ProbeRequest, failed, passed
 
 _WORDS = (
     "a", "red", "green", "small", "large", "panda", "bird", "river", "boat", "mountain", "plays", "flies", "sleeps",
@@ -15,7 +15,7 @@ _LENGTH = 20
 _REMEDY = "mamba install 'transformers>=4.46.2' 'sentencepiece>=0.2.0'"
 
 
-def t5(request: Request) -> Outcome:
+def t5(request: ProbeRequest) -> ProbeOutcome:
     """Tokenise with only spiece.model in the folder, encode, compare with sentencepiece and the saved weights."""
     import sentencepiece
     import torch

@@ -16,7 +16,7 @@ from typing import Any
 
 from . import _extension
 from ._mounts import kind_of
-from ._probe import Outcome, Request, failed, not_run, one_line, passed, warning
+from ._probe import ProbeOutcome, ProbeRequest, failed, not_run, one_line, passed, warning
 
 # Included by ATen/cuda/CUDAContext.h or by DeepSpeed's kernels; each absence was one user's failed build.
 HEADERS = {
@@ -30,7 +30,7 @@ _STALE = 3600.0  # seconds: no extension of ours takes longer to compile
 _PROGRAM = "#include <vector>\nint main() { return static_cast<int>(std::vector<int>{}.size()); }\n"
 
 
-def compiler(request: Request) -> Outcome:
+def compiler(request: ProbeRequest) -> ProbeOutcome:
     """The C++ compiler that torch would take compiles a C++17 program, and ninja is there."""
     prefix = Path(request.inputs["prefix"])
     named = os.environ.get("CXX")
@@ -53,15 +53,15 @@ def compiler(request: Request) -> Outcome:
                   compiler=program, version=first, ninja=ninja, own=own)  # fmt: skip
 
 
-def nvcc(request: Request) -> Outcome:
+def nvcc(request: ProbeRequest) -> ProbeOutcome:
     """nvcc is of the same CUDA as torch, to the minor version, and the compiler finds the CUDA library headers."""
     wanted = torch_cuda()
     if wanted is None:
         return not_run(f"not run: torch is a CPU build, it compiles no CUDA extension ({_NO_FUSED})")
     home = _cuda_home(Path(request.inputs["prefix"]))
     if home is None:
-        told = any("nvcc" in name for name in request.inputs["not_provided"])
-        if told:
+        summary = any("nvcc" in name for name in request.inputs["not_provided"])
+        if summary:
             return not_run(f"not run: no nvcc here, and this environment doesn't provide one; {_NO_FUSED}")
         judge = failed if request.inputs["gpu"]["gpus"] else warning  # without a GPU nobody runs FusedEmaAdam here
         return judge(f"no nvcc in the environment or on PATH; {_NO_FUSED}", _nvcc_remedy(wanted, request))
@@ -72,8 +72,8 @@ def nvcc(request: Request) -> Outcome:
     done = _run([str(path), "--version"], "")
     found = re.search(r"release (\d+\.\d+)", done.stdout)
     if done.returncode != 0 or found is None:
-        said = _first_error(done.stderr or done.stdout)
-        return judge(f"{path} doesn't tell its version: {said}", _nvcc_remedy(wanted, request))
+        output = _first_error(done.stderr or done.stdout)
+        return judge(f"{path} doesn't tell its version: {output}", _nvcc_remedy(wanted, request))
     version = found.group(1)
     details: dict[str, Any] = {"nvcc": str(path), "cuda_home": str(home), "torch_cuda": wanted}
     if version != wanted:
@@ -97,7 +97,7 @@ def nvcc(request: Request) -> Outcome:
     return passed(f"{owner} nvcc {version} = torch's CUDA {wanted}; headers found", version=version, **details)
 
 
-def extensions_dir(request: Request) -> Outcome:
+def extensions_dir(request: ProbeRequest) -> ProbeOutcome:
     """The cache of compiled extensions is writable, local to the node, and nobody's dead lock lies in it."""
     named = os.environ.get("TORCH_EXTENSIONS_DIR")
     folder = Path(named) if named else Path(os.path.expanduser("~"), ".cache", "torch_extensions")
@@ -125,7 +125,7 @@ def extensions_dir(request: Request) -> Outcome:
     return passed(f"{folder} ({origin}) is writable, {free:.0f} GiB free{where}")
 
 
-def extension(request: Request) -> Outcome:
+def extension(request: ProbeRequest) -> ProbeOutcome:
     """Compile a small CUDA extension for the GPUs that are here, or for the usual ones; run it where there is a GPU."""
     wanted = torch_cuda()
     if wanted is None:
@@ -143,7 +143,7 @@ def extension(request: Request) -> Outcome:
     return _extension.build(home, request.workdir, capabilities, own, run=bool(gpus))
 
 
-def fused_ema_adam(request: Request) -> Outcome:
+def fused_ema_adam(request: ProbeRequest) -> ProbeOutcome:
     """Compile SAT's FusedEmaAdam with the environment's own toolchain, and take steps with it on the GPU."""
     import torch
     from sat.ops import FusedEmaAdam
@@ -204,7 +204,7 @@ def _missing_headers(home: Path) -> list[str] | None:
     return [name for name in HEADERS if f"MISSING {name}" in done.stdout]
 
 
-def _nvcc_remedy(version: str, request: Request) -> str:
+def _nvcc_remedy(version: str, request: ProbeRequest) -> str:
     if any("nvcc" in name for name in request.inputs["not_provided"]):  # made where no conda channel is reached
         return f"load the site's CUDA toolkit {version} (e.g. module load cuda/{version}) before compiling extensions"
     return f"mamba install 'cuda-version={version}' 'cuda-nvcc={version}' cuda-cudart-dev {' '.join(_LIBRARIES)}"

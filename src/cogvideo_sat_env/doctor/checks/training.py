@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from . import _ranks, _tiny, _train
-from ._probe import Outcome, Request, failed, one_line, passed, warning
+from ._probe import ProbeOutcome, ProbeRequest, failed, one_line, passed, warning
 
 _VARIABLE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 _LOSS_TOLERANCE = 0.02  # relative, between ways to the same sum in bf16, which has 8 bits; measured: below 0.002
 _RANKS_LIMIT = 500.0
 
 
-def zero2(request: Request) -> Outcome:
+def zero2(request: ProbeRequest) -> ProbeOutcome:
     """Take optimizer steps on a fixed batch, each of two accumulated samples, and save two checkpoints."""
     _tiny.prepare_cpu()
     record = _train.train(request.shared / "training")
@@ -30,7 +30,7 @@ def zero2(request: Request) -> Outcome:
     )
 
 
-def checkpoint(request: Request) -> Outcome:
+def checkpoint(request: ProbeRequest) -> ProbeOutcome:
     """Load the checkpoint that SAT saved, with SAT's load_checkpoint, and compare every weight."""
     _tiny.prepare_cpu()
     record = _train.reference(request.shared, request.workdir)
@@ -66,7 +66,7 @@ def checkpoint(request: Request) -> Outcome:
     return passed(finding)
 
 
-def resume(request: Request) -> Outcome:
+def resume(request: ProbeRequest) -> ProbeOutcome:
     """Go on from the checkpoint in the middle of the run: the next loss is the one that the run itself had there."""
     _tiny.prepare_cpu()
     record = _train.reference(request.shared, request.workdir)
@@ -96,7 +96,7 @@ def resume(request: Request) -> Outcome:
     )  # fmt: skip
 
 
-def lora(request: Request) -> Outcome:
+def lora(request: ProbeRequest) -> ProbeOutcome:
     """Train with SAT's LoraMixin under ZeRO-2: the loss goes down, and nothing but LoRA's matrices changes."""
     _tiny.prepare_cpu()
     record = _train.train(request.workdir / "lora", lora=True)
@@ -113,7 +113,7 @@ def lora(request: Request) -> Outcome:
     )
 
 
-def two_processes(request: Request) -> Outcome:
+def two_processes(request: ProbeRequest) -> ProbeOutcome:
     """Two ranks side by side under torchrun take the same steps as one rank that accumulates."""
     _tiny.prepare_cpu()
     record = _train.reference(request.shared, request.workdir)
@@ -140,14 +140,14 @@ def two_processes(request: Request) -> Outcome:
     )  # fmt: skip
 
 
-def one_of_two(request: Request) -> Outcome:
+def one_of_two(request: ProbeRequest) -> ProbeOutcome:
     """Train as one rank of training.two-processes."""
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     os.environ["DS_ACCELERATOR"] = "cpu"
     return passed("trained", **_train.train(request.workdir / f"rank-{os.environ['RANK']}"))
 
 
-def gpu(request: Request) -> Outcome:
+def gpu(request: ProbeRequest) -> ProbeOutcome:
     """Train on the GPUs, one process each and two at most, with NCCL, in bf16 where they have it, and in fp16."""
     gpus = request.inputs["gpu"]["gpus"]
     ranks = _ranks.launch(request, "training", "one_of_gpus", min(2, len(gpus)), _RANKS_LIMIT)
@@ -160,11 +160,11 @@ def gpu(request: Request) -> Outcome:
             return problem
         if len({run["digest"] for run in own}) > 1:
             return failed(f"{own[0]['precision']}: after the last step the GPUs have different weights")
-    told = "; ".join(f"{run['precision']}: loss {_shown(run['losses'])}" for run in runs[0])
-    return passed(f"{len(runs)} processes with NCCL, ZeRO-2: {told}", runs=[_public(run) for run in runs[0]])
+    summary = "; ".join(f"{run['precision']}: loss {_shown(run['losses'])}" for run in runs[0])
+    return passed(f"{len(runs)} processes with NCCL, ZeRO-2: {summary}", runs=[_public(run) for run in runs[0]])
 
 
-def one_of_gpus(request: Request) -> Outcome:
+def one_of_gpus(request: ProbeRequest) -> ProbeOutcome:
     """Train as one rank of training.gpu."""
     import torch
 
@@ -174,7 +174,7 @@ def one_of_gpus(request: Request) -> Outcome:
     return passed("trained", runs=[_train.train(folder / kind, device="cuda", precision=kind) for kind in kinds])
 
 
-def _judge(record: dict[str, Any]) -> Outcome | None:
+def _judge(record: dict[str, Any]) -> ProbeOutcome | None:
     """Return what is wrong with a run, or None."""
     losses = record["losses"]
     if len(losses) != _train.STEPS or not all(map(math.isfinite, losses)):

@@ -11,7 +11,7 @@ from typing import Any
 
 from . import _clips
 from ._clips import FPS, FRAMES, coded_frame, frame_index, write_clip
-from ._probe import Outcome, Request, failed, last_error, passed, warning
+from ._probe import ProbeOutcome, ProbeRequest, failed, last_error, passed, warning
 
 SIZES = ((96, 64), (320, 240), (720, 480))  # width, height; decord2 fails on the first, CogVideoX trains on the last
 # Width, height and pixel format of clips that phones and screen recorders make: odd, portrait, no multiple of 16.
@@ -24,7 +24,7 @@ CODECS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "mpeg4": ("mpeg4", "mp4", ("-q:v", "3")),
     "av1": ("libsvtav1", "mp4", ("-preset", "12")),
 }
-# Variants in which decord 0.6.0 is known to give wrong frames after a seek (measured): told, and no fault of this
+# Variants in which decord 0.6.0 is known to give wrong frames after a seek (measured): reported, and no fault of this
 # environment's.
 LIMITS: dict[str, tuple[str, tuple[str, ...]]] = {
     "hevc with open groups of pictures (x265's default)": ("hevc", ("-x265-params", "log-level=error:open-gop=1")),
@@ -38,7 +38,7 @@ _NO_DECORD = "pip install --force-reinstall --no-deps 'decord==0.6.0'"
 _TRANSCODE = "before training, make h264 of such clips: ffmpeg -i IN -c:v libx264 OUT.mp4"
 
 
-def decord(request: Request) -> Outcome:
+def decord(request: ProbeRequest) -> ProbeOutcome:
     """Decode every frame of clips of several sizes, in order and at random, from files and from memory."""
     import decord as library
 
@@ -69,7 +69,7 @@ def decord(request: Request) -> Outcome:
     return passed(finding)
 
 
-def codecs(request: Request) -> Outcome:
+def codecs(request: ProbeRequest) -> ProbeOutcome:
     """Decode what the environment's ffmpeg can encode: every frame, its time, at random."""
     import decord as library
 
@@ -103,11 +103,11 @@ def codecs(request: Request) -> Outcome:
     shifted = [name for name, (codec, _) in LIMITS.items() if codec in good and _shifts(library, request.workdir, name)]
     if shifted:
         notes.append(f"wrong frames after a seek in {' and in '.join(shifted)}: make h264 of such clips")
-    said = f"; known limits: {'; '.join(notes)}" if notes else ""
-    return passed(f"{_version()} decodes {', '.join(good)}, every frame and time{said}", **details)
+    output = f"; known limits: {'; '.join(notes)}" if notes else ""
+    return passed(f"{_version()} decodes {', '.join(good)}, every frame and time{output}", **details)
 
 
-def sizes(request: Request) -> Outcome:
+def sizes(request: ProbeRequest) -> ProbeOutcome:
     """Decode odd sizes; have decord scale; resize and crop as upstream's datasets do."""
     import decord as library
 
@@ -123,7 +123,7 @@ def sizes(request: Request) -> Outcome:
     return passed(f"{len(ODD_SIZES)} odd sizes exact; decord's scaling and torchvision's resize and crop work")
 
 
-def write(request: Request) -> Outcome:
+def write(request: ProbeRequest) -> ProbeOutcome:
     """Write an mp4 as upstream's sampling does, read it back with imageio and decord, and compare."""
     import decord as library
     import imageio
@@ -160,7 +160,7 @@ def write(request: Request) -> Outcome:
     )  # fmt: skip
 
 
-def broken(request: Request) -> Outcome:
+def broken(request: ProbeRequest) -> ProbeOutcome:
     """Broken files end in an error: no hang, no crash, no silent success. Each in a process of its own."""
     folder = request.workdir
     write_clip(folder / "whole.mp4", 320, 240)
@@ -186,13 +186,13 @@ def broken(request: Request) -> Outcome:
         answers = list(pool.map(lambda path: _read_broken(path, seconds), paths))
     concealed = ("an mp4 with a hole",)  # FFmpeg may paint over damage: then it isn't an error
     problems = {}
-    for name, (ending, said) in zip(cases, answers, strict=True):
+    for name, (ending, output) in zip(cases, answers, strict=True):
         if ending not in ("error", "success" if name in concealed else "error"):
-            problems[name] = f"{ending}: {said}"
+            problems[name] = f"{ending}: {output}"
     if problems:
         text = "; ".join(f"{name}: {problem}" for name, problem in problems.items())
         return failed(f"{_version()} on broken clips: {text}", _NO_DECORD, problems=problems)
-    errors = {name: said for name, (_, said) in zip(cases, answers, strict=True)}
+    errors = {name: output for name, (_, output) in zip(cases, answers, strict=True)}
     return passed(f"{len(cases)} kinds of broken clips end in an error, none hangs or crashes", errors=errors)
 
 
@@ -261,7 +261,7 @@ def _resized(library: Any, path: Path) -> str | None:
 
 
 def _read_broken(path: Path, seconds: float) -> tuple[str, str]:
-    """Read a broken clip in a process of its own; return how that ended and what it said."""
+    """Read a broken clip in a process of its own; return how that ended and what it printed."""
     code = (
         "import sys, decord\n"
         "reader = decord.VideoReader(sys.argv[1])\n"

@@ -10,7 +10,7 @@ from cogvideo_sat_env.doctor.model import FAILED, NOT_RUN, PASSED, QUICK, WARNIN
 
 Hello = Mapping[str, Any]
 _WORST = (FAILED, WARNING, PASSED, NOT_RUN)
-_SKEW_TOLD, _SKEW_BROKEN = 1.0, 60.0  # seconds: logs that don't fit together; credentials (munge) that are refused
+_SKEW_WARNED, _SKEW_BROKEN = 1.0, 60.0  # seconds: logs that don't fit together; credentials (munge) that are refused
 _SHOWN = 4
 
 
@@ -25,9 +25,9 @@ def merge(
 ) -> list[CheckResult]:
     """Return the results over all ranks.
 
-    `here`: what each rank said first (host, name, facts, clock); `results`: what it found; `absent`: ranks that never
+    `here`: what each rank sent first (host, name, facts, clock); `results`: what it found; `absent`: ranks that never
     came within `patience` seconds; `silent`: that came and sent no result; `lost`: whose connection ended; `nodes`: as
-    many hosts as were asked for, None when that was not said.
+    many hosts as were asked for, None when that was not given.
     """
     found = [
         _ranks(here, absent, silent, lost, nodes, patience),
@@ -57,12 +57,12 @@ def _ranks(
     slow = sorted(silent - lost)
     if slow:
         where = sorted({here[rank]["host"] for rank in slow})
-        problems.append(f"{_numbered('rank', slow)} on {_listed(where)} came, but never told what it found")
+        problems.append(f"{_numbered('rank', slow)} on {_listed(where)} came, but never reported what it found")
     if nodes is not None and len(hosts) != nodes and not absent:
         problems.append(f"{len(here)} ranks are on {_count(len(hosts), 'host')} ({_listed(hosts)}), {nodes} asked for")
     details = {"hosts": hosts, "never": never, "died": broken, "silent": slow}
     if problems:
-        remedy = "see what these ranks said; srun --label or torchrun --tee 3 shows whose words are whose"
+        remedy = "see the output of these ranks; srun --label or torchrun --tee 3 shows whose words are whose"
         return _result("ranks", FAILED, "; ".join(problems), remedy, **details)
     return _result("ranks", PASSED, f"{len(here)} ranks on {_count(len(hosts), 'host')}: {_listed(hosts)}", **details)
 
@@ -82,12 +82,12 @@ def _same(here: Mapping[int, Hello]) -> CheckResult:
     other = _different({host: _flat(fact, ("machine",)) for host, fact in facts.items()})
     if broken:
         return _result(
-            "same", FAILED, _told(broken), "create the environment again on these hosts, from the same lock:"
+            "same", FAILED, _described(broken), "create the environment again on these hosts, from the same lock:"
             " scripts/satenv create", software=broken, machine=other,
         )  # fmt: skip
     if other:
         return _result(
-            "same", WARNING, f"the same environment; but {_told(other)}", "run on hosts of one kind, or expect the"
+            "same", WARNING, f"the same environment; but {_described(other)}", "run on hosts of one kind, or expect the"
             " slowest one's speed and the oldest driver's limits", machine=other,
         )  # fmt: skip
     versions = next(iter(facts.values()))["versions"]
@@ -113,7 +113,7 @@ def _different(hosts: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, li
     return found
 
 
-def _told(differences: Mapping[str, Mapping[str, list[Any]]]) -> str:
+def _described(differences: Mapping[str, Mapping[str, list[Any]]]) -> str:
     parts = []
     for host, names in differences.items():
         shown = [f"{name} {_short(own)} (others: {_short(common)})" for name, (own, common) in names.items()]
@@ -131,13 +131,13 @@ def _clock(here: Mapping[int, Hello]) -> CheckResult:
     skews = {item["host"]: item["clock"] for item in here.values()}
     host = max(skews, key=lambda name: abs(skews[name]))
     worst = abs(skews[host])
-    if worst < _SKEW_TOLD:
+    if worst < _SKEW_WARNED:
         return _result("clock", PASSED, f"all clocks within {worst:.3f} s of rank 0's", skews=skews)
     way = "ahead of" if skews[host] > 0 else "behind"
     status = FAILED if worst >= _SKEW_BROKEN else WARNING
     return _result(
         "clock", status, f"the clock of {host} is {worst:.1f} s {way} rank 0's",
-        "have the time service mended there: chronyc tracking, or timedatectl", skews=skews,
+        "have the time service fixed there: chronyc tracking, or timedatectl", skews=skews,
     )  # fmt: skip
 
 
@@ -148,7 +148,7 @@ def _names(here: Mapping[int, Hello], results: Mapping[int, Mapping[str, Any]]) 
         return _result(
             "names", FAILED, f"{host} doesn't find {_listed(names)}" +
             (f"; nor do {len(unknown) - 1} more hosts find all" if unknown.keys() - {host} else ""),
-            "mend DNS or /etc/hosts on that host: NCCL and torchrun connect by name", unknown=unknown,
+            "correct DNS or /etc/hosts on that host: NCCL and torchrun connect by name", unknown=unknown,
         )  # fmt: skip
     return _result("names", PASSED, "every host finds every other by its name")
 

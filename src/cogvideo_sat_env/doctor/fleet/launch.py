@@ -25,7 +25,7 @@ _MAIN = (
 
 
 def check_counts(nodes: int | None, ntasks: int | None) -> tuple[int, int]:
-    """Return how many nodes and ranks are meant: one rank a node unless told. Raises InputError."""
+    """Return how many nodes and ranks are meant: one rank a node unless given. Raises InputError."""
     count = 1 if nodes is None else nodes
     ranks = count if ntasks is None else ntasks
     if count < 1:
@@ -79,10 +79,11 @@ def launch(prefix: Path, nodes: int, ranks: int, arguments: Sequence[str], envir
     refused = next((answer for answer in answers if "error" in answer), None)
     if refused is not None:
         raise SatenvError(f"a rank says: {refused['error']}", refused.get("remedy"))
-    said = [line.strip() for line in (out + err).splitlines() if line.strip()]
-    told = next((line for line in said if line.startswith("srun:")), None) or (said[-1] if said else "it said nothing")
+    output = [line.strip() for line in (out + err).splitlines() if line.strip()]
+    output = output or ["it printed nothing"]
+    summary = next((line for line in output if line.startswith("srun:")), output[-1])
     raise SatenvError(
-        f"no report from rank 0 ({os.path.basename(command[0])} ended with {launcher.returncode}): {told[:400]}",
+        f"no report from rank 0 ({os.path.basename(command[0])} ended with {launcher.returncode}): {summary[:400]}",
         "satenv doctor on one node first",
     )
 

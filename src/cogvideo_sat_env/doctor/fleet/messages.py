@@ -6,7 +6,8 @@ import json
 import threading
 import time
 from multiprocessing import AuthenticationError
-from multiprocessing.connection import Client, Connection, Listener, answer_challenge, deliver_challenge
+from multiprocessing import connection as connections
+from multiprocessing.connection import Connection, Listener, answer_challenge, deliver_challenge
 from typing import Any
 
 from cogvideo_sat_env.base.errors import SourceError
@@ -16,7 +17,7 @@ _GREETING = 10.0  # seconds that a listener may take to say its first word
 _LARGEST = 64 * 2**20  # bytes of one message; a report of all checks has about a hundredth
 
 
-class Hub:
+class Coordinator:
     """Rank 0's side, on `port` (0: any).
 
     `messages[rank][kind]` is what came; `lost` holds the ranks whose connection ended.
@@ -96,7 +97,7 @@ class Hub:
                 self._news.notify_all()
 
 
-class Member:
+class Client:
     """The side of every other rank."""
 
     def __init__(self, address: str, port: int, key: bytes, rank: int, seconds: float) -> None:
@@ -105,7 +106,7 @@ class Member:
         deadline = time.monotonic() + seconds
         while True:
             try:
-                self._connection = Client((address, port))
+                self._connection = connections.Client((address, port))
                 if not self._connection.poll(min(_GREETING, seconds)):
                     raise SourceError(
                         f"{address}:{port} belongs to another program, which says nothing",
@@ -143,8 +144,9 @@ class Member:
             if self._connection.poll(seconds):
                 return json.loads(self._connection.recv_bytes(_LARGEST))
         except (EOFError, OSError) as error:
-            raise SourceError(f"rank {self._rank}: rank 0 is gone", "see what rank 0 said") from error
-        raise SourceError(f"rank {self._rank}: no answer from rank 0 within {seconds:.0f} s", "see what rank 0 said")
+            raise SourceError(f"rank {self._rank}: rank 0 is gone", "see the output of rank 0") from error
+        late = f"rank {self._rank}: no answer from rank 0 within {seconds:.0f} s"
+        raise SourceError(late, "see the output of rank 0")
 
 
 def _send(connection: Connection, content: Any) -> None:

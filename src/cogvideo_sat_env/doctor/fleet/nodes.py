@@ -21,7 +21,7 @@ from typing import Any
 
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.doctor.fleet import compare, launch
-from cogvideo_sat_env.doctor.fleet.messages import Hub, Member
+from cogvideo_sat_env.doctor.fleet.messages import Client, Coordinator
 from cogvideo_sat_env.doctor.fleet.slurm import Step, find
 from cogvideo_sat_env.doctor.model import FULL, QUICK, CheckResult, CheckSpec
 from cogvideo_sat_env.doctor.report import Report
@@ -48,7 +48,7 @@ class FleetReport(Report):
 
 
 @dataclass(frozen=True)
-class Wish:
+class FleetOptions:
     """What the user asked for: options of `doctor` as they are for one host, nodes and ranks."""
 
     level: str
@@ -61,67 +61,67 @@ class Wish:
     arguments: Sequence[str]  # the same, to be typed for a rank
 
 
-def examine(prefix: Path, wish: Wish, environ: Mapping[str, str] | None = None) -> Report | None:
+def examine(prefix: Path, asked: FleetOptions, environ: Mapping[str, str] | None = None) -> Report | None:
     """Examine `prefix` on all ranks and return the report; None in every rank but the first.
 
     In a step of srun or torchrun this process is a rank; outside of one it starts the ranks. Raises InputError for
     counts that don't fit, MissingToolError when nothing can reach the nodes, SourceError when ranks can't talk.
     """
     variables = os.environ if environ is None else environ
-    nodes, ranks = launch.check_counts(wish.nodes, wish.ntasks)
+    nodes, ranks = launch.check_counts(asked.nodes, asked.ntasks)
     place = find(variables)
     if place is None:
         if ranks == 1:
             raise InputError("one rank on one node has nobody to be compared with", "leave --nodes and --ntasks out")
-        return _read(launch.launch(prefix, nodes, ranks, wish.arguments, variables))
-    if wish.ntasks is not None and wish.ntasks != place.ranks:
+        return _read(launch.launch(prefix, nodes, ranks, asked.arguments, variables))
+    if asked.ntasks is not None and asked.ntasks != place.ranks:
         raise InputError(
-            f"--ntasks {wish.ntasks}, but srun or torchrun started {place.ranks} ranks", f"--ntasks {place.ranks}"
+            f"--ntasks {asked.ntasks}, but srun or torchrun started {place.ranks} ranks", f"--ntasks {place.ranks}"
         )
     if place.rank == 0:
-        return _lead(prefix, wish, place)
-    _follow(prefix, wish, place)
+        return _lead(prefix, asked, place)
+    _follow(prefix, asked, place)
     return None
 
 
-def _follow(prefix: Path, wish: Wish, place: Step) -> None:
-    member = Member(place.address, place.port, place.key, place.rank, _JOIN * wish.patience)
-    hello = _hello(prefix, wish, place) | {"clock": member.clock_skew()}
-    plan = member.ask("hello", hello, (_JOIN + _EXTRA) * wish.patience)
-    member.ask("result", _work(prefix, wish, place, plan), (_CHECKED[wish.level] + _EXTRA) * wish.patience)
+def _follow(prefix: Path, asked: FleetOptions, place: Step) -> None:
+    client = Client(place.address, place.port, place.key, place.rank, _JOIN * asked.patience)
+    hello = _hello(prefix, asked, place) | {"clock": client.clock_skew()}
+    plan = client.ask("hello", hello, (_JOIN + _EXTRA) * asked.patience)
+    client.ask("result", _work(prefix, asked, place, plan), (_CHECKED[asked.level] + _EXTRA) * asked.patience)
 
 
-def _lead(prefix: Path, wish: Wish, place: Step) -> Report:
+def _lead(prefix: Path, asked: FleetOptions, place: Step) -> Report:
     started, clock = datetime.now(timezone.utc), time.monotonic()
-    hub = Hub(place.port, place.key, place.ranks)
+    coordinator = Coordinator(place.port, place.key, place.ranks)
     try:
         others = set(range(1, place.ranks))
-        hello = _hello(prefix, wish, place) | {"clock": 0.0}
-        absent = hub.wait("hello", others, _JOIN * wish.patience)
-        here = {0: hello} | {rank: hub.messages[rank]["hello"] for rank in sorted(others - absent)}
+        hello = _hello(prefix, asked, place) | {"clock": 0.0}
+        absent = coordinator.wait("hello", others, _JOIN * asked.patience)
+        here = {0: hello} | {rank: coordinator.messages[rank]["hello"] for rank in sorted(others - absent)}
         plan = {
             "together": not absent,
             "device": "cuda" if all(item["gpus"] > item["local_rank"] for item in here.values()) else "cpu",
             "address": place.address, "port": _free_port(), "names": sorted({item["name"] for item in here.values()}),
         }  # fmt: skip
-        hub.answer("hello", plan)
-        results = {0: _work(prefix, wish, place, plan)}
-        silent = hub.wait("result", set(here) - {0}, _CHECKED[wish.level] * wish.patience)
-        results |= {rank: hub.messages[rank]["result"] for rank in set(here) - silent - {0}}
-        hub.answer("result", None)
+        coordinator.answer("hello", plan)
+        results = {0: _work(prefix, asked, place, plan)}
+        silent = coordinator.wait("result", set(here) - {0}, _CHECKED[asked.level] * asked.patience)
+        results |= {rank: coordinator.messages[rank]["result"] for rank in set(here) - silent - {0}}
+        coordinator.answer("result", None)
     finally:
-        hub.close()
-    merged = compare.merge(here, results, absent, silent, hub.lost, wish.nodes, _JOIN * wish.patience)
+        coordinator.close()
+    merged = compare.merge(here, results, absent, silent, coordinator.lost, asked.nodes, _JOIN * asked.patience)
     hosts = tuple({"rank": rank} | item for rank, item in here.items())
     return FleetReport(
-        prefix=prefix, level=wish.level, started=started, duration=time.monotonic() - clock,
+        prefix=prefix, level=asked.level, started=started, duration=time.monotonic() - clock,
         results=tuple(merged), hosts=hosts,
     )  # fmt: skip
 
 
-def _hello(prefix: Path, wish: Wish, place: Step) -> dict[str, Any]:
+def _hello(prefix: Path, asked: FleetOptions, place: Step) -> dict[str, Any]:
     """Return who this rank is and what its host has."""
-    result = _one(prefix, wish, "fleet.facts", {})
+    result = _one(prefix, asked, "fleet.facts", {})
     gpus = (result.details.get("machine") or {}).get("gpus") or []
     return {
         "host": place.host, "name": socket.gethostname(), "local_rank": place.local_rank, "gpus": len(gpus),
@@ -129,7 +129,7 @@ def _hello(prefix: Path, wish: Wish, place: Step) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _work(prefix: Path, wish: Wish, place: Step, plan: Mapping[str, Any]) -> dict[str, Any]:
+def _work(prefix: Path, asked: FleetOptions, place: Step, plan: Mapping[str, Any]) -> dict[str, Any]:
     """Do this rank's part: train with the others, look their names up, and, once a host, run the level's checks."""
     training = None
     if plan["together"]:
@@ -137,16 +137,16 @@ def _work(prefix: Path, wish: Wish, place: Step, plan: Mapping[str, Any]) -> dic
             "fleet.rank": place.rank, "fleet.ranks": place.ranks, "fleet.local_rank": place.local_rank,
             **{f"fleet.{name}": plan[name] for name in ("device", "address", "port")},
         }  # fmt: skip
-        training = _one(prefix, wish, "fleet.training", options).to_json()
+        training = _one(prefix, asked, "fleet.training", options).to_json()
     checks = None
     if place.local_rank == 0:
-        doctor = Doctor(prefix, options=wish.options, patience=wish.patience)
-        checks = [result.to_json() for result in doctor.run(wish.level, wish.only, wish.skip).results]
+        doctor = Doctor(prefix, options=asked.options, patience=asked.patience)
+        checks = [result.to_json() for result in doctor.run(asked.level, asked.only, asked.skip).results]
     return {"training": training, "checks": checks, "unknown": [n for n in plan["names"] if not _is_known(n)]}
 
 
-def _one(prefix: Path, wish: Wish, check: str, options: Mapping[str, Any]) -> CheckResult:
-    doctor = Doctor(prefix, checks=_CHECKS, options=options, patience=wish.patience)
+def _one(prefix: Path, asked: FleetOptions, check: str, options: Mapping[str, Any]) -> CheckResult:
+    doctor = Doctor(prefix, checks=_CHECKS, options=options, patience=asked.patience)
     (result,) = doctor.run(FULL, only=[check]).results
     return result
 

@@ -1,4 +1,4 @@
-"""Which process of a job of several this one is: told by torchrun or by Slurm's srun, in the environment."""
+"""Which process of a job of several this one is, from the variables of torchrun or of Slurm's srun."""
 
 from __future__ import annotations
 
