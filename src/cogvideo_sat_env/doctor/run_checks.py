@@ -192,8 +192,8 @@ class CheckRun:
         command = [str(self._setup.python), "-s", harness, str(folder / "request.json")]
         with log.open("wb") as sink:  # a file, not a pipe: a grandchild that lives on can't block the doctor
             process = subprocess.Popen(
-                command, env=self._setup.env, cwd=folder, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT,
-                start_new_session=True,
+                command, env=self._setup.env, cwd=folder, stdin=subprocess.DEVNULL, stdout=sink,
+                stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
         self._running.add(process)
         try:
