@@ -345,7 +345,7 @@ def test_a_mirror_with_wrong_bytes_isnt_packed(site: Site, tmp_path: Path) -> No
         "bundle", "pack", str(tmp_path / "two.pyz"), "--variant", "cpu", "--mirror", str(tmp_path / "mirror")
     )
     assert (
-        run.returncode == 4 and "run satenv mirror again" in run.stderr
+        run.returncode == 4 and "run ./scripts/satenv mirror again" in run.stderr
     ) or "no readable conda package" in run.stderr
     assert sorted(p.name for p in tmp_path.iterdir() if "two" in p.name) == []
 

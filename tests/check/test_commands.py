@@ -19,12 +19,14 @@ PROJECT = Path(__file__).parents[2]
 SOURCE = PROJECT / "src" / "cogvideo_sat_env"
 PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
 CHECK_NAMES = {check.id for check in CHECKS} | {check.subject for check in CHECKS}
-COMMAND = re.compile(r"(?<![\w.-])(?:\.?/?scripts/|sat\.pyz )?satenv(?= \S)")
+COMMAND = re.compile(r"(?<![\w.{-])(?:(?:\.?/?scripts/|sat\.pyz )?satenv|\{satenv\})(?= \S)")
+# help texts, where the name is filled in; a page, a title, and the usage of a bundle, whose command `satenv` is
+OWN_TEXTS = {"errors_md.py", "junit.py", "start.py"}
 # "satenv" as the name of the program, in a sentence: what may follow
 WORDS = {"has", "looks", "does", "gives", "and", "would", "for", "itself", "as", "of"}
 
 
-def texts_of_code(path: Path) -> Iterator[str]:
+def texts_of_code(path: Path, docstrings: bool = True) -> Iterator[str]:
     """Every text in a module, f-strings with PLACEHOLDER for their values; names of texts in them are resolved."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     names = {
@@ -37,16 +39,33 @@ def texts_of_code(path: Path) -> Iterator[str]:
     def visit(node: ast.AST) -> Iterator[str]:
         if isinstance(node, ast.JoinedStr):
             yield "".join(map(part, node.values))
+        elif called(node):
+            yield called(node)
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and not docstrings:
+            return
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node.value
         else:
             for child in ast.iter_child_nodes(node):
                 yield from visit(child)
 
+    def called(node: ast.AST) -> str:
+        """satenv("create -p", prefix) -> "{satenv} create -p PLACEHOLDER"; "" for anything else."""
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "satenv"):
+            return ""
+        command, *values = node.args
+        if not isinstance(command, ast.Constant):
+            return (
+                "" if path.name == "command_name.py" else f"{{satenv}} {path.name}:{node.lineno}"
+            )  # reported as wrong
+        return " ".join(["{satenv}", command.value, *["PLACEHOLDER"] * len(values)])
+
     def part(node: ast.expr) -> str:
         if isinstance(node, ast.Constant):
             return str(node.value)
         assert isinstance(node, ast.FormattedValue)
+        if called(node.value):
+            return called(node.value)
         return names.get(node.value.id, "PLACEHOLDER") if isinstance(node.value, ast.Name) else "PLACEHOLDER"
 
     return visit(tree)
@@ -143,6 +162,21 @@ def test_every_command_that_a_user_is_told_exists_with_its_options():
     assert len(found) > 150 and len({where for where, _ in found}) > 40, "the texts are not found any more"
     wrong = [f"{where}: {' '.join(words)[:80]}: {why}" for where, words in found if (why := problem(words))]
     assert not wrong, "\n".join(wrong)
+
+
+def test_what_is_typed_is_named_as_the_user_started_it():
+    """By base/command_name.py: a bare `satenv` may not be on PATH. Files that the program writes name the script."""
+    bare = [
+        f"{path.relative_to(PROJECT)}: {line[:80]}"
+        for path in sorted(SOURCE.rglob("*.py"))
+        if path.parent.name != "cli" and path.name not in OWN_TEXTS
+        for text in texts_of_code(path, docstrings=False)
+        for line in text.splitlines()
+        if not line.startswith("#")
+        and "{satenv}" not in line
+        and any(word[0] in cli.commands for word in commands(line))
+    ]
+    assert not bare, "\n".join(bare)
 
 
 def test_every_command_of_the_metapackages_program_exists():

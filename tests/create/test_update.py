@@ -34,15 +34,15 @@ def test_an_update_keeps_the_former_one_and_undo_swaps_them(machine, channel):  
     lock(machine, channel, 3)
     run = machine.satenv("update", "--no-doctor")
     assert run.returncode == 0, run.stderr
-    assert "is kept for satenv undo" in run.stderr and "are free" in run.stderr
-    assert ": updated from channel, 3 packages" in run.stdout and "satenv undo -p" in run.stdout
+    assert "is kept for ./scripts/satenv undo" in run.stderr and "are free" in run.stderr
+    assert ": updated from channel, 3 packages" in run.stdout and "./scripts/satenv undo -p" in run.stdout
     assert len(names(machine)) == 3 and len(kept(machine)) == 1
     again = machine.satenv("update", "--no-doctor")
     assert "is up to date (3 packages" in again.stdout and len(kept(machine)) == 1
-    assert "kept for satenv undo" not in again.stderr
+    assert "is kept for" not in again.stderr
     undone = machine.satenv("undo")
     assert undone.returncode == 0, undone.stderr
-    assert "satenv undo swaps them back" in undone.stdout and names(machine) == before
+    assert "./scripts/satenv undo swaps them back" in undone.stdout and names(machine) == before
     assert json.loads(machine.satenv("undo", "--json").stdout)["status"] == "undone"
     assert len(names(machine)) == 3
     assert machine.satenv("undo", "--forget").returncode == 0

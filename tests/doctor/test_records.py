@@ -63,7 +63,10 @@ def test_a_package_that_is_gone_fails_and_one_that_differs_or_was_added_is_told(
     result = linked.check("identity.receipt")
     assert result.status == "warning" and "numpy 1.26.0-py311_1 (receipt: 2.4.6-0)" in result.finding
     assert "1 package added since: black 25.1.0" in result.finding
-    assert "--repair (keeps what was added)" in result.remedy and "--replace" not in result.remedy
+    assert (
+        f"satenv create --repair -p {linked.root} (keeps what was added)" in result.remedy
+        and "--replace" not in result.remedy
+    )
     (linked.root / "conda-meta/numpy-1.26.0-py311_1.json").rename(linked.root / "conda-meta/numpy-2.4.6-0.json")
     result = linked.check("identity.receipt")  # an addition alone harms nobody: the metapackage itself may be one
     assert result.status == "passed" and "1 package added since: black 25.1.0" in result.finding
@@ -205,7 +208,7 @@ def test_pip_over_files_of_another_package_is_told(linked):
     result = linked.check("identity.overwritten")
     assert result.status == "warning" and "kornia-fork 0.1 by pip over files of conda's kornia, numpy" in result.finding
     python = f"'{linked.root}/bin/python' -m pip uninstall -y kornia-fork; then"
-    assert f"{python} scripts/satenv create -p '{linked.root}' --repair;" in result.remedy
+    assert f"{python} ./scripts/satenv create --repair -p {linked.root};" in result.remedy
     (linked.root / "etc/cogvideo-sat-env/receipt.json").unlink()  # an environment that mamba made: no repair
     assert f"{python} create the environment again from the lock" in linked.check("identity.overwritten").remedy
 

@@ -353,7 +353,7 @@ def test_a_missing_requirement_comes_with_the_command_that_installs_it(toy, pref
     result = only(toy(f"import importlib\ndef a(request): importlib.import_module({module!r})", spec("a")).run("quick"))
     assert result.status == "failed" and f"No module named '{module.partition('.')[0]}'" in result.finding
     if command is None:  # nobody's module: at least where to read all of it
-        assert result.remedy.startswith("see everything that it printed: satenv doctor -p ")
+        assert result.remedy.startswith("see everything that it printed: ./scripts/satenv doctor --json -p ")
     else:
         assert result.remedy == command
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.base.progress import Progress
 from cogvideo_sat_env.bundle.pack import Content
@@ -47,7 +48,7 @@ def from_mirror(
     place |= {pin.file_name: folder / WHEELHOUSE / pin.file_name for part in parts for pin in part.pip}
     missing = [str(path) for path in place.values() if not path.is_file()]
     if missing:
-        raise InputError(f"{missing[0]}: no such file; the mirror is not complete", f"run: satenv mirror {folder}")
+        raise InputError(f"{missing[0]}: no such file; the mirror is not complete", f"run: {satenv('mirror', folder)}")
     return Content(parts, place, "lock", sorted(pythons or PYTHONS, key=PYTHONS.index), own_lock=own)
 
 

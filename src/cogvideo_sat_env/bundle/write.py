@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError, VerificationError
 from cogvideo_sat_env.bundle.container import MANIFEST, PIECE, Member, make_tail
 
@@ -186,7 +187,7 @@ def _write_members(
             error = VerificationError(
                 f"{item.source if isinstance(item.source, Path) else item.path}: expected SHA-256 {member.sha256}, "
                 f"found {found}",
-                "the mirror is damaged: run satenv mirror again, which fetches what differs",
+                f"the mirror is damaged: run {satenv('mirror')} again, which fetches what differs",
             )
             failed.append(error)
             raise error

@@ -10,6 +10,7 @@ from packaging.specifiers import Specifier, SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.check.recipe import check_recipe
 from cogvideo_sat_env.lock import conda_lock, render
@@ -23,8 +24,8 @@ from cogvideo_sat_env.spec.requirements import Requirement, read_requirements
 from cogvideo_sat_env.spec.variants import Variant, derive, read_variants
 
 LEDGER = "src/cogvideo_sat_env/data/breakage.yml"
-RENDER = "scripts/satenv lock --render"
-RELOCK_WHEELS = "scripts/satenv lock --wheels"
+RENDER = satenv("lock --render")
+RELOCK_WHEELS = satenv("lock --wheels")
 VARIANTS = "src/cogvideo_sat_env/data/variants.yml"
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.base.paths import cache_dir, current_platform, envs_dir, project_root
 from cogvideo_sat_env.base.progress import Progress
@@ -211,7 +212,7 @@ def prove(outcome: Outcome, progress: Progress) -> Outcome:
     from cogvideo_sat_env import doctor
     from cogvideo_sat_env.doctor.command import show_check
 
-    progress.say("Doctor, quick level (satenv doctor runs all of it)")
+    progress.say(f"Doctor, quick level ({satenv('doctor')} runs all of it)")
     start = time.perf_counter()
     report = doctor.run(outcome.prefix, level="quick", on_check=show_check)
     return replace(outcome, report=report, seconds={**outcome.seconds, "doctor": time.perf_counter() - start})

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.progress import human_bytes
 from cogvideo_sat_env.install import activation
 
@@ -87,6 +88,8 @@ class Outcome:
             lines += [f"put right: {entry}" for entry in self.mended]
             return "\n".join(lines) + "\n"
         if self.kept:
-            lines.append(f"What was there before is kept: satenv undo -p {self.prefix} (or --forget to free its space)")
+            lines.append(
+                f"What was there before is kept: {satenv('undo -p', self.prefix)} (or --forget to free its space)"
+            )
         lines += ["", "Activate it with:", activation.activation_command(self.prefix)]
         return "\n".join(lines) + "\n"

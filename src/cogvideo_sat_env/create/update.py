@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cogvideo_sat_env.base import diskspace
+from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.base.paths import current_platform
 from cogvideo_sat_env.base.progress import Progress, human_bytes
@@ -80,7 +81,7 @@ def undo(prefix: Path, *, forget: bool, break_lock: bool, progress: Progress, wa
     prefix = Path(os.path.abspath(prefix))
     if staging.kept(prefix) is None:
         raise InputError(
-            f"{prefix}: nothing is kept of before; satenv update keeps one environment until the next update", None
+            f"{prefix}: nothing is kept of before; {satenv('update')} keeps one environment until the next update", None
         )
     with prefix_lock(prefix, progress, wait, break_lock=break_lock):
         staging.recover(prefix, progress)
@@ -94,13 +95,13 @@ def undo(prefix: Path, *, forget: bool, break_lock: bool, progress: Progress, wa
         with diskspace.watch(prefix, "the environment"):
             staging.swap(prefix, kept)
     made = f"{found.get('made')} from {found.get('source')}"
-    return Undone(prefix, "undone", f"{prefix}: is again what was made {made}; satenv undo swaps them back\n")
+    return Undone(prefix, "undone", f"{prefix}: is again what was made {made}; {satenv('undo')} swaps them back\n")
 
 
 def _ours(prefix: Path) -> dict[str, Any]:
     found = receipt.read(prefix)
     if found is None:
-        raise InputError(f"{prefix}: holds no environment of this program", "make one with satenv create")
+        raise InputError(f"{prefix}: holds no environment of this program", f"make one with {satenv('create')}")
     return found
 
 
@@ -110,7 +111,7 @@ def _say_space(kept: Path, progress: Progress) -> None:
     own = sum(size for size, links in sizes if links == 1)
     free = shutil.disk_usage(kept).free
     progress.say(
-        f"The environment that was there is kept for satenv undo: {human_bytes(sum(size for size, _ in sizes))}, of "
-        f"which {human_bytes(own)} are shared with nothing else; {human_bytes(free)} are free (satenv undo --forget "
-        "deletes it)"
+        f"The environment that was there is kept for {satenv('undo')}: {human_bytes(sum(size for size, _ in sizes))}, "
+        f"of which {human_bytes(own)} are shared with nothing else; {human_bytes(free)} are free "
+        f"({satenv('undo --forget')} deletes it)"
     )

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import groupby
 
+from cogvideo_sat_env.base.command_name import CHECKOUT
 from cogvideo_sat_env.doctor.symptoms import Symptom, read_symptoms
 from cogvideo_sat_env.spec.breakage import Ledger, read_ledger
 
-_COMMANDS = ("mamba ", "conda ", "pip ", "unset ", "export ", "satenv ", "scripts/satenv ", "ffmpeg ", "CONDA_OVERRIDE")
+_COMMANDS = ("mamba ", "conda ", "pip ", "unset ", "export ", "./scripts/satenv ", "ffmpeg ", "CONDA_OVERRIDE")
 _HEAD = """\
 # Errors, and what to do
 
 <!-- Made by `python -m cogvideo_sat_env.doctor.errors_md` from data/symptoms.yml and data/breakage.yml: don't edit. -->
 
-Search this page for a part of the message. The doctor looks for the same words: `satenv doctor` (inside an environment
-that has the metapackage: `cogvideo-sat-env doctor`) names the failure, and says what to type. One check alone:
-`satenv doctor --only ID`.
+Search this page for a part of the message. The doctor looks for the same words: `./scripts/satenv doctor` (in an
+environment that has the metapackage: `cogvideo-sat-env doctor`) names the failure, and says what to type. One check
+alone: `./scripts/satenv doctor --only ID`.
 """
 
 
@@ -30,7 +31,7 @@ def to_markdown(symptoms: Iterable[Symptom], ledger: Ledger) -> str:
         means = "\n\n".join(dict.fromkeys(row[1] for row in same))
         checks = ", ".join(f"`{check}`" for check in dict.fromkeys(check for row in same for check in row[2]))
         doctor = f"- Doctor: {checks}\n" if checks else ""
-        remedy = "; or: ".join(dict.fromkeys(_code(row[3]) for row in same))
+        remedy = "; or: ".join(dict.fromkeys(_code(row[3].replace("{satenv}", CHECKOUT)) for row in same))
         parts.append(f"### `{error}`\n\n{means}\n\n{doctor}- What to do: {remedy}\n")
     return "\n".join(parts)
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError, PrefixError
 from cogvideo_sat_env.base.paths import envs_dir, project_root
 
@@ -25,7 +26,7 @@ def find_prefix(prefix: Path | None, name: str | None, default: Callable[[], Pat
     if not os.path.lexists(target / "bin" / "python"):  # a dangling link is the doctor's finding
         raise PrefixError(
             f"{target}: no environment there; expected the Python of an environment, bin/python below it",
-            "make one with `satenv create`, or name another with -p or -n",
+            f"make one: {satenv('create')}, or name another with -p or -n",
         )
     return target
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from cogvideo_sat_env.base import yamlfile
+from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.base.paths import DATA
 
@@ -56,10 +57,10 @@ class TrainingSetup:
             (self.dtype or "bf16", tuple(DTYPES), "dtype"),
         ):  # fmt: skip
             if value not in choices:
-                raise InputError(f"{what} {value!r}; expected one of {', '.join(map(str, choices))}", "satenv plan -h")
+                raise InputError(f"{what} {value!r}; expected one of {', '.join(map(str, choices))}", satenv("plan -h"))
         for number, what in ((self.gpus, "number of GPUs"), (self.batch, "batch size")):
             if number < 1:
-                raise InputError(f"{what} {number}; expected 1 or more", "satenv plan -h")
+                raise InputError(f"{what} {number}; expected 1 or more", satenv("plan -h"))
         if self.frames < 1 or self.frames % 4 != 1:
             raise InputError(
                 f"{self.frames} frames; expected a multiple of 4 and 1 more, e.g. 49: the VAE joins frames by four",

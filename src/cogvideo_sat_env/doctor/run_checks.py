@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cogvideo_sat_env.base.command_name import satenv, spell_out
 from cogvideo_sat_env.base.errors import InputError, SatenvError
 from cogvideo_sat_env.doctor.checks._probe import loader_errors
 from cogvideo_sat_env.doctor.exit_reasons import how_it_ended, last_words, read_outcome, stale_lock
@@ -236,7 +237,8 @@ class CheckRun:
             remedy = remedy or _last_resort(self._setup.prefix, spec.id, finding)
         if outcome["status"] == FAILED:
             details["output"] = _ANSI.sub("", output).splitlines()[-_TAIL_LINES:]
-        return CheckResult(spec.id, spec.level, outcome["status"], seconds, finding, remedy or None, details)
+        remedy = spell_out(remedy) if remedy else None
+        return CheckResult(spec.id, spec.level, outcome["status"], seconds, finding, remedy, details)
 
 
 @contextmanager
@@ -255,7 +257,7 @@ def _last_resort(prefix: Path, check: str, finding: str) -> str:
     """Return what to do about a failure that nobody has met before."""
     if "Error building extension" in finding and any(character.isspace() for character in str(prefix)):
         return "make the environment in a folder without spaces: torch passes paths to the linker unquoted"
-    return f"see everything that it printed: satenv doctor -p '{prefix}' --only {check} --json"
+    return f"see everything that it printed: {satenv('doctor --json -p', prefix)} --only {check}"
 
 
 def _units(chosen: Sequence[CheckSpec]) -> list[Unit]:

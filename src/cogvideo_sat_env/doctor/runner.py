@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cogvideo_sat_env.base import yamlfile
+from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import PrefixError
 from cogvideo_sat_env.base.paths import DATA
 from cogvideo_sat_env.doctor import activated_env, catalogue
@@ -59,7 +60,7 @@ class Doctor:
             raise PrefixError(
                 f"{self.python}: no such program; expected the Python of an environment in {self.prefix}",
                 _restore(self.prefix, ours) if ours
-                else "name the environment with -p PREFIX, or make it: scripts/satenv create",
+                else f"name the environment with -p PREFIX, or make it: {satenv('create')}",
             )  # fmt: skip
         self._hardware = hardware or NvidiaSmi()
         self._checks = checks
@@ -156,8 +157,8 @@ class Doctor:
 def _restore(prefix: Path, ours: bool) -> str:
     """Return what to type to have the environment as it was made; `ours`: it has a receipt, so it can be repaired."""
     if ours:
-        return f"scripts/satenv create -p '{prefix}' --repair"
-    return "create the environment again from the lock: scripts/satenv create"
+        return satenv("create --repair -p", prefix)
+    return f"create the environment again from the lock: {satenv('create')}"
 
 
 def _private(folder: Path) -> dict[str, str]:

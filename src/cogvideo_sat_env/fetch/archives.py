@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cogvideo_sat_env.base.artefacts import CondaArtefact
+from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.base.progress import Progress
 from cogvideo_sat_env.fetch.model import Policy, Wanted
@@ -24,7 +25,7 @@ def artefact_path(cache: Path, sha256: str, file_name: str) -> Path:
     if not re.fullmatch(r"[0-9a-f]{64}", sha256) or not re.fullmatch(r"[^/\\\0.][^/\\\0]*", file_name):
         raise InputError(
             f"{file_name!r} with SHA-256 {sha256!r} can't be a file of a lock",
-            "make the lock again: scripts/satenv lock",
+            f"make the lock again: {satenv('lock')}",
         )
     return cache / "artefacts" / sha256[:2] / sha256 / file_name
 

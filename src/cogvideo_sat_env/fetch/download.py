@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import SatenvError, SourceError, VerificationError
 from cogvideo_sat_env.base.files import link_or_copy, replacing
 from cogvideo_sat_env.base.hashing import sha256_file
@@ -24,7 +25,7 @@ from cogvideo_sat_env.fetch.transfer import AgainError, Live, RefusedError, Stop
 _OTHER = "another source (--source; for mirror and bundle: --from)"
 MIRRORS = (
     f"the source (or a proxy on the way) serves other bytes than were locked: try {_OTHER}, and tell whoever "
-    "keeps the mirror; if the channel itself replaced the file, make the lock again with scripts/satenv lock"
+    f"keeps the mirror; if the channel itself replaced the file, make the lock again with {satenv('lock')}"
 )
 _BEFORE_THE_NEXT = 2  # tries in vain of an address while there is another one: a dead mirror shall not cost minutes
 _MOST_RESUMED = 1000  # times that one file may be continued, however little came each time
@@ -201,7 +202,7 @@ def _refused(wanted: Wanted, url: str, error: RefusedError) -> SourceError:
             f"{_OTHER}"
         )
     elif error.status in (404, 410):
-        remedy = "the source lacks a locked file: complete the mirror, or make the lock again with scripts/satenv lock"
+        remedy = f"the source lacks a locked file: complete the mirror, or make the lock again with {satenv('lock')}"
     else:
         remedy = f"run it again later (what is complete is kept), or use {_OTHER}"
     said = f"answers {error.why}" if error.status else f"can't be used ({error.why})"

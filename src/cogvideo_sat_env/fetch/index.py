@@ -13,6 +13,7 @@ import urllib3
 from packaging.utils import canonicalize_name
 
 from cogvideo_sat_env.base.artefacts import PipPin
+from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import SourceError
 from cogvideo_sat_env.fetch.session import Sessions
 
@@ -67,7 +68,7 @@ class Index:
             what = "other bytes under that name" if same else f"{len(files)} other files"
             raise SourceError(
                 f"{pin.file_name}: the package index has no file with SHA-256 {pin.sha256} (it has {what})",
-                "ask a complete index (PIP_INDEX_URL), or make the lock again: scripts/satenv lock",
+                f"ask a complete index (PIP_INDEX_URL), or make the lock again: {satenv('lock')}",
             )
         return tuple(dict.fromkeys(urls))
 

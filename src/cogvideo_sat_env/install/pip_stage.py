@@ -28,6 +28,7 @@ from packaging.version import InvalidVersion, Version
 
 from cogvideo_sat_env.base import diskspace
 from cogvideo_sat_env.base.artefacts import PipPin
+from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import PrefixError, SatenvError, SourceError, VerificationError
 from cogvideo_sat_env.base.hashing import describe, sha256_file
 from cogvideo_sat_env.base.progress import Progress, Silent
@@ -115,7 +116,7 @@ def _download(python: PrefixPython, pin: PipPin, folder: Path) -> None:
     if re.search(r"No module named '?pip", said):
         raise PrefixError(
             f"the environment's Python has no pip, but {pin.name} comes from the package index",
-            "add pip to environment.yml and make the lock again: scripts/satenv lock",
+            f"add pip to environment.yml and make the lock again: {satenv('lock')}",
         )
     raise _pip_error(pin, said)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cogvideo_sat_env.base.child import clean_environment
+from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError, SatenvError
 from cogvideo_sat_env.install.staging import held_fds
 
@@ -69,7 +70,7 @@ def find(root: Path) -> PrefixPython:
     if not executable.exists():
         raise InputError(
             "the lock has no python package, but pip packages or Python packages without bytecode",
-            "add python to environment.yml and make the lock again: scripts/satenv lock",
+            f"add python to environment.yml and make the lock again: {satenv('lock')}",
         )
     probe = PrefixPython(executable, root, "", {})
     child = probe.run(["-c", _LAYOUT])

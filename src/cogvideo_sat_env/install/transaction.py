@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cogvideo_sat_env.base import diskspace
 from cogvideo_sat_env.base.artefacts import CondaArtefact, PipPin
+from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError, PrefixError, VerificationError
 from cogvideo_sat_env.base.paths import current_platform
 from cogvideo_sat_env.base.progress import Progress
@@ -232,13 +233,13 @@ def _require_repairable(prefix: Path, wanted: str) -> dict[str, Any]:
     if found is None:
         raise PrefixError(
             f"{prefix}: has no receipt of this program, so that there is nothing to repair it after",
-            "make it with satenv create; a folder that isn't ours is left alone",
+            f"make it with {satenv('create')}; a folder that isn't ours is left alone",
         )
     if found.get("fingerprint") != wanted:
         raise PrefixError(
             f"{prefix}: was made from another lock, source or variant ({found.get('variant')} from "
             f"{found.get('source')}, {found.get('made')})",
-            "name that --source, --variant or --lock, or bring it to the present lock with satenv update",
+            f"name that --source, --variant or --lock, or bring it to the present lock with {satenv('update')}",
         )
     return found
 

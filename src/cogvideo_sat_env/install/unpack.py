@@ -21,6 +21,7 @@ from filelock import FileLock
 from rattler.package_streaming import extract
 from zstandard import ZstdError
 
+from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import VerificationError
 from cogvideo_sat_env.install import archive_size, package_manifest
 from cogvideo_sat_env.install.package_manifest import PackageManifest
@@ -97,7 +98,7 @@ def unreadable(archive: Path, why: str) -> VerificationError:
     """Return the error for a file that has the locked SHA-256 and still is no package."""
     return VerificationError(
         f"{archive}: has the SHA-256 of the lock but is no readable conda package: {why}",
-        "make the lock again with scripts/satenv lock, and tell the channel",
+        f"make the lock again with {satenv('lock')}, and tell the channel",
     )
 
 
@@ -113,7 +114,7 @@ def _require_as_listed(
         raise VerificationError(
             f"{package.key}: expected {package.name} {package.version} {package.build}, "
             f"found {' '.join(map(str, named))}",
-            "the lock was changed by hand or the channel renamed a package: make it again with scripts/satenv lock",
+            f"the lock was changed by hand or the channel renamed a package: make it again with {satenv('lock')}",
         )
     seen: set[str] = set()
     for entry in paths:

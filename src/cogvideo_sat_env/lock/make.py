@@ -16,6 +16,7 @@ import yaml
 
 from cogvideo_sat_env.base.artefacts import channel_url, split_archive, split_url
 from cogvideo_sat_env.base.child import child_environment
+from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError, MissingToolError, SolveError, SourceError
 from cogvideo_sat_env.base.progress import Progress
 from cogvideo_sat_env.fetch import pip_config
@@ -57,7 +58,7 @@ def lock_variant(
         (work / "names.json").write_text(json.dumps(conda_lock_lookup()), encoding="utf-8")
         if update:
             if previous is None:
-                raise InputError(f"{variant.lock}: no lock to update", "make one first: scripts/satenv lock")
+                raise InputError(f"{variant.lock}: no lock to update", f"make one first: {satenv('lock')}")
             _write_previous(work / "conda-lock.yml", previous, channels)
         engine = conda or _front_end(work)
         with progress.task(f"{variant.id}: locking", 3, "steps") as task:

@@ -10,13 +10,14 @@ from urllib.parse import unquote
 
 from cogvideo_sat_env.base import yamlfile
 from cogvideo_sat_env.base.artefacts import CondaArtefact, PipPin, split_archive, split_url
+from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError
 
 WHAT = "a conda-lock file (format version 1)"
 WHEELHOUSE = "${SATENV_WHEELHOUSE}"  # stands for the folder or site that holds the pip files; pip expands it
 Document = tuple[Any, yamlfile.Lines]  # the values of a lock as they stand there, and the lines of them
 _INSTALLED = ("main", "dev")  # categories that `conda-lock install` takes unless told otherwise
-_REMEDY = "make the lock again: scripts/satenv lock, or conda-lock for one of your own"
+_REMEDY = f"make the lock again: {satenv('lock')}, or conda-lock for one of your own"
 _Item = TypeVar("_Item", CondaArtefact, PipPin)
 
 
@@ -37,7 +38,7 @@ def _platforms(path: Path, data: object, lines: yamlfile.Lines) -> tuple[str, ..
         found = data.get("version") if isinstance(data, dict) else type(data).__name__
         raise InputError(
             f"{path}:{lines.of('version')}: expected {WHAT}; found version {found!r}",
-            "make it again with: scripts/satenv lock",
+            f"make it again with: {satenv('lock')}",
         )
     metadata = data.get("metadata")
     if not isinstance(metadata, dict) or not isinstance(metadata.get("platforms"), list):

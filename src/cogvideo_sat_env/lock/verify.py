@@ -11,12 +11,13 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from cogvideo_sat_env.base.artefacts import CondaArtefact, channel_url, split_archive, split_url
+from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.lock.read import WHAT, WHEELHOUSE, Document, Lock
 from cogvideo_sat_env.spec.environment import Environment
 from cogvideo_sat_env.spec.pypi_names import conda_to_pypi
 from cogvideo_sat_env.spec.variants import Variant
 
-RELOCK = "scripts/satenv lock"
+RELOCK = satenv("lock")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError, SolveError
 from cogvideo_sat_env.base.progress import Progress
 from cogvideo_sat_env.lock import conda_lock, render
@@ -78,7 +79,7 @@ def _address(channel: str) -> str:
         return channel.rstrip("/")
     folder = Path(channel)
     if not folder.is_dir():
-        raise InputError(f"{channel}: no such folder", "make a channel with scripts/satenv build, or give its URL")
+        raise InputError(f"{channel}: no such folder", f"make a channel with {satenv('build')}, or give its URL")
     read_built(folder)
     return folder.resolve().as_uri()
 
@@ -138,5 +139,5 @@ def _require_device(variant: Variant, lock: Lock) -> None:
     if not build.startswith(variant.device):
         raise SolveError(
             f"{variant.id}: the solver took {METAPACKAGE} {build}; expected a build for {variant.device}",
-            f"build that variant into the channel: scripts/satenv build --platform {variant.platform}",
+            f"build that variant into the channel: {satenv('build --platform', variant.platform)}",
         )

@@ -13,6 +13,7 @@ import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from cogvideo_sat_env.base.command_name import spell_out
 from cogvideo_sat_env.base.errors import InputError
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class Answer:
                     "error": entry.error,
                     "evidence": entry.evidence,
                     "proof": [*entry.proof.tests, *entry.proof.checks],
-                    "remedy": entry.remedy,
+                    "remedy": spell_out(entry.remedy),
                 }
                 for entry in self.entries
             ],
@@ -67,7 +68,7 @@ class Answer:
             for kind, words in entry.evidence.items():
                 lines += _wrapped(kind, words)
             lines += _wrapped("proof", ", ".join([*entry.proof.tests, *entry.proof.checks]))
-            lines += _wrapped("do", entry.remedy)
+            lines += _wrapped("do", spell_out(entry.remedy))
         return "\n".join(lines) + "\n"
 
 

@@ -80,7 +80,7 @@ def build(home: Path, workdir: Path, capabilities: list[str], own: bool, run: bo
     return passed(f"{summary} and run on the GPU", architectures=names)
 
 
-_REMEDY = "satenv doctor --only toolchain shows what is missing; in conda: cuda-nvcc, cuda-cudart-dev, gxx_linux-64"
+_REMEDY = "{satenv} doctor --only toolchain shows what is missing; in conda: cuda-nvcc, cuda-cudart-dev, gxx_linux-64"
 
 
 def _run(command: list[str]) -> tuple[int, str]:

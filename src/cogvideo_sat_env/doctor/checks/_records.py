@@ -61,7 +61,7 @@ def receipt(request: ProbeRequest) -> ProbeOutcome:
     changes = _against_lock(lock["pins"], there | {name: wanted[name] for name in rebuilt}, distributions, set(wanted))
     if not changes:  # a comment, another platform
         return passed(f"{finding}; {lock['name']} has changed since, but not in these packages", **details)
-    remedy = f"to have the new lock: scripts/satenv update -p '{prefix}'"
+    remedy = f"to have the new lock: {{satenv}} update -p '{prefix}'"
     if added or builds:
         remedy += f", which leaves out what conda or mamba installed on top: {_some([*added, *builds])}"
     return warning(

@@ -149,7 +149,7 @@ def runs_on(capability: str, built: list[str]) -> str | None:
 def _other_torch(capability: str) -> str:
     major = int(capability.partition(".")[0])
     if major >= 10:  # Blackwell: CUDA 12.8's nvcc is the first that knows it
-        return "install a torch built for CUDA 12.8 or newer: ./scripts/satenv create (its lock has one)"
+        return "install a torch built for CUDA 12.8 or newer: {satenv} create (its lock has one)"
     if major < 7:
         return "this GPU is too old for current torch builds; use a newer one"
     return f"install a torch whose get_arch_list() has sm_{capability.replace('.', '')}"
@@ -160,7 +160,7 @@ def memory(request: ProbeRequest) -> ProbeOutcome:
     gpus, verdicts = request.inputs["gpu"]["gpus"], request.inputs["plans"]
     least = min(item["memory_mib"] for item in gpus)
     if least == 0:
-        return warning(f"nvidia-smi doesn't tell the memory of {gpus[0]['name']}", "satenv plan shows what is needed")
+        return warning(f"nvidia-smi doesn't tell the memory of {gpus[0]['name']}", "{satenv} plan shows what is needed")
     groups: dict[str, list[str]] = {}
     for recipe, verdict in verdicts.items():
         groups.setdefault(verdict, []).append(recipe)
@@ -168,7 +168,7 @@ def memory(request: ProbeRequest) -> ProbeOutcome:
     finding = f"{len(gpus)} GPU of at least {least / 1024:.0f} GiB, 49 frames of 480x720, ZeRO-2 (reckoned): {summary}"
     if set(verdicts.values()) == {"does not fit"}:
         return warning(
-            finding, "satenv plan --frames 17 --height 256 --width 384 (or another size that fits)", verdicts=verdicts
+            finding, "{satenv} plan --frames 17 --height 256 --width 384 (or another size that fits)", verdicts=verdicts
         )
     return passed(finding, verdicts=verdicts)
 

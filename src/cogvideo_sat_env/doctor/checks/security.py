@@ -45,7 +45,8 @@ def advisories(request: ProbeRequest) -> ProbeOutcome:
         names = " ".join(f"--update {name}" for name in dict.fromkeys(hit.name for hit in hits))
         return failed(
             f"{len(hits)} known vulnerabilities: {first}{more}{_not_judged(unjudged, '; ')}",
-            f"satenv lock {names}, then satenv update -p '{request.inputs['prefix']}'; or accept by id: docs/doctor.md",
+            f"{{satenv}} lock {names}, then {{satenv}} update -p '{request.inputs['prefix']}'; "
+            "or accept by id: docs/doctor.md",
             **details,
         )  # fmt: skip
     output = f" ({', '.join(sorted(left_out))} accepted)" if left_out else ""

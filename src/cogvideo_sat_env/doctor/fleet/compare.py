@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.doctor.model import FAILED, NOT_RUN, PASSED, QUICK, WARNING, CheckResult
 
 Hello = Mapping[str, Any]
@@ -75,7 +76,7 @@ def _same(here: Mapping[int, Hello]) -> CheckResult:
     mute = [host for host, item in hosts.items() if item["facts"] is None]
     if mute:
         problem = hosts[mute[0]]["problem"]
-        return _result("same", FAILED, f"{_listed(mute)}: {problem}", "satenv doctor --level quick on that host")
+        return _result("same", FAILED, f"{_listed(mute)}: {problem}", f"{satenv('doctor --level quick')} on that host")
     facts = {host: item["facts"] for host, item in hosts.items()}
     broken = _different({host: _flat(fact, ("versions", "hashes", "variables", "torch_cuda")) for host, fact in
                          facts.items()})  # fmt: skip
@@ -83,7 +84,7 @@ def _same(here: Mapping[int, Hello]) -> CheckResult:
     if broken:
         return _result(
             "same", FAILED, _described(broken), "create the environment again on these hosts, from the same lock:"
-            " scripts/satenv create", software=broken, machine=other,
+            f" {satenv('create')}", software=broken, machine=other,
         )  # fmt: skip
     if other:
         return _result(

@@ -13,6 +13,7 @@ from pathlib import Path
 from shutil import which
 from typing import Any
 
+from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError, MissingToolError, SatenvError
 from cogvideo_sat_env.doctor.fleet import slurm
 
@@ -29,7 +30,7 @@ def check_counts(nodes: int | None, ntasks: int | None) -> tuple[int, int]:
     count = 1 if nodes is None else nodes
     ranks = count if ntasks is None else ntasks
     if count < 1:
-        raise InputError(f"--nodes {count}; expected 1 or more", "satenv doctor --nodes 2")
+        raise InputError(f"--nodes {count}; expected 1 or more", satenv("doctor --nodes 2"))
     if ranks < count:
         raise InputError(f"--ntasks {ranks} for {count} nodes; expected at least one rank a node", f"--ntasks {count}")
     return count, ranks
@@ -47,9 +48,9 @@ def launch(prefix: Path, nodes: int, ranks: int, arguments: Sequence[str], envir
     elif nodes > 1:
         raise MissingToolError(
             f"no srun on PATH; expected Slurm to reach {nodes} nodes",
-            f"in an allocation: salloc -N {nodes} satenv doctor --nodes {nodes}; without Slurm, on every node:\n"
+            f"in an allocation: salloc -N {nodes} {satenv('doctor --nodes', nodes)}; without Slurm, on every node:\n"
             f"  torchrun --nnodes {nodes} --nproc-per-node {ranks // nodes} --rdzv-backend c10d"
-            f" --rdzv-endpoint FIRST:29500 --no-python \\\n    scripts/satenv doctor --nodes {nodes} --ntasks {ranks}",
+            f" --rdzv-endpoint FIRST:29500 --no-python \\\n    {satenv('doctor --nodes', nodes)} --ntasks {ranks}",
         )
     else:
         command = [
@@ -64,7 +65,7 @@ def launch(prefix: Path, nodes: int, ranks: int, arguments: Sequence[str], envir
         )  # fmt: skip
     except OSError as error:
         raise SatenvError(
-            f"{command[0]} can't be started: {error.strerror}", "satenv doctor without --nodes"
+            f"{command[0]} can't be started: {error.strerror}", f"{satenv('doctor')} without --nodes"
         ) from error
     try:
         out, err = launcher.communicate()
@@ -84,7 +85,7 @@ def launch(prefix: Path, nodes: int, ranks: int, arguments: Sequence[str], envir
     summary = next((line for line in output if line.startswith("srun:")), output[-1])
     raise SatenvError(
         f"no report from rank 0 ({os.path.basename(command[0])} ended with {launcher.returncode}): {summary[:400]}",
-        "satenv doctor on one node first",
+        f"{satenv('doctor')} on one node first",
     )
 
 

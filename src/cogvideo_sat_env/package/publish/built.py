@@ -9,13 +9,14 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 from cogvideo_sat_env.base.artefacts import split_archive, split_url
+from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError, VerificationError
 from cogvideo_sat_env.base.hashing import sha256_file
 
 ENDINGS = (".conda", ".tar.bz2")
 _TELLING = ("name", "version", "build", "build_number", "subdir", "depends", "constrains")
 BESIDES = frozenset({"ninja"})  # the program on conda-forge, which python-ninja needs and no lock of ours holds
-REBUILD = "build the channel again: scripts/satenv build"
+REBUILD = f"build the channel again: {satenv('build')}"
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def read_built(channel: Path, known: Iterable[str] | None = None) -> tuple[Packa
     if not (channel / "noarch" / "repodata.json").is_file():
         raise InputError(
             f"{channel}: not an indexed channel; expected noarch/repodata.json there",
-            "make one with: scripts/satenv build",
+            f"make one with: {satenv('build')}",
         )
     packages: list[Package] = []
     for folder in sorted(path for path in channel.iterdir() if path.is_dir() and not path.name.startswith(".")):

@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from cogvideo_sat_env.base import diskspace
 from cogvideo_sat_env.base.artefacts import PipPin
+from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError, PrefixError, SourceError
 from cogvideo_sat_env.base.files import write_atomically
 from cogvideo_sat_env.base.hashing import sha256_file
@@ -62,7 +63,7 @@ class MirrorResult:
         return (
             f"{self.folder}: {', '.join(self.variants)}: {self.conda} conda packages and {self.pip} pip files, "
             f"{human_bytes(self.bytes)}, every one with the lock's SHA-256; {got}\n\n"
-            f"satenv create --source mirror={self.folder}\n"
+            f"{satenv('create --source', f'mirror={self.folder}')}\n"
             f"mamba create -n NAME --override-channels {channels} SPECS…\n"
         ) + (
             f"pip install --no-index --find-links {self.folder / WHEELHOUSE} --no-deps --require-hashes "
@@ -176,7 +177,7 @@ def _add(found: dict[str, Wanted], key: str, wanted: Wanted) -> None:
     if other.sha256 != wanted.sha256:
         raise InputError(
             f"{key}: the locks name two files so: {other.sha256} and {wanted.sha256}",
-            "make the locks again: scripts/satenv lock",
+            f"make the locks again: {satenv('lock')}",
         )
 
 
@@ -235,7 +236,7 @@ def read_record(folder: Path) -> list[Part]:
     except FileNotFoundError:
         return []
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: can't be read: {error}", "remove it and run satenv mirror again") from error
+        raise InputError(f"{path}: can't be read: {error}", f"remove it and run {satenv('mirror')} again") from error
     try:
         if data["schema"] != SCHEMA:
             raise ValueError(f"schema {data['schema']}")
@@ -243,7 +244,7 @@ def read_record(folder: Path) -> list[Part]:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
             f"{path}: expected a mirror's record of schema {SCHEMA}; {type(error).__name__}: {error}",
-            "remove it and run satenv mirror again",
+            f"remove it and run {satenv('mirror')} again",
         ) from error
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from cogvideo_sat_env.base.artefacts import CondaArtefact, split_url
+from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError, PrefixError, VerificationError
 from cogvideo_sat_env.base.files import link_or_copy
 from cogvideo_sat_env.base.progress import Progress
@@ -66,7 +67,7 @@ def build_channel(
     if unlocked:
         raise InputError(
             f"{lock}: has no {', '.join(unlocked)}, which {environment.path} asks for",
-            "make it again with: scripts/satenv lock --wheels",
+            f"make it again with: {satenv('lock --wheels')}",
         )
     programs = [names.programs[s.name] for s in environment.conda if s.name in names.programs]
     _make_folder(cache)

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cogvideo_sat_env.base.artefacts import PipPin
+from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.base.paths import current_platform
 from cogvideo_sat_env.source.wheels.interpreter import Interpreter
 from cogvideo_sat_env.spec.environment import Environment
 
-REMEDY = "make it again with: scripts/satenv lock --wheels"
+REMEDY = f"make it again with: {satenv('lock --wheels')}"
 _SDIST = (".tar.gz", ".zip")
 _LINE = re.compile(
     r"^(?P<name>[a-z0-9-]+)==(?P<version>[^\s;]+) --hash=sha256:(?P<sha256>[0-9a-f]{64})  # (?P<file>[^\s/]+)$"
@@ -109,6 +110,6 @@ def default_lock(locks: Path, interpreter: Interpreter) -> Path:
         raise InputError(
             f"{path}: no wheel lock for {current_platform()} with Python {interpreter.minor}; "
             f"there are: {', '.join(have) or 'none'}",
-            "run with one of those Pythons, or make it with: scripts/satenv lock --wheels",
+            f"run with one of those Pythons, or make it with: {satenv('lock --wheels')}",
         )
     return path

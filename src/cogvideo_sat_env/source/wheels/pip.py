@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cogvideo_sat_env.base.child import clean_environment
+from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import (
     MissingToolError,
     PrefixError,
@@ -65,7 +66,7 @@ def _error(doing: str, output: str) -> SatenvError:
             detail = f"{mismatch['what']}: expected sha256 {mismatch['expected']}, found {mismatch['found']}"
         return VerificationError(
             f"{doing}: {detail}; from the configured package index",
-            "the index serves other bytes than the lock names: ask its owner, or lock again with: satenv lock --wheels",
+            f"the index serves other bytes than the lock names: ask its owner, or lock anew: {satenv('lock --wheels')}",
         )
     conflict = re.search(r"ResolutionImpossible|conflicting dependencies", output)
     if conflict:
