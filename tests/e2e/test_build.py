@@ -260,6 +260,6 @@ def test_a_wrong_file_in_the_wheelhouse_is_named_with_both_hashes(tmp_path):
     run = satenv("build", "--out", str(tmp_path / "channel"), "--wheelhouse", str(house), "--no-test", "-q")
     assert run.returncode == 4, run.stderr
     found = hashlib.sha256((house / os.listdir(house)[0]).read_bytes()).hexdigest()
-    assert "expected sha256 65a24341b5ac09fcadcc37082660be40a94174e51a937fabf6e2cae26225fa2c" in run.stderr
+    assert "expected SHA-256 65a24341b5ac09fcadcc37082660be40a94174e51a937fabf6e2cae26225fa2c" in run.stderr
     assert f"found {found}" in run.stderr
     assert not (tmp_path / "channel").exists()

@@ -26,8 +26,9 @@ from cogvideo_sat_env.install import activation
 from cogvideo_sat_env.install.transaction import install_prefix
 from cogvideo_sat_env.lock.read import read_lock
 from cogvideo_sat_env.lock.solve import solve
-from cogvideo_sat_env.source.wheels.names import divide, load_names
+from cogvideo_sat_env.source.wheels.names import divide
 from cogvideo_sat_env.spec.environment import read_environment
+from cogvideo_sat_env.spec.pypi_names import load_names
 from cogvideo_sat_env.spec.variants import read_variants
 from cogvideo_sat_env.spec.why import explain
 from conftest import satenv

@@ -143,7 +143,7 @@ def test_another_file_of_the_same_version_is_refused(index: tuple[Site, dict[str
 @pytest.mark.e2e
 def test_an_index_without_the_file_is_named(index: tuple[Site, dict[str, PipPin]]) -> None:
     site, _pins = index
-    with pytest.raises(SourceError, match="no usable file for absent==1.0"):
+    with pytest.raises(SourceError, match="no file for absent==1.0"):
         site.install(site.home / "env", [PipPin("absent", "1.0", "1" * 64, "absent-1.0-py3-none-any.whl")])
     assert not (site.home / "env").exists() and site.leftovers() == []
 
@@ -152,7 +152,7 @@ def test_an_index_without_the_file_is_named(index: tuple[Site, dict[str, PipPin]
 def test_an_index_that_is_away_is_told(index: tuple[Site, dict[str, PipPin]], monkeypatch: pytest.MonkeyPatch) -> None:
     site, pins = index
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/index/")
-    with pytest.raises(SourceError, match="can't be reached for tiny==0.1"):
+    with pytest.raises(SourceError, match="tiny==0\\.1 .*can't be reached: "):
         site.install(site.home / "env", [pins["tiny"]])
     assert not (site.home / "env").exists() and site.leftovers() == []
 
@@ -208,7 +208,7 @@ def test_a_wheel_of_another_name_is_refused(index: tuple[Site, dict[str, PipPin]
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize(("kind", "said"), [("403", "403"), ("404", "no usable file"), ("500", "500")])
+@pytest.mark.parametrize(("kind", "said"), [("403", "403"), ("404", "has no file for"), ("500", "500")])
 def test_an_index_that_refuses_the_file_is_quoted(index: tuple[Site, dict[str, PipPin]], kind: str, said: str) -> None:
     site, pins = index
     site.server.fail(pins["tiny"].file_name, kind)

@@ -25,7 +25,7 @@ ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE.
 @pytest.mark.parametrize(
     ("log", "wheelhouse", "kind", "words"),
     [
-        (WRONG, Path("/house"), VerificationError, [f"expected sha256 {'a' * 64}, found {'b' * 64}", "/house"]),
+        (WRONG, Path("/house"), VerificationError, [f"expected SHA-256 {'a' * 64}, found {'b' * 64}", "/house"]),
         ("ERROR: No matching distribution found for webdataset==0.2.86\n", Path("/house"), SourceError,
          ["/house has no file for webdataset==0.2.86", "pip download"]),
         ("ERROR: No matching distribution found for webdataset==0.2.86\n", None, SourceError,

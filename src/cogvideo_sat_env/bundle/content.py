@@ -57,10 +57,10 @@ def from_wheels(root: Path, cache: Path, python: Path | None, progress: Progress
 
     That package is links to this machine's interpreter; the target makes one of its own.
     """
-    from cogvideo_sat_env.create.source_plan import wheel_python  # the wheels source loads slowly
     from cogvideo_sat_env.source.wheels.channel import build_channel
+    from cogvideo_sat_env.source.wheels.lockfile import choose_python  # the wheels source loads slowly
 
-    interpreter, lock = wheel_python(root / "locks", python)
+    interpreter, lock = choose_python(root / "locks", python)
     environment = read_environment(root / "environment.yml")
     channel = build_channel(environment, lock, python=interpreter.executable, cache=cache, progress=progress)
     conda, place = [], {}

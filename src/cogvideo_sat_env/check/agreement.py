@@ -17,9 +17,10 @@ from cogvideo_sat_env.lock import conda_lock, render
 from cogvideo_sat_env.lock.read import Document, load_lock, read_lock
 from cogvideo_sat_env.lock.verify import RELOCK, Finding, verify_entries, verify_solution
 from cogvideo_sat_env.source.wheels.lockfile import lock_name, read_wheel_lock, spec_hash
-from cogvideo_sat_env.source.wheels.names import divide, load_names
+from cogvideo_sat_env.source.wheels.names import divide
 from cogvideo_sat_env.spec.breakage import Entry, Ledger, read_ledger
 from cogvideo_sat_env.spec.environment import CondaSpec, Environment, PipSpec, read_environment
+from cogvideo_sat_env.spec.pypi_names import load_names
 from cogvideo_sat_env.spec.requirements import Requirement, read_requirements
 from cogvideo_sat_env.spec.variants import Variant, derive, read_variants
 

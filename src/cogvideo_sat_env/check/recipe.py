@@ -12,9 +12,9 @@ from cogvideo_sat_env import __version__
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.check.rendered_recipe import RECIPE, VARIANTS, Output, Recipe, read_recipe
 from cogvideo_sat_env.lock.verify import Finding
-from cogvideo_sat_env.source.wheels.names import Names, load_names
 from cogvideo_sat_env.spec.breakage import Ledger
 from cogvideo_sat_env.spec.environment import Environment
+from cogvideo_sat_env.spec.pypi_names import Names, load_names
 from cogvideo_sat_env.spec.variants import Variant, derive
 
 METAPACKAGE = "cogvideo-sat-env"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -22,8 +20,6 @@ from cogvideo_sat_env.spec.variants import Variant, derive
 
 if TYPE_CHECKING:
     from cogvideo_sat_env.base.artefacts import CondaArtefact, PipPin
-
-PREFERRED_PYTHON = "3.11"  # the one of environment.yml
 
 
 @dataclass(frozen=True)
@@ -97,8 +93,9 @@ def _wheels_plan(
     root: Path, environment: Environment, variant: Variant, python: Path | None, progress: Progress
 ) -> Plan:
     from cogvideo_sat_env.source.wheels.channel import build_channel
+    from cogvideo_sat_env.source.wheels.lockfile import choose_python
 
-    interpreter, lock = wheel_python(root / "locks", python)
+    interpreter, lock = choose_python(root / "locks", python)
     progress.say(
         "These are a package index's wheels in conda packages, not conda-forge's binaries; "
         f"Python is the one at {interpreter.base} ({interpreter.version}), which has to stay there"
@@ -113,24 +110,6 @@ def _wheels_plan(
         "not_provided": [asdict(item) for item in channel.not_provided],
     }
     return Plan(Source("wheels"), variant, channel.artefacts, (), channel.specs, facts)
-
-
-def wheel_python(locks: Path, named: Path | None) -> tuple[Any, Path]:
-    """Return the interpreter that becomes the package `python`, and its wheel lock: 3.11 where there is one."""
-    from cogvideo_sat_env.source.wheels.interpreter import probe
-    from cogvideo_sat_env.source.wheels.lockfile import default_lock
-
-    if named is not None:
-        interpreter = probe(named)
-        return interpreter, default_lock(locks, interpreter)
-    preferred = shutil.which(f"python{PREFERRED_PYTHON}")
-    for candidate in filter(None, [preferred, sys.executable]):
-        try:
-            interpreter = probe(Path(candidate))
-            return interpreter, default_lock(locks, interpreter)
-        except InputError as error:
-            failure = error
-    raise failure
 
 
 def inputs_digest(root: Path, lock: Path, kind: str, variant: Variant) -> str:

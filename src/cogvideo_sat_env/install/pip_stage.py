@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -29,12 +28,12 @@ from packaging.version import InvalidVersion, Version
 from cogvideo_sat_env.base import diskspace
 from cogvideo_sat_env.base.artefacts import PipPin
 from cogvideo_sat_env.base.command_name import satenv
-from cogvideo_sat_env.base.errors import PrefixError, SatenvError, SourceError, VerificationError
+from cogvideo_sat_env.base.errors import MissingToolError, PrefixError, SatenvError, SourceError, VerificationError
 from cogvideo_sat_env.base.hashing import describe, sha256_file
 from cogvideo_sat_env.base.progress import Progress, Silent
 from cogvideo_sat_env.fetch.archives import artefact_path
 from cogvideo_sat_env.fetch.model import INDEX, Wanted
-from cogvideo_sat_env.fetch.redact import redact
+from cogvideo_sat_env.fetch.pip_errors import last_words, pip_error
 from cogvideo_sat_env.install.bytecode import compile_files
 from cogvideo_sat_env.install.prefix_python import PrefixPython
 
@@ -113,12 +112,16 @@ def _download(python: PrefixPython, pin: PipPin, folder: Path) -> None:
     if child.returncode == 0:
         return
     said = child.stdout + child.stderr
-    if re.search(r"No module named '?pip", said):
+    error = pip_error(said, f"{pin.name}=={pin.version} ({pin.file_name})")
+    if isinstance(error, MissingToolError):
         raise PrefixError(
             f"the environment's Python has no pip, but {pin.name} comes from the package index",
             f"add pip to environment.yml and make the lock again: {satenv('lock')}",
         )
-    raise _pip_error(pin, said)
+    raise error or SatenvError(
+        f"pip can't provide {pin.name}=={pin.version}: {last_words(said)}",
+        "see pip's own documentation of that message; pip's configuration is shown by `pip config list`",
+    )
 
 
 def _keep(pin: PipPin, folder: Path, target: Path) -> None:
@@ -134,65 +137,6 @@ def _keep(pin: PipPin, folder: Path, target: Path) -> None:
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     match.replace(target)
-
-
-_HASHES = re.compile(r"Expected (?:or )?sha256 ([0-9a-f]{64}).*?Got\s+([0-9a-f]{64})", re.DOTALL)
-_UNREACHABLE = (
-    "NewConnectionError", "ConnectTimeout", "ReadTimeout", "Max retries exceeded", "NameResolutionError",
-    "Failed to establish a new connection", "connection broken", "ConnectionResetError", "SSLError",
-    ": connection error:", "There was a problem confirming the ssl certificate",
-)  # fmt: skip
-
-
-def _pip_error(pin: PipPin, said: str) -> SatenvError:
-    hashes = _HASHES.search(said)
-    if hashes:
-        return VerificationError(
-            f"{pin.file_name} from the package index: expected SHA-256 {hashes[1]}, found {hashes[2]}",
-            "the index (or a proxy on the way) serves other bytes than were locked: try another index (PIP_INDEX_URL), "
-            "and tell whoever keeps it",
-        )
-    if "subprocess-exited-with-error" in said or "metadata-generation-failed" in said:
-        return SatenvError(
-            f"{pin.file_name} can't be built: {_last_words(said)}",
-            "what the build needs must be in environment.yml; the environment's own compiler and setuptools are used",
-        )
-    refused = re.search(r"too many (\d+) error responses", said)
-    if refused:
-        return SourceError(
-            f"the package index answers {refused[1]} again and again for {pin.file_name}",
-            "run it again later (what is complete is kept), or use another index (PIP_INDEX_URL)",
-        )
-    if any(mark in said for mark in _UNREACHABLE):
-        why = re.search(r"connection error: (.*?)(?: - skipping)?$", said, re.MULTILINE)
-        return SourceError(
-            f"the package index can't be reached for {pin.name}=={pin.version}: "
-            f"{redact(why[1])[:400] if why else _last_words(said)}",
-            "check the network and pip's configuration (`pip config list`, PIP_INDEX_URL, proxies)",
-        )
-    status = re.search(r"\b(?!404)([45]\d\d) (?:Client|Server) Error[^\n]*", said)
-    if status:
-        return SourceError(
-            f"the package index answers for {pin.file_name}: {redact(status[0])}",
-            "check pip's configuration and credentials (`pip config list`), or use another index",
-        )
-    if "No matching distribution found" in said or "404 Client Error" in said:
-        return SourceError(
-            f"the package index has no usable file for {pin.name}=={pin.version} ({pin.file_name})",
-            "ask a complete index (PIP_INDEX_URL), add the file to the wheelhouse, or make the lock again",
-        )
-    if "incomplete-download" in said or "IncompleteRead" in said:
-        return VerificationError(f"{pin.file_name}: truncated download: {_last_words(said)}", "run it again")
-    return SatenvError(
-        f"pip can't provide {pin.name}=={pin.version}: {_last_words(said)}",
-        "see pip's own documentation of that message; pip's configuration is shown by `pip config list`",
-    )
-
-
-def _last_words(said: str) -> str:
-    lines = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith("WARNING: You are")]
-    errors = [line for line in lines if line.startswith(("ERROR", "error"))] or lines
-    return redact(" / ".join(errors[-3:]))[-600:]
 
 
 def build_wheels(
@@ -219,7 +163,7 @@ def build_wheels(
         built = sorted(out.glob("*.whl")) if out.is_dir() else []
         if child.returncode != 0 or len(built) != 1:
             raise SatenvError(
-                f"{source.name} can't be built: {_last_words(child.stdout + child.stderr)}",
+                f"{source.name} can't be built: {last_words(child.stdout + child.stderr)}",
                 "what the build needs must be in environment.yml; its full output: "
                 f"{python.executable.name} -m pip wheel --no-build-isolation --no-deps {source}",
             )

@@ -8,7 +8,7 @@ import pytest
 
 from cogvideo_sat_env.base.errors import VerificationError
 from cogvideo_sat_env.source.wheels.metadata import build_string, depends, read_metadata
-from cogvideo_sat_env.source.wheels.names import load_names
+from cogvideo_sat_env.spec.pypi_names import load_names
 from source.wheels.wheelindex import make_wheel
 
 LINUX = {

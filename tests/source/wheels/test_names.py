@@ -8,8 +8,9 @@ import pytest
 
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.base.paths import project_root
-from cogvideo_sat_env.source.wheels.names import divide, load_names
+from cogvideo_sat_env.source.wheels.names import divide
 from cogvideo_sat_env.spec.environment import read_environment
+from cogvideo_sat_env.spec.pypi_names import load_names
 
 
 @pytest.mark.parametrize(

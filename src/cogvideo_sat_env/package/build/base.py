@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import sys
 import tempfile
 import zipfile
 from collections.abc import Sequence
@@ -23,13 +22,12 @@ from cogvideo_sat_env.source.local_channel import index_channel
 from cogvideo_sat_env.source.wheels.channel import build_channel
 from cogvideo_sat_env.source.wheels.convert import Package, convert
 from cogvideo_sat_env.source.wheels.fetch import file_path
-from cogvideo_sat_env.source.wheels.interpreter import Interpreter, probe
-from cogvideo_sat_env.source.wheels.lockfile import WheelLock, default_lock, read_wheel_lock
-from cogvideo_sat_env.source.wheels.names import load_names
+from cogvideo_sat_env.source.wheels.interpreter import Interpreter
+from cogvideo_sat_env.source.wheels.lockfile import WheelLock, choose_python, read_wheel_lock
 from cogvideo_sat_env.spec.environment import read_environment
+from cogvideo_sat_env.spec.pypi_names import load_names
 
 NEEDED = ("pip", "setuptools", "ninja")  # what recipe.yaml asks for to build with, and the program of python-ninja
-PREFERRED_PYTHON = "3.11"  # that of environment.yml: the whole environment can be tested with it
 
 
 @dataclass(frozen=True)
@@ -65,25 +63,14 @@ def find_base(root: Path, named: Sequence[str], progress: Progress) -> Base:
 
 def whole_environment(root: Path, progress: Progress) -> str:
     """Return the URL of a channel with all of environment.yml that wheels provide: what tests of SAT need."""
-    interpreter, lock = _python(root / "locks")
+    interpreter, lock = choose_python(root / "locks", None)
     environment = read_environment(root / "environment.yml")
     channel = build_channel(environment, lock, python=interpreter.executable, cache=cache_dir(), progress=progress)
     return channel.path.resolve().as_uri()
 
 
-def _python(locks: Path) -> tuple[Interpreter, Path]:
-    failure: InputError | None = None
-    for candidate in filter(None, [shutil.which(f"python{PREFERRED_PYTHON}"), sys.executable]):
-        try:
-            interpreter = probe(Path(candidate))
-            return interpreter, default_lock(locks, interpreter)
-        except InputError as error:
-            failure = error
-    raise failure or InputError("no Python found", None)
-
-
 def _from_wheels(root: Path, progress: Progress) -> str:
-    interpreter, path = _python(root / "locks")
+    interpreter, path = choose_python(root / "locks", None)
     whole = read_wheel_lock(path)
     lock = replace(whole, pins=tuple(pin for pin in whole.pins if pin.name in NEEDED))
     cache = cache_dir()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from cogvideo_sat_env.base.errors import MissingToolError, SatenvError, SourceError, VerificationError
+from cogvideo_sat_env.base.errors import MissingToolError, SatenvError, SourceError
 from cogvideo_sat_env.base.paths import current_platform
+from cogvideo_sat_env.fetch.pip_errors import INDEX, pip_error
 from cogvideo_sat_env.package.build.outputs import Output
 
 _NOISE = re.compile(
@@ -21,27 +22,22 @@ def explain(output: Output, reason: str, log: Path, wheelhouse: Path | None, pla
     """
     said = log.read_text(encoding="utf-8") if log.is_file() else ""
     what = f"{output.name} {output.version}"
-    where = str(wheelhouse) if wheelhouse else "the configured package index"
-    wrong = re.search(r"Expected sha256 (?P<expected>\w{64})\s+Got\s+(?P<found>\w{64})", said)
-    if wrong:
-        return VerificationError(
-            f"{what}: expected sha256 {wrong['expected']}, found {wrong['found']}; from {where}",
-            "that file isn't the one that recipe/recipe.yaml names: ask the index's owner, or fetch it again",
-        )
-    missing = re.search(r"No matching distribution found for (\S+)", said)
-    if missing and wheelhouse:
-        return SourceError(
-            f"{what}: {where} has no file for {missing[1]}",
-            f"fill it{_where(platform)} with: "
-            f"python3.11 -m pip download --no-deps --require-hashes -r locks/pip-{platform}.txt -d '{wheelhouse}'",
-        )
-    if missing:
-        return SourceError(
-            f"{what}: {where} has no file for {missing[1]}, or can't be reached",
-            f"check pip's index-url; the log: {log}",
-        )
-    if "No module named pip" in said:
-        return MissingToolError(f"{what}: the build's Python has no pip", "take a channel that has the package pip")
+    where = str(wheelhouse) if wheelhouse else INDEX
+    error = pip_error(
+        said, what, where=where,
+        wrong="that file isn't the one that recipe/recipe.yaml names: ask the index's owner, or fetch it again",
+    )  # fmt: skip
+    if isinstance(error, SourceError):
+        error.remedy = f"check pip's index-url; the log: {log}"
+        if wheelhouse:
+            error.remedy = (
+                f"fill it{_where(platform)} with: "
+                f"python3.11 -m pip download --no-deps --require-hashes -r locks/pip-{platform}.txt -d '{wheelhouse}'"
+            )
+    if isinstance(error, MissingToolError):
+        error.remedy = "take a channel that has the package pip"
+    if error and type(error) is not SatenvError:  # of a build that failed the engine's log says more
+        return error
     last = "\n".join(f"  {line}" for line in log_lines(log)[-8:])
     return SatenvError(f"{what}: {reason}\n{last}", f"the whole log: {log}")
 

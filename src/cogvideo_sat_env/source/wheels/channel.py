@@ -23,8 +23,9 @@ from cogvideo_sat_env.source.local_channel import index_channel
 from cogvideo_sat_env.source.wheels.convert import Conversion, Package, convert, sweep
 from cogvideo_sat_env.source.wheels.interpreter import Interpreter, probe
 from cogvideo_sat_env.source.wheels.lockfile import read_wheel_lock
-from cogvideo_sat_env.source.wheels.names import NotProvided, divide, load_names
+from cogvideo_sat_env.source.wheels.names import NotProvided, divide
 from cogvideo_sat_env.spec.environment import Environment
+from cogvideo_sat_env.spec.pypi_names import load_names
 
 
 @dataclass(frozen=True)

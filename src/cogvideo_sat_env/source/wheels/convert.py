@@ -32,8 +32,8 @@ from cogvideo_sat_env.source.wheels.interpreter import Interpreter
 from cogvideo_sat_env.source.wheels.layout import lay_out
 from cogvideo_sat_env.source.wheels.lockfile import WheelLock, is_sdist
 from cogvideo_sat_env.source.wheels.metadata import build_string, depends, read_metadata
-from cogvideo_sat_env.source.wheels.names import Names, Program
 from cogvideo_sat_env.source.wheels.python_package import BUILD, lay_out_python
+from cogvideo_sat_env.spec.pypi_names import Names, Program
 
 CONVERTER = "1"  # raise it when converted packages would come out differently: it is part of every cache key
 _STAMP = datetime.fromtimestamp(EPOCH, tz=timezone.utc)

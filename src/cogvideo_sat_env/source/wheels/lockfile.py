@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +14,10 @@ from cogvideo_sat_env.base.artefacts import PipPin
 from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.base.paths import current_platform
-from cogvideo_sat_env.source.wheels.interpreter import Interpreter
+from cogvideo_sat_env.source.wheels.interpreter import Interpreter, probe
 from cogvideo_sat_env.spec.environment import Environment
 
+PREFERRED_PYTHON = "3.11"  # that of environment.yml
 REMEDY = f"make it again with: {satenv('lock --wheels')}"
 _SDIST = (".tar.gz", ".zip")
 _LINE = re.compile(
@@ -97,6 +100,23 @@ def _read(path: Path) -> tuple[dict[str, str], tuple[PipPin, ...]]:
     if missing or not pins:
         raise InputError(f"{path}:1: no {', '.join(missing) or 'pins'}; expected a wheel lock", REMEDY)
     return header, tuple(pins)
+
+
+def choose_python(locks: Path, named: Path | None) -> tuple[Interpreter, Path]:
+    """Return the interpreter that becomes the package `python`, and its wheel lock in the folder `locks`.
+
+    The one `named`, else that of environment.yml, else the one that runs this program. Raises InputError.
+    """
+    preferred = shutil.which(f"python{PREFERRED_PYTHON}")
+    candidates = [named] if named else [Path(name) for name in (preferred, sys.executable) if name]
+    for last, candidate in enumerate(candidates, start=1 - len(candidates)):
+        try:
+            interpreter = probe(candidate)
+            return interpreter, default_lock(locks, interpreter)
+        except InputError:
+            if last == 0:
+                raise
+    raise AssertionError("no candidate")
 
 
 def default_lock(locks: Path, interpreter: Interpreter) -> Path:

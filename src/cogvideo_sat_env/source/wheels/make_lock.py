@@ -20,9 +20,10 @@ from cogvideo_sat_env.base.files import write_atomically
 from cogvideo_sat_env.base.progress import Progress
 from cogvideo_sat_env.source.wheels.interpreter import Interpreter, private_venv, probe
 from cogvideo_sat_env.source.wheels.lockfile import build_lock_path, is_sdist, lock_name, spec_hash, write_requirements
-from cogvideo_sat_env.source.wheels.names import divide, load_names
+from cogvideo_sat_env.source.wheels.names import divide
 from cogvideo_sat_env.source.wheels.pip import run_pip
 from cogvideo_sat_env.spec.environment import Environment, read_environment
+from cogvideo_sat_env.spec.pypi_names import load_names
 
 _ATTEMPTS = 20
 

@@ -13,8 +13,8 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from cogvideo_sat_env.base.errors import VerificationError
-from cogvideo_sat_env.source.wheels.names import Names
 from cogvideo_sat_env.source.wheels.versions import specifier_to_conda
+from cogvideo_sat_env.spec.pypi_names import Names
 
 _CUDA = re.compile(r"^cuda(?:\s*:[^=]*)?\s*=\s*['\"](?P<major>\d+)\.(?P<minor>\d+)['\"]", re.MULTILINE)
 _CUDA_BUILDS = ("torch",)  # distributions whose conda build string names their CUDA
