@@ -21,7 +21,7 @@ from cogvideo_sat_env.base.artefacts import CondaArtefact, PipPin
 from cogvideo_sat_env.base.paths import current_platform
 
 PROJECT = Path(__file__).parents[1]
-CPU_LOCK = "locks/conda-lock-linux-64-cpu.yml"
+CPU_LOCK = "locks/linux-64-cpu-conda-lock.yml"
 CUDA_LOCK = "conda-lock.yml"
 OLD = "old-2.1-0.tar.bz2"
 WHEEL = "tinywheel-1.0-py3-none-any.whl"

@@ -19,7 +19,7 @@ from cogvideo_sat_env.base.artefacts import CondaArtefact
 from cogvideo_sat_env.base.paths import current_platform
 
 PROJECT = Path(__file__).parents[2]
-LOCK = "locks/conda-lock-linux-64-cpu.yml"
+LOCK = "locks/linux-64-cpu-conda-lock.yml"
 SAMPLE = ["prefixed", "linked", "x264", "data"]
 
 pytestmark = pytest.mark.skipif(current_platform() != "linux-64", reason="the project's locks are for linux-64")

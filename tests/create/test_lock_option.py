@@ -55,7 +55,7 @@ def test_another_lock_is_installed_recorded_and_remembered(machine, channel):  #
     run = machine.satenv("update", "--no-doctor")
     assert run.returncode == 0 and ": updated from channel, 3 packages" in run.stdout, run.stderr
     project = machine.satenv(
-        "update", "--no-doctor", "--lock", str(machine.project / "locks/conda-lock-linux-64-cpu.yml")
+        "update", "--no-doctor", "--lock", str(machine.project / "locks/linux-64-cpu-conda-lock.yml")
     )
     assert ": updated from channel, 4 packages" in project.stdout, project.stderr
     assert json.loads((machine.prefix / "etc/cogvideo-sat-env/receipt.json").read_text())["lock"].startswith("locks/")

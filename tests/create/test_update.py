@@ -67,7 +67,7 @@ def test_an_update_that_fails_changes_nothing(machine, channel):  # noqa: F811
     assert machine.create().returncode == 0
     before = names(machine)
     lock(machine, channel, 3)
-    path = machine.project / "locks/conda-lock-linux-64-cpu.yml"
+    path = machine.project / "locks/linux-64-cpu-conda-lock.yml"
     digest = packages.artefacts(channel / "conda-forge", "x")[1].sha256
     path.write_text(path.read_text().replace(digest, "a" * 64))
     run = machine.satenv("update", "--no-doctor")

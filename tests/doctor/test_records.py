@@ -156,9 +156,9 @@ def test_the_lock_of_wheels_and_of_a_variant_are_found(project):
     (project / "locks/wheels-linux-64-py311.txt").write_text("numpy==2.4.6\n")
     found = locked({"lock": "wheels-linux-64-py311.txt", "lock_sha256": "0"})
     assert found["same"] is False and found["pins"] == [str(project / "locks/wheels-linux-64-py311.txt")]
-    (project / "locks/conda-lock-linux-64-cpu.yml").touch()
+    (project / "locks/linux-64-cpu-conda-lock.yml").touch()
     (project / "locks/conda-linux-64-cpu.lock").touch()
-    found = locked({"lock": "locks/conda-lock-linux-64-cpu.yml", "lock_sha256": hashlib.sha256().hexdigest()})
+    found = locked({"lock": "locks/linux-64-cpu-conda-lock.yml", "lock_sha256": hashlib.sha256().hexdigest()})
     assert found["same"] is True and found["pins"] == [str(project / "locks/conda-linux-64-cpu.lock")]
     assert locked({"lock": "gone.yml"})["same"] is None and locked({}) is None
     own = project / "mine" / "conda-lock.yml"  # the user's, with the name of the project's

@@ -10,7 +10,7 @@ from conftest import satenv
 
 pytestmark = pytest.mark.e2e
 VARIANT = "linux-64-cpu"
-LOCK = "locks/conda-lock-linux-64-cpu.yml"
+LOCK = "locks/linux-64-cpu-conda-lock.yml"
 
 
 def lock(project, frozen, *arguments: str) -> subprocess.CompletedProcess[str]:

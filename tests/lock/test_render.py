@@ -94,3 +94,9 @@ def test_urls_are_split_and_decoded(url, parts):
 def test_a_file_name_that_is_no_archive_is_refused(name):
     with pytest.raises(ValueError, match="is not"):
         split_archive(name)
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.id)
+def test_a_conda_lock_file_has_the_ending_that_mamba_knows_it_by(variant):
+    """By another name mamba and micromamba read an environment file without dependencies: exit 0, nothing in it."""
+    assert variant.lock.endswith("-lock.yml")

@@ -212,7 +212,7 @@ def _check_locks(root: Path, environment: Environment, variants: Sequence[Varian
 
 def _check_wheel_locks(root: Path, environment: Environment) -> list[Finding]:
     wanted, _ = divide(environment, load_names())
-    paths = [path for path in sorted((root / "locks").glob("wheels-*.txt")) if "wheels-build-" not in path.name]
+    paths = sorted((root / "locks").glob("wheels-*-py*.txt"))
     findings = [] if paths else [Finding("locks", "no wheel lock (wheels-PLATFORM-pyXY.txt) there", RELOCK_WHEELS)]
     for path in paths:
         name = f"locks/{path.name}"

@@ -37,7 +37,7 @@ def _pins(root: Path, lock: Path, receipt: Mapping[str, Any]) -> list[Path]:
         return []
     if lock.suffix != ".yml":
         return [lock]  # hash-pinned wheels
-    part = lock.stem.removeprefix("conda-lock-")
-    if part == "conda-lock":  # the lock of several platforms
+    part = lock.stem.removesuffix("conda-lock").rstrip("-")
+    if not part:  # the lock of several platforms
         part = str(receipt.get("platform"))
     return [root / "locks" / f"conda-{part}.lock", root / "locks" / f"pip-{part}.txt"]

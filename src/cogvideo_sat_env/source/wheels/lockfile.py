@@ -54,16 +54,16 @@ def lock_name(platform: str, python: str) -> str:
 
 
 def build_lock_path(lock: Path) -> Path:
-    """Return where the build requirements of the sdists in the wheel lock `lock` stand."""
-    return lock.with_name(lock.name.replace("wheels-", "wheels-build-", 1))
+    """Return where the build requirements of the sdists in the wheel lock `lock` stand: for all Pythons in one."""
+    return lock.with_name(re.sub(r"^wheels-(.*)-py\d+", r"wheels-build-\1", lock.name))
 
 
 def read_wheel_lock(path: Path) -> WheelLock:
     """Read a wheel lock and, when it holds sdists, its build lock. Raises InputError with file and line."""
-    header, pins = _read(path)
+    header, pins = _read(path, ("platform", "python", "spec-sha256"))
     build: tuple[PipPin, ...] = ()
     if any(is_sdist(pin) for pin in pins):
-        _, build = _read(build_lock_path(path))
+        _, build = _read(build_lock_path(path), ("platform",))
     return WheelLock(path, header["platform"], header["python"], header["spec-sha256"], pins, build)
 
 
@@ -73,7 +73,7 @@ def write_requirements(pins: Sequence[PipPin], path: Path) -> Path:
     return path
 
 
-def _read(path: Path) -> tuple[dict[str, str], tuple[PipPin, ...]]:
+def _read(path: Path, keys: Sequence[str]) -> tuple[dict[str, str], tuple[PipPin, ...]]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -83,7 +83,7 @@ def _read(path: Path) -> tuple[dict[str, str], tuple[PipPin, ...]]:
     for number, line in enumerate(text.splitlines(), start=1):
         if line.startswith("#"):
             key, found, value = line[1:].strip().partition(": ")
-            if found and key in ("platform", "python", "spec-sha256"):
+            if found and key in keys:
                 header[key] = value
             continue
         match = _LINE.match(line)
@@ -96,7 +96,7 @@ def _read(path: Path) -> tuple[dict[str, str], tuple[PipPin, ...]]:
         if "+" in match["version"]:
             raise InputError(f"{path}:{number}: {match['version']} has a local part: not a file of PyPI's", REMEDY)
         pins.append(PipPin(match["name"], match["version"], match["sha256"], match["file"]))
-    missing = [key for key in ("platform", "python", "spec-sha256") if key not in header]
+    missing = [key for key in keys if key not in header]
     if missing or not pins:
         raise InputError(f"{path}:1: no {', '.join(missing) or 'pins'}; expected a wheel lock", REMEDY)
     return header, tuple(pins)

@@ -6,7 +6,7 @@ import json
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
@@ -19,20 +19,29 @@ from cogvideo_sat_env.base.errors import InputError, MissingToolError, SourceErr
 from cogvideo_sat_env.base.files import write_atomically
 from cogvideo_sat_env.base.progress import Progress
 from cogvideo_sat_env.source.wheels.interpreter import Interpreter, private_venv, probe
-from cogvideo_sat_env.source.wheels.lockfile import build_lock_path, is_sdist, lock_name, spec_hash, write_requirements
+from cogvideo_sat_env.source.wheels.lockfile import (
+    build_lock_path,
+    is_sdist,
+    lock_name,
+    read_wheel_lock,
+    spec_hash,
+    write_requirements,
+)
 from cogvideo_sat_env.source.wheels.names import divide
 from cogvideo_sat_env.source.wheels.pip import run_pip
 from cogvideo_sat_env.spec.environment import Environment, read_environment
 from cogvideo_sat_env.spec.pypi_names import load_names
 
 _ATTEMPTS = 20
+_OLDEST = ("--python-version", "3.10", "--only-binary", ":all:", "--target", "/nonexistent")  # pip wants a target
 
 
 def make_wheel_lock(environment: Environment, *, python: Path, out_dir: Path, progress: Progress) -> Path:
     """Resolve the environment file on the configured package index and write the wheel lock into `out_dir`.
 
     For the running platform and the minor version of the interpreter `python`. Writes a second file,
-    `wheels-build-…`, when a project has only an sdist; its build requirements are proven by building it.
+    `wheels-build-…`, when a project has only an sdist: what builds it with the oldest Python builds it with all, which
+    is proven by building it.
     Raises InputError, SourceError, SolveError, PrefixError.
     """
     interpreter = probe(python)
@@ -48,25 +57,26 @@ def make_wheel_lock(environment: Environment, *, python: Path, out_dir: Path, pr
             for pin in sdists:
                 progress.say(f"{pin.name} {pin.version} has only an sdist: locking what builds it")
                 needs |= set(_build_requirements(venv, pin, work))
-            build = _resolve(venv, sorted(needs), work, "can't lock the build requirements") if needs else []
-        if any(is_sdist(pin) for pin in build):
-            names = ", ".join(pin.name for pin in build if is_sdist(pin))
-            raise SourceError(f"build requirements without a wheel: {names}", "find versions that have one")
+            build = _resolve(venv, sorted(needs), work, "can't lock the build requirements", _OLDEST) if needs else []
         for pin in sdists:
             _prove_build(interpreter, pin, build, work)
     out_dir.mkdir(parents=True, exist_ok=True)
     path = out_dir / lock_name(interpreter.platform, interpreter.minor)
-    write_atomically(path, _render(environment, interpreter, pins, build_of=None).encode("utf-8"))
+    write_atomically(path, _text(_head(environment, interpreter), pins))
     if build:
-        content = _render(environment, interpreter, build, build_of=[pin.name for pin in sdists])
-        write_atomically(build_lock_path(path), content.encode("utf-8"))
-    else:
+        names = ", ".join(pin.name for pin in sdists)
+        head = (
+            f"The files that build {names}, which a package index has only as source.",
+            f"platform: {interpreter.platform}",
+        )
+        write_atomically(build_lock_path(path), _text(head, build))
+    elif not any(read_wheel_lock(other).build for other in out_dir.glob(lock_name(interpreter.platform, "*"))):
         build_lock_path(path).unlink(missing_ok=True)
     return path
 
 
-def _resolve(venv: Path, requirements: list[str], work: Path, doing: str) -> list[PipPin]:
-    """Resolve with pip; versions with a local part (`+cpu`: not PyPI's files) are refused one by one."""
+def _resolve(venv: Path, requirements: list[str], work: Path, doing: str, target: Sequence[str] = ()) -> list[PipPin]:
+    """Resolve with pip for `target` (options); versions with a local part (`+cpu`) are refused: no files of PyPI's."""
     wanted, refused, report = work / "requirements.in", work / "constraints.txt", work / "report.json"
     wanted.write_text("\n".join(requirements) + "\n", encoding="utf-8")
     excluded: list[str] = []
@@ -75,7 +85,7 @@ def _resolve(venv: Path, requirements: list[str], work: Path, doing: str) -> lis
         run_pip(
             venv,
             ["install", "--quiet", "--dry-run", "--ignore-installed", "--prefer-binary", "--report", str(report),
-             "-r", str(wanted), "-c", str(refused)],
+             "-r", str(wanted), "-c", str(refused), *target],
             doing,
         )  # fmt: skip
         entries = json.loads(report.read_text(encoding="utf-8"))["install"]
@@ -131,26 +141,28 @@ def _prove_build(interpreter: Interpreter, pin: PipPin, build: list[PipPin], wor
         build_sdist(venv, pin, work / "sdists" / pin.file_name, work / "built")
 
 
-def _render(
-    environment: Environment, interpreter: Interpreter, pins: Sequence[PipPin], build_of: list[str] | None
-) -> str:
+def _head(environment: Environment, interpreter: Interpreter) -> tuple[str, ...]:
     python = environment.conda_spec("python")
-    subject = (
-        f"The files that build {', '.join(build_of)}, which a package index has only as source, on "
-        if build_of
-        else f"{environment.path.name} as files of a package index, for "
+    return (
+        f"{environment.path.name} as files of a package index, for {interpreter.platform} with Python "
+        f"{interpreter.minor}.",
+        f"{environment.path.name} asks for `{python or 'python'}`; the wheels source takes the running Python, "
+        f"here {interpreter.minor}.",
+        f"platform: {interpreter.platform}",
+        f"python: {interpreter.minor}",
+        f"spec-sha256: {spec_hash(environment)}",
     )
+
+
+def _text(head: Sequence[str], pins: Sequence[PipPin]) -> bytes:
     lines = [
-        f"# {subject}{interpreter.platform} with Python {interpreter.minor}.",
+        f"# {head[0]}",
         "# Made by `scripts/satenv lock --wheels` with pip's resolver; not written by hand.",
         "# Each line admits exactly one file, wherever the configured index keeps it: pip install --require-hashes",
-        f"# {environment.path.name} asks for `{python or 'python'}`; the wheels source takes the running Python, "
-        f"here {interpreter.minor}.",
-        f"# platform: {interpreter.platform}",
-        f"# python: {interpreter.minor}",
-        f"# spec-sha256: {spec_hash(environment)}",
+        *(f"# {line}" for line in head[1:]),
+        *(f"{pin.requirement()}  # {pin.file_name}" for pin in pins),
     ]
-    return "\n".join([*lines, *(f"{pin.requirement()}  # {pin.file_name}" for pin in pins)]) + "\n"
+    return "".join(f"{line}\n" for line in lines).encode()
 
 
 def lock_wheels(root: Path, *, pythons: Sequence[Path], progress: Progress) -> list[str]:
@@ -158,11 +170,8 @@ def lock_wheels(root: Path, *, pythons: Sequence[Path], progress: Progress) -> l
 
     Raises InputError, SourceError, SolveError, MissingToolError.
     """
-    from cogvideo_sat_env.source.wheels.interpreter import probe
-    from cogvideo_sat_env.source.wheels.make_lock import make_wheel_lock
-
     environment = read_environment(root / "environment.yml")
-    found = list(pythons) or _pythons_on_path(probe)
+    found = list(pythons) or _pythons_on_path()
     if not found:
         raise MissingToolError("no Python 3.10 to 3.13 on PATH", "name one with --python")
     before = {path.name: path.read_bytes() for path in (root / "locks").glob("wheels-*.txt")}
@@ -172,7 +181,7 @@ def lock_wheels(root: Path, *, pythons: Sequence[Path], progress: Progress) -> l
     return [f"locks/{name}" for name, content in after.items() if before.get(name) != content]
 
 
-def _pythons_on_path(probe: Callable[[Path], object]) -> list[Path]:
+def _pythons_on_path() -> list[Path]:
     found = []
     for minor in range(10, 14):
         path = shutil.which(f"python3.{minor}")
