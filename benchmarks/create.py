@@ -41,16 +41,18 @@ from channelserver import ChannelServer  # noqa: E402
 from cogvideo_sat_env.base.artefacts import CondaArtefact  # noqa: E402
 from cogvideo_sat_env.base.paths import current_platform  # noqa: E402
 from cogvideo_sat_env.base.progress import Silent, human_bytes  # noqa: E402
-from cogvideo_sat_env.install import activation, receipt  # noqa: E402
+from cogvideo_sat_env.install.job import Job, Plan  # noqa: E402
 from cogvideo_sat_env.install.transaction import install_prefix  # noqa: E402
+from cogvideo_sat_env.source.source import Source  # noqa: E402
 
 CHANNEL = "https://conda.example.org/conda-forge"
 NO_OP = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from cogvideo_sat_env.install.receipt import is_up_to_date
-sys.exit(0 if is_up_to_date(Path(sys.argv[2]), sys.argv[3]) else 1)
+from cogvideo_sat_env.install.receipt import is_up_to_date, read
+prefix = Path(sys.argv[2])
+sys.exit(0 if is_up_to_date(prefix, read(prefix), sys.argv[3]) else 1)
 """
 
 
@@ -116,18 +118,15 @@ def _measure(work: Path, count: int, files: int, size: int, repeat: int, dense: 
         here = work / f"turn{turn}"
         for temperature in ("cold", "warm"):
             prefix = here / f"ours-{temperature}"
-            arguments = {
-                "platform": current_platform(), "artefacts": artefacts, "pip_pins": [], "source": "mirror",
-                "locate": lambda a: f"{url}/{a.channel_path}", "receipt_facts": {}, "activation": activation.load(),
-                "variables": {}, "cache": here / "our-cache", "progress": Silent(),
-            }  # fmt: skip
+            plan = Plan(Source("mirror", url), current_platform(), artefacts)
+            job = Job(prefix, plan, here / "our-cache", Silent())
             start, cpu = time.perf_counter(), _cpu()
-            result = install_prefix(prefix, **arguments)
+            result = install_prefix(job)
             note(f"{temperature}: satenv, all", time.perf_counter() - start)
             note(f"{temperature}: satenv, CPU", _cpu() - cpu)
             peak = peak or _peak()  # before py-rattler's plain install runs in this very process
             linked = result.files
-            for stage, seconds in result.stages.items():
+            for stage, seconds in result.seconds.items():
                 if seconds >= 0.01:
                     note(f"{temperature}:   {stage}", seconds)
             cpu = _cpu()
@@ -138,11 +137,10 @@ def _measure(work: Path, count: int, files: int, size: int, repeat: int, dense: 
                 f"{temperature}:   compileall after it", _compile(packages.site_packages(here / f"plain-{temperature}"))
             )
         start = time.perf_counter()
-        assert install_prefix(prefix, **arguments).status == "up-to-date"
+        assert install_prefix(job).status == "up-to-date"
         note("no-op: in the process", time.perf_counter() - start)
-        fingerprint = receipt.read(prefix)["fingerprint"]
         start = time.perf_counter()
-        subprocess.run([sys.executable, "-c", NO_OP, str(ROOT / "src"), str(prefix), fingerprint], check=True)
+        subprocess.run([sys.executable, "-c", NO_OP, str(ROOT / "src"), str(prefix), plan.fingerprint], check=True)
         note("no-op: a process of its own", time.perf_counter() - start)
         shutil.rmtree(here)
     server.terminate()

@@ -90,4 +90,4 @@ def test_repair_says_what_it_put_right(machine):  # noqa: F811
     assert ": repaired from channel" in run.stdout and "put right: share/data/a.txt (missing)" in run.stdout
     (machine.prefix / "share/data/a.txt").unlink()
     outcome = json.loads(machine.create("--repair", "--json").stdout)
-    assert outcome["status"] == "repaired" and outcome["mended"] == ["share/data/a.txt (missing)"]
+    assert outcome["status"] == "repaired" and outcome["repaired"] == ["share/data/a.txt (missing)"]

@@ -23,9 +23,11 @@ from cogvideo_sat_env.base.errors import SolveError
 from cogvideo_sat_env.base.paths import cache_dir, current_platform
 from cogvideo_sat_env.base.progress import Silent
 from cogvideo_sat_env.install import activation
+from cogvideo_sat_env.install.job import Job, Plan
 from cogvideo_sat_env.install.transaction import install_prefix
 from cogvideo_sat_env.lock.read import read_lock
 from cogvideo_sat_env.lock.solve import solve
+from cogvideo_sat_env.source.source import Source
 from cogvideo_sat_env.source.wheels.names import divide
 from cogvideo_sat_env.spec.environment import read_environment
 from cogvideo_sat_env.spec.pypi_names import load_names
@@ -270,11 +272,8 @@ def test_a_site_with_one_mirror_locks_and_creates_from_it(installed, site, tmp_p
     lock = read_lock(out, "linux-64")
     assert lock.pip == () and {artefact.channel for artefact in lock.conda} == {mirror.as_uri()}
     prefix = tmp_path / "from-lock"
-    install_prefix(
-        prefix, platform=lock.platform, artefacts=lock.conda, pip_pins=(), locate=lambda artefact: artefact.url,
-        source=f"mirror={mirror.as_uri()}", receipt_facts={}, activation=activation.load(), variables={},
-        cache=cache_dir(), progress=Silent(), requested=[NAME],
-    )  # fmt: skip
+    plan = Plan(Source("channel"), lock.platform, lock.conda, requested=[NAME])
+    install_prefix(Job(prefix, plan, cache_dir(), Silent()))
     report = doctor(prefix, "--level", "quick")
     assert {"imports.together", "video.decord"} <= {r["id"] for r in report["results"] if r["status"] == "passed"}
 

@@ -64,7 +64,7 @@ def test_a_disk_that_is_full_when_a_prefix_is_repaired(site: Site, disk: Disk) -
     assert tree(prefix) == before
     filler.unlink()
     result = site.install(prefix, artefacts=files_only(site), repair=True)
-    assert result.mended == ("share/data/a.txt (changed)",)
+    assert result.repaired == ("share/data/a.txt (changed)",)
 
 
 @pytest.mark.fault("inodes", "error", "names the place, and how many inodes and bytes are free there")

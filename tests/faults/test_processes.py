@@ -197,7 +197,7 @@ def test_the_lock_of_a_dead_process_of_this_host_is_taken_over(site: Site, why: 
         "number-reused": replace(me, started="1", token="t"),
         "restarted": replace(me, boot="another-start-of-the-kernel", token="t"),
     }[why])  # fmt: skip
-    assert site.install(prefix, lock_timeout=0.0).status == "created"
+    assert site.install(prefix, wait=0.0).status == "created"
     assert any("has ended; the lock is taken over" in line for line in site.progress.said)
     assert not lock_path(prefix).exists()
 
@@ -209,7 +209,7 @@ def test_the_lock_of_a_living_process_elsewhere_is_never_taken(site: Site) -> No
     hold(prefix, other)
     for options in ({}, {"break_lock": True}):
         with pytest.raises(PrefixError, match=r"still locked after 0.3 s by process 4711 on node17 \(since 20"):
-            site.install(prefix, lock_timeout=0.3, **options)
+            site.install(prefix, wait=0.3, **options)
     assert not prefix.exists() and json.loads(lock_path(prefix).read_text())["host"] == "node17"
 
 
@@ -218,9 +218,9 @@ def test_a_silent_lock_of_another_host_is_taken_only_when_told(site: Site) -> No
     prefix = site.home / "env"
     hold(prefix, replace(Owner.this_process(), host="node17", token="t"), silent=3600.0)
     with pytest.raises(PrefixError, match="no sign of life for 60 minutes") as caught:
-        site.install(prefix, lock_timeout=0.3)
+        site.install(prefix, wait=0.3)
     assert "--break-lock" in caught.value.remedy and not prefix.exists()
-    assert site.install(prefix, lock_timeout=0.3, break_lock=True).status == "created"
+    assert site.install(prefix, wait=0.3, break_lock=True).status == "created"
 
 
 def test_a_living_holder_is_never_robbed_even_in_a_long_silence(site: Site) -> None:
@@ -248,7 +248,7 @@ def test_an_empty_lock_file_of_an_older_version_holds_nobody_up(site: Site) -> N
     prefix = site.home / "env"
     lock_path(prefix).touch()
     locking.os.utime(lock_path(prefix), (1, 1))
-    assert site.install(prefix, lock_timeout=0.0).status == "created"
+    assert site.install(prefix, wait=0.0).status == "created"
 
 
 def test_who_lost_the_lock_does_not_give_back_anothers(site: Site) -> None:

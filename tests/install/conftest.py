@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -22,8 +22,10 @@ import channelserver  # noqa: E402
 import packages  # noqa: E402
 from cogvideo_sat_env.base.artefacts import CondaArtefact, PipPin  # noqa: E402
 from cogvideo_sat_env.base.paths import current_platform  # noqa: E402
-from cogvideo_sat_env.install import activation, conda_meta  # noqa: E402
-from cogvideo_sat_env.install.transaction import InstallResult, install_prefix  # noqa: E402
+from cogvideo_sat_env.install import conda_meta  # noqa: E402
+from cogvideo_sat_env.install.job import Job, Options, Plan  # noqa: E402
+from cogvideo_sat_env.install.outcome import InstallOutcome  # noqa: E402
+from cogvideo_sat_env.install.transaction import install_prefix  # noqa: E402
 
 CHANNEL = "https://conda.example.org/conda-forge"  # what the lock says; nothing is asked there
 VARIABLES = {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
@@ -64,6 +66,36 @@ class _Task:
     def note(self, text: str) -> None: ...
 
 
+@dataclass(frozen=True)
+class From:
+    """Where bytes are: a source of one kind, as the program knows it."""
+
+    locate: Callable[[CondaArtefact], str | Sequence[str]]
+    source: str = "mirror"
+    links: Sequence[str] = ()
+
+    def find_links(self) -> Sequence[str]:
+        return self.links
+
+    def __str__(self) -> str:
+        return self.source
+
+
+def make_job(
+    prefix: Path,
+    cache: Path,
+    progress: Any,
+    source: From,
+    given: dict[str, Any],
+    pip_pins: Sequence[PipPin] | None = None,
+) -> Job:
+    """Return the job whose plan, options and places are `given` by name, in one."""
+    plan = {field.name: given.pop(field.name) for field in fields(Plan) if field.name in given}
+    options = {field.name: given.pop(field.name) for field in fields(Options) if field.name in given}
+    found = Plan(**{"platform": current_platform(), "pip_pins": pip_pins or (), **plan, "source": source})
+    return Job(prefix, found, given.pop("cache", cache), progress, Options(**options), **given)
+
+
 @dataclass
 class Site:
     """One test's machine: a channel server, a lock, a cache and a place for prefixes."""
@@ -86,13 +118,14 @@ class Site:
         pip_pins: list[PipPin] | None = None,
         linked: Callable[[Path], None] = lambda staged: None,
         **options: Any,
-    ) -> InstallResult:
-        """Install; `linked` is called with the staging directory when everything conda's is in it."""
-        options = {
-            "artefacts": self.artefacts, "locate": self.locate, "source": "mirror", "receipt_facts": {"variant": "cpu"},
-            "activation": activation.load(), "variables": VARIABLES, "cache": self.cache, "progress": self.progress,
-            "platform": current_platform(),
-        } | options  # fmt: skip
+    ) -> InstallOutcome:
+        """Install; `linked` is called with the staging directory when everything conda's is in it.
+
+        `options` are those of Plan, Options and Job, `locate`, `links` (places of pip files) and `source` (its text) those of its source.
+        """
+        source = {name: options.pop(name) for name in ("locate", "links", "source") if name in options}
+        given = {"artefacts": self.artefacts, "facts": {"variant": "cpu"}, "variables": VARIABLES, **options}
+        job = make_job(prefix, self.cache, self.progress, From(**{"locate": self.locate, **source}), given, pip_pins)
 
         def complete(packages: Any, layout: Any, staging: Path, *rest: Any) -> None:
             real(packages, layout, staging, *rest)
@@ -100,7 +133,7 @@ class Site:
 
         real = conda_meta.complete
         with mock.patch.object(conda_meta, "complete", complete):
-            return install_prefix(prefix, pip_pins=pip_pins or [], **options)
+            return install_prefix(job)
 
     def leftovers(self) -> list[str]:
         """Names in the prefixes' parent that no finished run leaves there."""

@@ -29,21 +29,18 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the backgro
 sys.path[:0] = [{str(TESTS)!r}, {str(TESTS.parent / "src")!r}]
 from pathlib import Path
 import packages
-from cogvideo_sat_env.install import activation, workers
+from cogvideo_sat_env.install import workers
 from cogvideo_sat_env.install.transaction import install_prefix
-from cogvideo_sat_env.base.paths import current_platform
 from cogvideo_sat_env.base.progress import Plain
+from install.conftest import From, make_job
 prefix, cache, mirror, url, options, without = sys.argv[1:]
 workers.FEW = 0
 artefacts = [a for a in packages.artefacts(Path(mirror) / "conda-forge", "https://conda.example.org/conda-forge")
              if a.name != without]
 print("started", flush=True)
-result = install_prefix(
-    Path(prefix), platform=current_platform(), artefacts=artefacts, pip_pins=[],
-    locate=lambda a: f"{{url}}/{{a.channel_path}}", source="mirror", receipt_facts={{}},
-    activation=activation.load(), variables={{}}, cache=Path(cache), progress=Plain(),
-    **dict.fromkeys(filter(None, options.split(",")), True),
-)
+given = {{"artefacts": artefacts, **dict.fromkeys(filter(None, options.split(",")), True)}}
+source = From(lambda a: f"{{url}}/{{a.channel_path}}")
+result = install_prefix(make_job(Path(prefix), Path(cache), Plain(), source, given))
 print(result.status, flush=True)
 """
 
@@ -210,7 +207,7 @@ def test_a_busy_prefix_names_its_holder_when_the_wait_is_over(site: Site) -> Non
     try:
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(PrefixError, match=f"by process {holder.pid} on {os.uname().nodename}"):
-            site.install(prefix, lock_timeout=0.5)
+            site.install(prefix, wait=0.5)
     finally:
         holder.kill()
         holder.wait()

@@ -97,7 +97,7 @@ def test_repair_finds_nothing_in_a_good_prefix_and_mends_bytecode(site: Site) ->
     assert site.install(prefix, repair=True).status == "up-to-date"
     name, path = next(iter(bytecode(prefix).items()))
     path.unlink()
-    assert [line.split(" ")[0] for line in site.install(prefix, repair=True).mended] == [name]
+    assert [line.split(" ")[0] for line in site.install(prefix, repair=True).repaired] == [name]
     assert "matches" in imported(prefix)[1]
 
 

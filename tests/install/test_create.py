@@ -134,7 +134,7 @@ def test_a_mirror_folder_needs_no_server(site: Site, sample: Path) -> None:
 
 def test_the_receipt_tells_what_and_whence(site: Site) -> None:
     prefix = site.home / "env"
-    site.install(prefix, receipt_facts={"variant": "cpu", "not_provided": ["nvcc"]})
+    site.install(prefix, facts={"variant": "cpu", "not_provided": ["nvcc"]})
     found = receipt.read(prefix)
     assert found["source"] == "mirror" and found["variant"] == "cpu" and found["not_provided"] == ["nvcc"]
     assert {p["url"] for p in found["packages"]} == {a.url for a in site.artefacts}

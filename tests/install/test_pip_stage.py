@@ -117,7 +117,7 @@ def test_the_second_prefix_asks_no_index(index: tuple[Site, dict[str, PipPin]]) 
 
 def test_a_wheelhouse_is_asked_in_place_of_the_index(index: tuple[Site, dict[str, PipPin]]) -> None:
     site, pins = index
-    site.install(site.home / "env", list(pins.values()), find_links=[str(site.server.root / "files")])
+    site.install(site.home / "env", list(pins.values()), links=[str(site.server.root / "files")])
     assert not [path for path in site.server.requests if path.startswith(("/simple", "/files"))]
 
 

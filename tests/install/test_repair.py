@@ -30,7 +30,7 @@ def test_a_good_prefix_is_not_touched(site: Site) -> None:
     site.install(prefix)
     before = tree(prefix)
     result = site.install(prefix, repair=True)
-    assert (result.status, result.mended) == ("up-to-date", ())
+    assert (result.status, result.repaired) == ("up-to-date", ())
     assert tree(prefix) == before and site.leftovers() == []
 
 
@@ -55,7 +55,7 @@ def test_everything_that_differs_is_put_right_and_told(site: Site) -> None:
     (prefix / "thesis.tex").write_text("mine")
     result = site.install(prefix, repair=True)
     assert result.status == "repaired" and complete(prefix) and site.leftovers() == []
-    told = {entry.partition(" (")[0]: entry.partition(" (")[2].rstrip(")") for entry in result.mended}
+    told = {entry.partition(" (")[0]: entry.partition(" (")[2].rstrip(")") for entry in result.repaired}
     short = packages.host_python_spec()[1]
     assert told.pop(f"lib/python{short}/site-packages/purepy/__init__.py") == "missing"
     assert {name: why for name, why in told.items() if "purepy" not in name} == {
@@ -70,7 +70,7 @@ def test_everything_that_differs_is_put_right_and_told(site: Site) -> None:
     assert (prefix / "thesis.tex").read_text() == "mine"
     now = {name: facts[:2] for name, facts in tree(prefix).items() if name != "thesis.tex"}
     assert {name for name in right if now.get(name) != right[name]} <= {"etc/cogvideo-sat-env/receipt.json"}
-    assert site.install(prefix, repair=True).mended == ()
+    assert site.install(prefix, repair=True).repaired == ()
 
 
 def test_a_file_that_was_changed_through_its_hard_link_is_put_right_with_the_cache(site: Site) -> None:
@@ -79,7 +79,7 @@ def test_a_file_that_was_changed_through_its_hard_link_is_put_right_with_the_cac
     with open(prefix / "share/data/a.txt", "w") as stream:  # the file of the cache is the same one
         stream.write("poison\n")
     result = site.install(prefix, repair=True)
-    assert result.mended == ("share/data/a.txt (changed)",)
+    assert result.repaired == ("share/data/a.txt (changed)",)
     assert (prefix / "share/data/a.txt").read_text() == "a\n"
     site.install(site.home / "second")
     assert (site.home / "second/share/data/a.txt").read_text() == "a\n"
@@ -95,7 +95,7 @@ def test_another_build_that_conda_put_in_is_taken_out_and_packages_of_the_users_
         (meta / f"{name}-{version}-0.json").write_text(json.dumps(record))
     (meta / "data-3-0.json").unlink()
     result = site.install(prefix, repair=True)
-    assert set(result.mended) == {
+    assert set(result.repaired) == {
         "conda-meta/data-3-0.json (missing)",
         "share/data/new.txt (of data 4, which is not in the lock)",
         "conda-meta/data-4-0.json (not in the lock)",
@@ -109,7 +109,7 @@ def test_the_users_variables_and_condas_history_stay(site: Site) -> None:
     (prefix / "conda-meta/state").write_text('{"env_vars": {"MINE": "1"}}')
     with open(prefix / "conda-meta/history", "a") as stream:
         stream.write("==> later <==\n")
-    assert site.install(prefix, repair=True).mended == ()
+    assert site.install(prefix, repair=True).repaired == ()
     assert "MINE" in (prefix / "conda-meta/state").read_text()
 
 
@@ -123,7 +123,7 @@ def test_a_pip_file_is_put_right(site: Site, tmp_path: Path) -> None:
     site.install(prefix, [pinned])
     (packages.site_packages(prefix) / "tiny.py").write_text("X = 2\n")
     result = site.install(prefix, [pinned], repair=True)
-    assert [entry.rpartition("/")[2] for entry in result.mended] == ["tiny.py (changed)"]
+    assert [entry.rpartition("/")[2] for entry in result.repaired] == ["tiny.py (changed)"]
     assert (packages.site_packages(prefix) / "tiny.py").read_text() == "X = 1\n"
     assert receipt.missing(prefix, receipt.read(prefix)) == []
 

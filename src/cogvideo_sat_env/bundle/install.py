@@ -26,9 +26,10 @@ from cogvideo_sat_env.bundle.unpack_tool import unpack_project
 from cogvideo_sat_env.bundle.verify import Sink, verify
 from cogvideo_sat_env.create import create as creation
 from cogvideo_sat_env.create import source_plan
-from cogvideo_sat_env.create.outcome import Outcome
-from cogvideo_sat_env.install import activation, package_cache, receipt
+from cogvideo_sat_env.install import package_cache, receipt
 from cogvideo_sat_env.install.extractor import PROCESSES, Extractor
+from cogvideo_sat_env.install.job import Plan
+from cogvideo_sat_env.install.outcome import InstallOutcome
 from cogvideo_sat_env.install.transaction import require_usable
 from cogvideo_sat_env.source.mirror.selection import OWN, OWN_LOCKS, WHEELHOUSE, Part, part_from_json
 from cogvideo_sat_env.source.source import Source
@@ -38,19 +39,14 @@ from cogvideo_sat_env.spec.variants import Variant, choose_variant, guess_device
 
 def install_bundle(
     path: Path,
-    *,
-    prefix: Path | None,
-    name: str | None,
-    device: str,
-    python: Path | None,
-    base: Path | None,
-    signers: Path | None,
-    identity: str | None,
-    options: creation.Options,
-    doctor: bool,
+    request: creation.Request,
     progress: Progress,
-) -> Outcome:
-    """Make the environment out of the bundle at `path`, without network.
+    *,
+    base: Path | None = None,
+    signers: Path | None = None,
+    identity: str | None = None,
+) -> InstallOutcome:
+    """Make the environment that `request` is about out of the bundle at `path`, without network.
 
     Raises VerificationError (a byte differs, wrong signer), InputError (wrong platform, base or volume missing), and
     what installing raises.
@@ -60,30 +56,30 @@ def install_bundle(
         progress.say(f"{path.name}: signed by {signature.check(bundle, signers, identity)}")
     bundle.require_base()
     cache = cache_dir()
-    part = _choose(bundle, device)
+    part, options = _choose(bundle, request.variant), request.options
     root = unpack_project(bundle, cache)
     environment = read_environment(root / "environment.yml")
-    target = creation.target_prefix(prefix, name, environment)
-    plan = _wheels_plan(bundle, part) if bundle.manifest["source"] == "wheels" else _lock_plan(root, part)
+    target = creation.target_prefix(request.prefix, request.name, environment)
+    wheels = bundle.manifest["source"] == "wheels"
+    plan = _wheels_plan(bundle, part, environment) if wheels else _lock_plan(root, part, environment)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="satenv-python-") as scratch:
-        if bundle.manifest["source"] == "wheels":
-            made, archive = _python_package(part, python, Path(scratch))
+        if wheels:
+            made, archive = _python_package(part, request.python, Path(scratch))
             plan = replace(plan, artefacts=[*plan.artefacts, made])
-        creation.require_buildable(target, plan.variant)
-        wanted = _fingerprint(plan, environment)
-        if not options.repair and receipt.is_up_to_date(target, wanted):
-            packages = len(plan.artefacts) + len(plan.pip_pins)
-            return Outcome(target, "up-to-date", "bundle", plan.facts["variant"], packages=packages)
-        if not options.repair:
-            require_usable(target, wanted, options.replace)  # before minutes of proving
-        if bundle.manifest["source"] == "wheels":
+        creation.require_buildable(target, _variant(part))
+        if not options.repair and receipt.is_up_to_date(target, receipt.read(target), plan.fingerprint):
+            return InstallOutcome(target, "up-to-date", "bundle", plan.facts["variant"], packages=plan.packages)
+        require_usable(target, plan, options)  # before minutes of proving
+        if wheels:
             _extract_alone(archive, made, cache, progress)
         _prove_and_extract(bundle, part, cache, progress)
-        outcome = creation.install_plan(target, plan, environment, options, progress)
+        outcome = creation.install_plan(target, plan, options, progress)
     proving = time.perf_counter() - start - sum(outcome.seconds.values())
     outcome = replace(outcome, seconds={"prove and extract": proving, **outcome.seconds})
-    return creation.prove(outcome, progress) if doctor and outcome.status in ("created", "replaced") else outcome
+    return (
+        creation.prove(outcome, progress) if request.doctor and outcome.status in ("created", "replaced") else outcome
+    )
 
 
 def _choose(bundle: Bundle, device: str) -> Part:
@@ -119,8 +115,7 @@ def _variant(part: Part) -> Variant:
     return found or choose_variant(variants, part.platform, "cuda")
 
 
-def _lock_plan(root: Path, part: Part) -> source_plan.Plan:
-    environment = read_environment(root / "environment.yml")
+def _lock_plan(root: Path, part: Part, environment: Environment) -> Plan:
     variant = _variant(part)
     if OWN in part.variant:
         variant = variant.with_lock(root, root / OWN_LOCKS / part.lock)
@@ -134,13 +129,15 @@ def _lock_plan(root: Path, part: Part) -> source_plan.Plan:
     return plan
 
 
-def _wheels_plan(bundle: Bundle, part: Part) -> source_plan.Plan:
+def _wheels_plan(bundle: Bundle, part: Part, environment: Environment) -> Plan:
     specs = bundle.manifest["specs"]
     facts: dict[str, Any] = {
         "variant": "wheels", "lock": part.lock.rpartition("/")[2], "lock_sha256": part.lock_sha256,
         "inputs": f"bundle {bundle.id}", "data_only": False, "not_provided": bundle.manifest["not_provided"],
     }  # fmt: skip
-    return source_plan.Plan(Source("bundle"), _variant(part), [item.artefact for item in part.conda], (), specs, facts)
+    variables = source_plan.kept_variables(environment, _variant(part))
+    artefacts = [item.artefact for item in part.conda]
+    return Plan(Source("bundle"), part.platform, artefacts, (), specs, variables, facts)
 
 
 def _python_package(part: Part, named: Path | None, scratch: Path) -> tuple[CondaArtefact, Path]:
@@ -175,14 +172,6 @@ def _python_package(part: Part, named: Path | None, scratch: Path) -> tuple[Cond
         f"{base}/{part.platform}/{archive.name}", sha256_file(archive), size=archive.stat().st_size,
     )  # fmt: skip
     return artefact, archive
-
-
-def _fingerprint(plan: source_plan.Plan, environment: Environment) -> str:
-    variables = {k: v for k, v in environment.variables.items() if k not in plan.variant.drop_variables}
-    return receipt.fingerprint(
-        platform=plan.variant.platform, artefacts=plan.artefacts, pip_pins=plan.pip_pins, variables=variables,
-        activation_version=activation.load().version, source="bundle",
-    )  # fmt: skip
 
 
 def _prove_and_extract(bundle: Bundle, part: Part, cache: Path, progress: Progress) -> None:

@@ -187,14 +187,16 @@ def install(file, prefix, name, variant, python, base, signers, identity, replac
     """Make the environment out of a bundle: no network, no root. Every byte is proven before the prefix is touched."""
     from cogvideo_sat_env.base.progress import choose
     from cogvideo_sat_env.bundle.install import install_bundle
-    from cogvideo_sat_env.create.create import Options
+    from cogvideo_sat_env.create.create import Request
+    from cogvideo_sat_env.create.outcome import outcome_text
+    from cogvideo_sat_env.install.job import Options
 
+    options = Options(
+        replace=replace, repair=repair, break_lock=break_lock, allow_link_scripts=allow_link_scripts, wait=wait
+    )
+    request = Request(prefix=prefix, name=name, variant=variant, python=python, options=options, doctor=not no_doctor)
     outcome = install_bundle(
-        file, prefix=prefix, name=name, device=variant, python=python, base=base, signers=signers, identity=identity,
-        options=Options(
-            replace=replace, repair=repair, break_lock=break_lock, allow_link_scripts=allow_link_scripts, wait=wait
-        ),
-        doctor=not no_doctor, progress=choose(json=as_json, quiet=quiet),
-    )  # fmt: skip
-    click.echo(json.dumps(outcome.to_json(), indent=2) if as_json else outcome.to_text(), nl=as_json)
+        file, request, choose(json=as_json, quiet=quiet), base=base, signers=signers, identity=identity
+    )
+    click.echo(json.dumps(outcome.to_json(), indent=2) if as_json else outcome_text(outcome), nl=as_json)
     sys.exit(outcome.exit_code)

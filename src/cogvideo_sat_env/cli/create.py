@@ -81,16 +81,18 @@ def create(
     """
     from cogvideo_sat_env.base.progress import choose
     from cogvideo_sat_env.create import create as creation
+    from cogvideo_sat_env.create.create import Request
+    from cogvideo_sat_env.create.outcome import outcome_text
+    from cogvideo_sat_env.install.job import Options
 
-    progress = choose(json=as_json, quiet=quiet)
-    outcome = creation.create(
+    request = Request(
         prefix=prefix,
         name=name,
         sources=sources,
         variant=variant,
         platform=platform,
         python=python,
-        options=creation.Options(
+        options=Options(
             replace=replace,
             repair=repair,
             full=verify == "full",
@@ -100,10 +102,10 @@ def create(
         ),
         lock=lock,
         doctor=not no_doctor,
-        progress=progress,
     )
+    outcome = creation.create(request, choose(json=as_json, quiet=quiet))
     if as_json:
         click.echo(json.dumps(outcome.to_json(), indent=2))
     else:
-        click.echo(outcome.to_text(), nl=False)
+        click.echo(outcome_text(outcome), nl=False)
     sys.exit(outcome.exit_code)

@@ -53,12 +53,13 @@ def update(
     """
     from cogvideo_sat_env.base.progress import choose
     from cogvideo_sat_env.create import update as updating
-    from cogvideo_sat_env.create.create import Options
+    from cogvideo_sat_env.create.create import Request
+    from cogvideo_sat_env.create.outcome import outcome_text
+    from cogvideo_sat_env.install.job import Options
 
-    outcome = updating.update(
-        _target(prefix, name),
+    request = Request(
         sources=sources,
-        variant=variant,
+        variant=variant or "",
         options=Options(
             keep=not no_keep,
             full=verify == "full",
@@ -68,12 +69,12 @@ def update(
         ),
         lock=lock,
         doctor=not no_doctor,
-        progress=choose(json=as_json, quiet=quiet),
     )
+    outcome = updating.update(_target(prefix, name), request, choose(json=as_json, quiet=quiet))
     if as_json:
         click.echo(json.dumps(outcome.to_json(), indent=2))
     else:
-        click.echo(outcome.to_text(), nl=False)
+        click.echo(outcome_text(outcome), nl=False)
     sys.exit(outcome.exit_code)
 
 

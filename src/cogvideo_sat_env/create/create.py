@@ -2,67 +2,56 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.base.paths import cache_dir, current_platform, envs_dir, project_root
 from cogvideo_sat_env.base.progress import Progress
-from cogvideo_sat_env.create.outcome import Outcome
-from cogvideo_sat_env.create.source_plan import Plan, choose_plan, inputs_digest
-from cogvideo_sat_env.install import activation, receipt, staging
+from cogvideo_sat_env.create.source_plan import choose_plan, inputs_digest
+from cogvideo_sat_env.install import receipt
+from cogvideo_sat_env.install.job import Job, Options, Plan, source_kind
+from cogvideo_sat_env.install.outcome import InstallOutcome
 from cogvideo_sat_env.source.source import Source, parse_sources
 from cogvideo_sat_env.spec.environment import Environment, read_environment
 from cogvideo_sat_env.spec.variants import Variant, choose_variant, guess_device, read_variants
 
-if TYPE_CHECKING:
-    pass
-
 
 @dataclass(frozen=True)
-class Options:
-    """How to install, apart from what: see `install_prefix`."""
+class Request:
+    """What the user asked for.
 
-    replace: bool = False
-    repair: bool = False
-    keep: bool = False
-    full: bool = False
-    break_lock: bool = False
-    allow_link_scripts: Sequence[str] = ()
-    wait: float | None = None
-
-
-def create(
-    *,
-    prefix: Path | None,
-    name: str | None,
-    sources: Sequence[str],
-    variant: str,
-    platform: str | None,
-    python: Path | None,
-    options: Options,
-    doctor: bool,
-    progress: Progress,
-    lock: Path | None = None,
-) -> Outcome:
-    """Make the environment and prove it. The arguments are the command line's; errors are those of base/errors.py.
-
-    `lock` is a conda-lock file in place of the project's.
+    `sources` in the order to try them, `variant` "auto", "cuda" or "cpu", `python` the one to build wheels on, `lock` a
+    conda-lock file in place of the project's; `doctor`: prove the result.
     """
+
+    prefix: Path | None = None
+    name: str | None = None
+    sources: Sequence[str] = ("auto",)
+    variant: str = "auto"
+    platform: str | None = None
+    python: Path | None = None
+    lock: Path | None = None
+    doctor: bool = True
+    options: Options = field(default_factory=Options)
+
+
+def create(request: Request, progress: Progress) -> InstallOutcome:
+    """Make the environment and prove it. Raises the errors of base/errors.py."""
     root = project_root()
     environment = read_environment(root / "environment.yml")
-    wanted = parse_sources(sources)
-    platform = platform or current_platform()
-    target = target_prefix(prefix, name, environment)
-    chosen, why = _variant(platform, variant, wanted)
+    wanted = parse_sources(request.sources)
+    platform = request.platform or current_platform()
+    target = target_prefix(request.prefix, request.name, environment)
+    chosen, why = _variant(platform, request.variant, wanted)
     require_buildable(target, chosen)
     found = receipt.read(target)
-    if lock is None and options.repair and found:
+    lock = request.lock
+    if lock is None and request.options.repair and found:
         lock = own_lock(target, found)
     if lock is not None:
         if wanted.kind == "wheels":
@@ -71,18 +60,18 @@ def create(
                 "leave --lock out, or name --source channel or mirror=WHERE",
             )
         chosen = chosen.with_lock(root, lock)
-    quick = found and python is None and not options.repair
-    if quick and _is_same(target, found, _inputs(root, chosen, wanted, found)):
+    quick = found and request.python is None and not request.options.repair
+    if quick and receipt.is_up_to_date(target, found, *_inputs(root, chosen, wanted, found)):
         packages = len(found["packages"]) + len(found["pip"])
-        return Outcome(target, "up-to-date", found["source"], found["variant"], packages=packages)
+        return InstallOutcome(target, "up-to-date", found["source"], found["variant"], packages=packages)
     start = time.perf_counter()
-    plan = choose_plan(root, environment, chosen, wanted, python, progress)
-    if why and plan.source.kind != "wheels":
+    plan = choose_plan(root, environment, chosen, wanted, request.python, progress)
+    if why and str(plan.source) != "wheels":
         progress.say(why)
     prepared = time.perf_counter() - start
-    outcome = install_plan(target, plan, environment, options, progress)
+    outcome = install_plan(target, plan, request.options, progress)
     outcome = replace(outcome, seconds={"prepare": prepared, **outcome.seconds})
-    return prove(outcome, progress) if doctor and outcome.status in ("created", "replaced") else outcome
+    return prove(outcome, progress) if request.doctor and outcome.status in ("created", "replaced") else outcome
 
 
 def target_prefix(prefix: Path | None, name: str | None, environment: Environment) -> Path:
@@ -107,11 +96,6 @@ def own_lock(prefix: Path, found: Mapping[str, Any]) -> Path | None:
     return path
 
 
-def _is_same(target: Path, found: dict[str, Any], inputs: set[str]) -> bool:
-    """Whether the prefix is what these inputs make, whole, and no killed run has left anything beside it."""
-    return found.get("inputs") in inputs and _nothing_left(target) and not receipt.missing(target, found)
-
-
 def require_buildable(target: Path, variant: Variant) -> None:
     """Raise InputError for a prefix in which training can't work, before anything is fetched."""
     if not variant.data_only and any(character.isspace() for character in str(target)):
@@ -120,11 +104,6 @@ def require_buildable(target: Path, variant: Variant) -> None:
             "DeepSpeed's can't be built there",
             "choose a prefix without spaces with -p",
         )
-
-
-def _nothing_left(target: Path) -> bool:
-    """Whether no killed run has left anything beside the prefix that this run could remove."""
-    return not (staging.any_left(target) and os.access(target.parent, os.W_OK))
 
 
 def _variant(platform: str, device: str, source: Source) -> tuple[Variant, str]:
@@ -149,7 +128,7 @@ def _inputs(root: Path, variant: Variant, source: Source, found: dict[str, Any])
 
     With the source `auto`, whatever was used for the environment that is there counts as the same again.
     """
-    used = receipt.source_kind(str(found.get("source", "")))
+    used = source_kind(str(found.get("source", "")))
     if source.kind not in ("auto", used):
         return set()
     if used == "wheels" and variant.has_own_lock:
@@ -160,54 +139,15 @@ def _inputs(root: Path, variant: Variant, source: Source, found: dict[str, Any])
     return {inputs_digest(root, root / variant.lock, used, variant)}
 
 
-def install_plan(target: Path, plan: Plan, environment: Environment, options: Options, progress: Progress) -> Outcome:
+def install_plan(target: Path, plan: Plan, options: Options, progress: Progress) -> InstallOutcome:
     """Make the prefix hold what `plan` says. Raises the errors of install_prefix."""
     from cogvideo_sat_env.install.package_cache import layers_from_environment
     from cogvideo_sat_env.install.transaction import install_prefix
 
-    variables = {k: v for k, v in environment.variables.items() if k not in plan.variant.drop_variables}
-    result = install_prefix(
-        target,
-        platform=plan.variant.platform,
-        artefacts=plan.artefacts,
-        pip_pins=plan.pip_pins,
-        locate=plan.source.locate,
-        source=str(plan.source),
-        receipt_facts=plan.facts,
-        activation=activation.load(),
-        variables=variables,
-        cache=cache_dir(),
-        progress=progress,
-        replace=options.replace,
-        repair=options.repair,
-        keep=options.keep,
-        full=options.full,
-        break_lock=options.break_lock,
-        lock_timeout=options.wait,
-        allow_link_scripts=options.allow_link_scripts,
-        layers=layers_from_environment(),
-        requested=plan.requested,
-        find_links=plan.source.find_links() if plan.pip_pins else (),
-    )
-    return Outcome(
-        target,
-        result.status,
-        str(plan.source),
-        plan.facts["variant"],
-        dict(result.stages),
-        result.bytes,
-        result.packages,
-        result.files,
-        plan.facts["not_provided"],
-        result.link_scripts,
-        result.collisions,
-        link_scripts_run=result.link_scripts_run,
-        mended=result.mended,
-        kept=result.kept,
-    )
+    return install_prefix(Job(target, plan, cache_dir(), progress, options, layers_from_environment()))
 
 
-def prove(outcome: Outcome, progress: Progress) -> Outcome:
+def prove(outcome: InstallOutcome, progress: Progress) -> InstallOutcome:
     """Run the doctor's quick level on what was made; return the outcome with its report."""
     from cogvideo_sat_env import doctor
     from cogvideo_sat_env.doctor.command import show_check

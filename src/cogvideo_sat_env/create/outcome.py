@@ -1,95 +1,47 @@
-"""What `satenv create` and `satenv update` did, for people and for scripts."""
+"""What `satenv create` and `satenv update` did, in words."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.progress import human_bytes
 from cogvideo_sat_env.install import activation
+from cogvideo_sat_env.install.outcome import InstallOutcome
 
-if TYPE_CHECKING:
-    from cogvideo_sat_env.doctor import Report
+SHOWN = 5  # of a list, where all of it is in the JSON
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What `create` did, for people and for scripts. `seconds` by stage; `bytes` of the archives."""
-
-    prefix: Path
-    status: str
-    source: str
-    variant: str
-    seconds: dict[str, float] = field(default_factory=dict)
-    bytes: int = 0
-    packages: int = 0
-    files: int = 0
-    not_provided: Sequence[dict[str, str]] = ()
-    link_scripts: Sequence[str] = ()
-    collisions: Sequence[str] = ()
-    report: Report | None = None
-    link_scripts_run: Sequence[str] = ()
-    mended: Sequence[str] = ()
-    kept: str = ""
-
-    @property
-    def exit_code(self) -> int:
-        """0, or the doctor's code."""
-        return self.report.exit_code if self.report else 0
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the outcome as documented in the README; the keys are stable."""
-        return {
-            "prefix": str(self.prefix),
-            "status": self.status,
-            "source": self.source,
-            "variant": self.variant,
-            "packages": self.packages,
-            "bytes": self.bytes,
-            "files": self.files,
-            "seconds": {stage: round(seconds, 3) for stage, seconds in self.seconds.items()},
-            "not_provided": list(self.not_provided),
-            "link_scripts_not_run": list(self.link_scripts),
-            "link_scripts_run": list(self.link_scripts_run),
-            "mended": list(self.mended),
-            "kept": self.kept or None,
-            "collisions": list(self.collisions),
-            "doctor": self.report.to_json() if self.report else None,
-            "activate": activation.activation_command(self.prefix),
-            "exit_code": self.exit_code,
-        }
-
-    def to_text(self) -> str:
-        """Return the outcome for people."""
+def outcome_text(outcome: InstallOutcome) -> str:
+    """Return the outcome for people."""
+    if outcome.status == "up-to-date":
+        if outcome.seconds:  # every byte was compared
+            return f"{outcome.prefix} is as it should be ({outcome.packages} packages, {outcome.files:,} files)\n"
+        packages = f"{outcome.packages} packages, from {outcome.source}"
+        return f"{outcome.prefix} is up to date ({packages}); nothing to do\n"
+    lines = []
+    if outcome.report:
         from cogvideo_sat_env.doctor.command import report_text
 
-        if self.status == "up-to-date":
-            if self.seconds:  # every byte was compared
-                return f"{self.prefix} is as it should be ({self.packages} packages, {self.files:,} files)\n"
-            return f"{self.prefix} is up to date ({self.packages} packages, from {self.source}); nothing to do\n"
-        lines = []
-        if self.report:
-            lines += [report_text(self.report).rstrip(), ""]
-        for item in self.not_provided:
-            lines.append(f"not provided by wheels: {item['spec']} ({item['reason']})")
-        if self.link_scripts:
-            lines.append(f"link scripts were not run: {', '.join(self.link_scripts)}")
-        if self.link_scripts_run:
-            lines.append(f"link scripts were run, as allowed: {', '.join(self.link_scripts_run)}")
-        lines += [f"two packages ship the same file: {collision}" for collision in self.collisions]
-        lines.append(
-            f"{self.prefix}: {self.status} from {self.source}, {self.packages} packages, {human_bytes(self.bytes)}, "
-            f"{self.files:,} files, {sum(self.seconds.values()):.0f} s"
-        )
-        if self.mended:
-            lines += [f"put right: {entry}" for entry in self.mended]
-            return "\n".join(lines) + "\n"
-        if self.kept:
-            lines.append(
-                f"What was there before is kept: {satenv('undo -p', self.prefix)} (or --forget to free its space)"
-            )
-        lines += ["", "Activate it with:", activation.activation_command(self.prefix)]
-        return "\n".join(lines) + "\n"
+        lines += [report_text(outcome.report).rstrip(), ""]
+    lines += [f"not provided by wheels: {item['spec']} ({item['reason']})" for item in outcome.not_provided]
+    if outcome.link_scripts:
+        lines.append(f"link scripts were not run: {', '.join(outcome.link_scripts)}")
+    if outcome.link_scripts_run:
+        lines.append(f"link scripts were run, as allowed: {', '.join(outcome.link_scripts_run)}")
+    lines += [f"two packages ship the same file: {collision}" for collision in outcome.collisions]
+    lines.append(
+        f"{outcome.prefix}: {outcome.status} from {outcome.source}, {outcome.packages} packages, "
+        f"{human_bytes(outcome.bytes)}, {outcome.files:,} files, {sum(outcome.seconds.values()):.0f} s"
+    )
+    if outcome.status == "repaired":
+        return "\n".join([*lines, *_repaired(outcome)]) + "\n"
+    if outcome.kept:
+        undo = satenv("undo -p", outcome.prefix)
+        lines.append(f"What was there before is kept: {undo} (or --forget to free its space)")
+    lines += ["", "Activate it with:", activation.activation_command(outcome.prefix)]
+    return "\n".join(lines) + "\n"
+
+
+def _repaired(outcome: InstallOutcome) -> list[str]:
+    lines = [f"put right: {entry}" for entry in outcome.repaired[:SHOWN]]
+    more = len(outcome.repaired) - SHOWN
+    return [*lines, f"put right: {more:,} more (all of them: --json)"] if more > 0 else lines

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from cogvideo_sat_env import __version__
 from cogvideo_sat_env.base.errors import InputError, SourceError
@@ -14,24 +12,10 @@ from cogvideo_sat_env.base.paths import cache_dir
 from cogvideo_sat_env.base.progress import Progress
 from cogvideo_sat_env.fetch.reachable import why_unreachable
 from cogvideo_sat_env.install import activation
+from cogvideo_sat_env.install.job import Plan
 from cogvideo_sat_env.source.source import Source
 from cogvideo_sat_env.spec.environment import Environment
 from cogvideo_sat_env.spec.variants import Variant, derive
-
-if TYPE_CHECKING:
-    from cogvideo_sat_env.base.artefacts import CondaArtefact, PipPin
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is to be in the prefix, and where its bytes are."""
-
-    source: Source
-    variant: Variant
-    artefacts: Sequence[CondaArtefact]
-    pip_pins: Sequence[PipPin]
-    requested: Sequence[str]
-    facts: dict[str, Any] = field(default_factory=dict)
 
 
 def choose_plan(
@@ -86,7 +70,7 @@ def lock_plan(root: Path, environment: Environment, variant: Variant, source: So
         "data_only": bool(variant.data_only),
         "not_provided": [],
     }
-    return Plan(source, variant, lock.conda, lock.pip, requested, facts)
+    return Plan(source, variant.platform, lock.conda, lock.pip, requested, kept_variables(environment, variant), facts)
 
 
 def _wheels_plan(
@@ -109,7 +93,15 @@ def _wheels_plan(
         "data_only": False,
         "not_provided": [asdict(item) for item in channel.not_provided],
     }
-    return Plan(Source("wheels"), variant, channel.artefacts, (), channel.specs, facts)
+    return Plan(
+        Source("wheels"), variant.platform, channel.artefacts, (), channel.specs, kept_variables(environment, variant),
+        facts,
+    )  # fmt: skip
+
+
+def kept_variables(environment: Environment, variant: Variant) -> dict[str, str]:
+    """Return the variables of environment.yml that are set with `variant`."""
+    return {name: value for name, value in environment.variables.items() if name not in variant.drop_variables}
 
 
 def inputs_digest(root: Path, lock: Path, kind: str, variant: Variant) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,11 @@ from typing import Any
 from cogvideo_sat_env.base import diskspace
 from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError
-from cogvideo_sat_env.base.paths import current_platform
 from cogvideo_sat_env.base.progress import Progress, human_bytes
-from cogvideo_sat_env.create import create as creation
-from cogvideo_sat_env.create.create import Options
-from cogvideo_sat_env.create.outcome import Outcome
+from cogvideo_sat_env.create.create import Request, create, own_lock
 from cogvideo_sat_env.install import receipt, staging
+from cogvideo_sat_env.install.job import source_kind
+from cogvideo_sat_env.install.outcome import InstallOutcome
 from cogvideo_sat_env.install.package_manifest import walk
 from cogvideo_sat_env.install.prefix_lock import prefix_lock
 from cogvideo_sat_env.spec.variants import read_variants
@@ -36,35 +34,29 @@ class Undone:
         return {"prefix": str(self.prefix), "status": self.status}
 
 
-def update(
-    prefix: Path,
-    *,
-    sources: Sequence[str],
-    variant: str | None,
-    options: Options,
-    doctor: bool,
-    progress: Progress,
-    lock: Path | None = None,
-) -> Outcome:
+def update(prefix: Path, request: Request, progress: Progress) -> InstallOutcome:
     """Bring the environment at `prefix` to the present lock; the former one is kept for `undo` if `options` say so.
 
-    Sources, variant and lock file are those that it was made with, unless given. Raises InputError when it isn't ours,
-    and the errors of `create`.
+    Sources, variant ("") and lock file are those that it was made with, unless `request` has others. Raises InputError
+    when it isn't ours, and the errors of `create`.
     """
     found = _ours(prefix)
-    if not sources and receipt.source_kind(str(found["source"])) == "bundle":
+    sources, variant = request.sources, request.variant
+    if not sources and source_kind(str(found["source"])) == "bundle":
         raise InputError(
             f"{prefix}: was made from a bundle",
             f"update it with the new one: python3 NEW.pyz install -p {prefix} --replace; or name another --source",
         )
     sources = sources or str(found["source"]).split()
-    if variant is None:
+    if not variant:
         devices = {v.id: v.device for v in read_variants()}
         variant = devices.get(str(found.get("variant")), "auto")
-    outcome = creation.create(
-        prefix=prefix, name=None, sources=sources, variant=variant, platform=current_platform(), python=None,
-        options=replace(options, replace=True), doctor=doctor, progress=progress,
-        lock=lock or creation.own_lock(prefix, found),
+    outcome = create(
+        replace(
+            request, prefix=prefix, name=None, sources=sources, variant=variant,
+            options=replace(request.options, replace=True), lock=request.lock or own_lock(prefix, found),
+        ),
+        progress,
     )  # fmt: skip
     if outcome.status != "replaced":
         return outcome

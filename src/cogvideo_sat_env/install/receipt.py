@@ -2,82 +2,41 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from cogvideo_sat_env import __version__
-from cogvideo_sat_env.base.artefacts import CondaArtefact, PipPin
+from cogvideo_sat_env.install import staging
+from cogvideo_sat_env.install.job import SCHEMA, Job
 from cogvideo_sat_env.install.staging import PENDING
 
-SCHEMA = 1
 PATH = "etc/cogvideo-sat-env/receipt.json"
 
 
-def fingerprint(
-    *,
-    platform: str,
-    artefacts: Sequence[CondaArtefact],
-    pip_pins: Sequence[PipPin],
-    variables: Mapping[str, str],
-    activation_version: str,
-    source: str,
-) -> str:
-    """Return the SHA-256 over everything that decides what the prefix will hold; order doesn't matter.
-
-    `source` is the kind (channel, mirror, wheels), not the address: the bytes are the same wherever they lie.
-    """
-    facts = {
-        "schema": SCHEMA,
-        "platform": platform,
-        "conda": sorted((a.sha256, a.url) for a in artefacts),
-        "pip": sorted((p.name, p.version, p.sha256) for p in pip_pins),
-        "variables": dict(variables),
-        "activation": activation_version,
-        "source": source_kind(source),
-    }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode("utf-8")).hexdigest()
-
-
-def source_kind(source: str) -> str:
-    """Return the kind of a source as a receipt tells it: of the first, where several were tried one after the other."""
-    return source.partition(" ")[0].partition("=")[0]
-
-
-def build(
-    *,
-    fingerprint: str,
-    source: str,
-    platform: str,
-    artefacts: Sequence[CondaArtefact],
-    pip_pins: Sequence[PipPin],
-    files: Mapping[str, Mapping[str, object]],
-    link_scripts: Sequence[str],
-    collisions: Sequence[str],
-    facts: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Return the receipt. `facts` are the caller's (variant, lock's SHA-256, data_only, not_provided, …)."""
+def build(job: Job, files: Mapping[str, Mapping[str, object]], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the receipt of what `job` made; `files` are those of no conda package, `facts` what staging found."""
+    plan = job.plan
     return {
         "schema": SCHEMA,
-        "fingerprint": fingerprint,
+        "fingerprint": plan.fingerprint,
         "tool_version": __version__,
         "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "source": source,
-        "platform": platform,
-        **facts,
+        "source": str(plan.source),
+        "platform": plan.platform,
+        **plan.facts,
         "packages": [
             {"name": a.name, "version": a.version, "build": a.build, "sha256": a.sha256, "url": a.url}
-            for a in sorted(artefacts, key=lambda a: a.name)
+            for a in sorted(plan.artefacts, key=lambda a: a.name)
         ],
         "pip": [
             {"name": p.name, "version": p.version, "sha256": p.sha256, "file_name": p.file_name}
-            for p in sorted(pip_pins, key=lambda p: p.name.lower())
+            for p in sorted(plan.pip_pins, key=lambda p: p.name.lower())
         ],
-        "link_scripts_not_run": list(link_scripts),
-        "collisions": list(collisions),
+        **facts,
         "files": {name: dict(entry) for name, entry in sorted(files.items())},
     }
 
@@ -127,7 +86,14 @@ def missing(prefix: Path, receipt: Mapping[str, Any]) -> list[str]:
     return gone
 
 
-def is_up_to_date(prefix: Path, fingerprint: str) -> bool:
-    """Tell, without network and in a moment, whether `prefix` already is what `fingerprint` stands for."""
-    receipt = read(prefix)
-    return receipt is not None and receipt.get("fingerprint") == fingerprint and not missing(prefix, receipt)
+def is_up_to_date(prefix: Path, receipt: Mapping[str, Any] | None, *digests: str) -> bool:
+    """Tell, without network and in a moment, whether `prefix` is whole and one of `digests` stands for it.
+
+    A digest is a plan's fingerprint, or one of the files that the plan is made of, before these are read ("inputs"): a
+    lock takes longer to parse than "nothing to do" may take. What a killed run left beside it makes it out of date, so
+    that it is removed, unless this user can't.
+    """
+    if receipt is None or not {receipt.get("fingerprint"), receipt.get("inputs")} & set(digests):
+        return False
+    left = staging.any_left(prefix) and os.access(prefix.parent, os.W_OK)
+    return not left and not missing(prefix, receipt)

@@ -20,7 +20,7 @@ _THEIRS = frozenset({"conda-meta/history", "conda-meta/state"})  # conda's log, 
 
 
 @dataclass(frozen=True)
-class Mended:
+class Repaired:
     """One thing that was put right, and what was wrong with it."""
 
     path: str
@@ -30,13 +30,13 @@ class Mended:
         return f"{self.path} ({self.why})"
 
 
-def mend(prefix: Path, staged: Path, old: Mapping[str, Any]) -> list[Mended]:
+def repair(prefix: Path, staged: Path, old: Mapping[str, Any]) -> list[Repaired]:
     """Make every file of `staged` the same in `prefix`, by renames, and remove what conda owns beside it.
 
     `old` is the receipt of `prefix`: a file that still has the hash in it is right (a wheel that was built anew may
     differ). Files of the user's own, and packages that the lock doesn't name, stay.
     """
-    mended: list[Mended] = []
+    repaired: list[Repaired] = []
     files = dict(old["files"])
     wanted = {name for name, _ in walk(str(staged))} - {receipt.PATH}
     records = {record["name"]: name for name, record in _records(staged)}
@@ -45,16 +45,16 @@ def mend(prefix: Path, staged: Path, old: Mapping[str, Any]) -> list[Mended]:
         if why is None:
             continue
         _put(staged / name, prefix / name)
-        mended.append(Mended(name, why))
-    mended += _remove_extra(prefix, records, wanted)
+        repaired.append(Repaired(name, why))
+    repaired += _remove_extra(prefix, records, wanted)
     new = json.loads((staged / receipt.PATH).read_text(encoding="utf-8"))
-    put = {entry.path for entry in mended}
+    put = {entry.path for entry in repaired}
     new["files"] = {name: entry if name in put else files.get(name, entry) for name, entry in new["files"].items()}
     if any(new[key] != old.get(key) for key in ("files", "packages", "pip")):
         # last, whole or not at all: until then the old one tells that something is missing
         receipt.write(staged, {**old, **{key: new[key] for key in ("files", "packages", "pip")}})
         _put(staged / receipt.PATH, prefix / receipt.PATH)
-    return mended
+    return repaired
 
 
 def _difference(right: Path, found: Path, name: str, noted: Mapping[str, Any] | None) -> str | None:
@@ -107,7 +107,7 @@ def _put(source: Path, target: Path) -> None:
     os.replace(source, target)
 
 
-def _remove_extra(prefix: Path, right: Mapping[str, str], wanted: set[str]) -> list[Mended]:
+def _remove_extra(prefix: Path, right: Mapping[str, str], wanted: set[str]) -> list[Repaired]:
     """Remove what other builds of the lock's packages own in `prefix`: their records, and the files only they own.
 
     `right` are the names of the lock's records by package.
@@ -127,9 +127,9 @@ def _remove_extra(prefix: Path, right: Mapping[str, str], wanted: set[str]) -> l
             is_folder = inside.is_dir() and not inside.is_symlink()
             if ".." not in inside.parts and os.path.lexists(inside) and not is_folder:
                 inside.unlink()
-                removed.append(Mended(path, f"of {record['name']} {record.get('version')}, which is not in the lock"))
+                removed.append(Repaired(path, f"of {record['name']} {record.get('version')}, which is not in the lock"))
         (prefix / "conda-meta" / name).unlink()
-        removed.append(Mended(f"conda-meta/{name}", "not in the lock"))
+        removed.append(Repaired(f"conda-meta/{name}", "not in the lock"))
     return removed
 
 

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cogvideo_sat_env.base import diskspace
-from cogvideo_sat_env.base.artefacts import CondaArtefact
 from cogvideo_sat_env.base.hashing import describe
-from cogvideo_sat_env.base.progress import Progress
 from cogvideo_sat_env.fetch import archives
-from cogvideo_sat_env.install import activation as activation_files
-from cogvideo_sat_env.install import archive, bytecode, conda_meta, layout, link, pip_stage, prefix_python, receipt
+from cogvideo_sat_env.install import (
+    activation,
+    archive,
+    bytecode,
+    conda_meta,
+    layout,
+    link,
+    pip_stage,
+    prefix_python,
+    receipt,
+)  # fmt: skip
 from cogvideo_sat_env.install.archive import Package
 from cogvideo_sat_env.install.bytecode_cache import BytecodeCache
 from cogvideo_sat_env.install.extractor import Extractor
@@ -35,20 +42,14 @@ class Staged:
     allowed_scripts: tuple[LinkScript, ...]
 
 
-def provide(
-    artefacts: Sequence[CondaArtefact],
-    locate: Callable[[CondaArtefact], str | Sequence[str]],
-    cache: Path,
-    layers: Sequence[Path],
-    progress: Progress,
-    full: bool = False,
-) -> dict[str, PackageManifest]:
+def provide(job: Job) -> dict[str, PackageManifest]:
     """Have every package extracted and proven in the package cache; return the manifests by SHA-256 of the archive.
 
     Plain files of what is there already are proven when they are linked. What isn't there is fetched, and extracted
     while the next is on its way. Raises the errors of base/errors.py.
     """
-    package_cache = PackageCache(cache, layers, progress, full)
+    artefacts, progress = job.plan.artefacts, job.progress
+    package_cache = PackageCache(job.cache, job.layers, progress, job.options.full)
     manifests = package_cache.find(artefacts, plain=False)
     missing = list({a.sha256: a for a in artefacts if a.sha256 not in manifests}.values())
     if not missing:
@@ -60,7 +61,9 @@ def provide(
                 extractor.add(artefact, there[artefact.sha256])
         absent = [a for a in missing if a.sha256 not in there]
         if absent:
-            archives.fetch(absent, locate=locate, cache=cache, progress=progress, ready=extractor.add)
+            archives.fetch(
+                absent, locate=job.plan.source.locate, cache=job.cache, progress=progress, ready=extractor.add
+            )
         extractor.finish(progress)
     return manifests | package_cache.load(missing)
 
@@ -70,7 +73,7 @@ def inspect(job: Job, manifests: Mapping[str, PackageManifest]) -> list[Package]
 
     Raises PrefixError (prefix too long), VerificationError.
     """
-    packages = archive.read_packages(job.artefacts, manifests)
+    packages = archive.read_packages(job.plan.artefacts, manifests)
     archive.require_prefix_fits(job.prefix, packages)
     archive.require_no_link_out(packages)
     return packages
@@ -85,51 +88,48 @@ def forget(job: Job, packages: Sequence[Package], changed: link.Changed) -> None
 
 def stage(job: Job, packages: Sequence[Package], root: Path, clock: Clock, workers: WorkerPool) -> Staged:
     """Make everything in `root`, written for `job.prefix`. Raises link.Changed, and the errors of base/errors.py."""
-    prefix, progress = job.prefix, job.progress
+    prefix, progress, plan = job.prefix, job.progress, job.plan
     archive.require_case_fits(root, packages)
     paths = layout.of(packages)
     with clock.stage("link"):
         linked = link.link(
-            packages, paths, staging=root, prefix=prefix, platform=job.platform, cache=job.cache, workers=workers,
+            packages, paths, staging=root, prefix=prefix, platform=plan.platform, cache=job.cache, workers=workers,
             progress=progress,
         )  # fmt: skip
         # rattler marks prefixes as caches, which back-up programs would leave out
         (root / "CACHEDIR.TAG").unlink(missing_ok=True)
     noarch = any(package.noarch_python for package in packages)
-    python = prefix_python.find(root) if job.pip_pins or noarch else None
+    python = prefix_python.find(root) if plan.pip_pins or noarch else None
     with clock.stage("bytecode"):
         if python and noarch:
-            kept = BytecodeCache(job.cache, python, job.full)
+            kept = BytecodeCache(job.cache, python, job.options.full)
             bytecode.compile_noarch(python, packages, paths, kept, workers, progress)
     with clock.stage("records"):
         tag = python.cache_tag if python else None
-        conda_meta.complete(packages, paths, root, job.requested, tag, workers, linked)
+        conda_meta.complete(packages, paths, root, plan.requested, tag, workers, linked)
     collisions = layout.collisions(packages, paths)
     manifest: dict[str, dict[str, object]] = {}
     with clock.stage("pip"):
-        if python and job.pip_pins:
-            fetched = pip_stage.fetch_pins(python, job.pip_pins, job.cache, progress, job.find_links)
+        if python and plan.pip_pins:
+            fetched = pip_stage.fetch_pins(python, plan.pip_pins, job.cache, progress, plan.source.find_links())
             with (
                 diskspace.watch(Path(tempfile.gettempdir()), "the pip packages (TMPDIR)"),
                 tempfile.TemporaryDirectory(prefix="satenv-build-") as scratch,
             ):
-                wheels = pip_stage.build_wheels(python, job.pip_pins, fetched, Path(scratch), progress)
+                wheels = pip_stage.build_wheels(python, plan.pip_pins, fetched, Path(scratch), progress)
                 with diskspace.watch(prefix.parent, "the pip packages"):
-                    manifest |= pip_stage.lay_out(python, job.pip_pins, wheels, prefix, progress).manifest
+                    manifest |= pip_stage.lay_out(python, plan.pip_pins, wheels, prefix, progress).manifest
     with clock.stage("activation"):
-        generated = activation_files.install(root, prefix, job.activation, job.variables)
+        generated = activation.install(root, prefix, activation.load(), plan.variables)
         manifest |= {name: describe(root / name) for name in generated}
         scripts = [LinkScript.of(p, name) for p in packages for name in p.link_scripts]
-        allowed = tuple(s for s in scripts if job.may_run(s.package) and s.runs_after_linking)
+        allowed = tuple(s for s in scripts if job.options.may_run(s.package) and s.runs_after_linking)
         refused = tuple(str(script) for script in scripts if script not in allowed)
-        receipt.write(
-            root,
-            receipt.build(
-                fingerprint=job.wanted, source=job.source, platform=job.platform, artefacts=job.artefacts,
-                pip_pins=job.pip_pins, files=manifest, link_scripts=refused, collisions=collisions,
-                facts={**job.facts, "link_scripts_run": [str(script) for script in allowed]},
-            ),
-        )  # fmt: skip
+        facts = {
+            "link_scripts_not_run": list(refused), "link_scripts_run": [str(script) for script in allowed],
+            "collisions": list(collisions),
+        }  # fmt: skip
+        receipt.write(root, receipt.build(job, manifest, facts))
         if allowed:
             mark_pending(root)
     files = sum(len(package.paths) for package in packages)

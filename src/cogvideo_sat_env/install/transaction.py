@@ -3,108 +3,45 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cogvideo_sat_env.base import diskspace
-from cogvideo_sat_env.base.artefacts import CondaArtefact, PipPin
 from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError, PrefixError, VerificationError
 from cogvideo_sat_env.base.paths import current_platform
-from cogvideo_sat_env.base.progress import Progress
 from cogvideo_sat_env.install import receipt, staging
-from cogvideo_sat_env.install.activation import Activation
-from cogvideo_sat_env.install.job import Clock, Job
+from cogvideo_sat_env.install.job import Clock, Job, Options, Plan
+from cogvideo_sat_env.install.outcome import InstallOutcome
 from cogvideo_sat_env.install.prefix_lock import prefix_lock
 from cogvideo_sat_env.install.receipt import is_up_to_date
 
 if TYPE_CHECKING:
     from cogvideo_sat_env.install.stage import Staged
 
-__all__ = ["InstallResult", "install_prefix", "is_up_to_date"]
-
 ATTEMPTS = 3  # at linking packages that something changes
 NAME_MAX = 255 - len("..satenv-trash-01234567")  # bytes: the siblings' names must fit the file system, too
 
 
-@dataclass(frozen=True)
-class InstallResult:
-    """What was done.
+def install_prefix(job: Job) -> InstallOutcome:
+    """Make `job.prefix` hold exactly what `job.plan` says, or leave everything as it was.
 
-    status      "created", "replaced", "repaired" or "up-to-date"
-    stages      seconds by stage, in order
-    bytes       of the artefacts that were proven (compressed)
-    files       linked, laid out and generated, without bytecode
-    link_scripts (those that were not run) and collisions are for the user to read
-    mended      what a repair put right, and why
-    kept        where the replaced prefix is kept for `undo`, if it is
-    """
-
-    prefix: Path
-    status: str
-    stages: dict[str, float] = field(default_factory=dict)
-    bytes: int = 0
-    packages: int = 0
-    files: int = 0
-    link_scripts: tuple[str, ...] = ()
-    link_scripts_run: tuple[str, ...] = ()
-    collisions: tuple[str, ...] = ()
-    mended: tuple[str, ...] = ()
-    kept: str = ""
-
-
-def install_prefix(
-    prefix: Path,
-    *,
-    platform: str,
-    artefacts: Sequence[CondaArtefact],
-    pip_pins: Sequence[PipPin],
-    locate: Callable[[CondaArtefact], str | Sequence[str]],
-    source: str,
-    receipt_facts: Mapping[str, Any],
-    activation: Activation,
-    variables: Mapping[str, str],
-    cache: Path,
-    progress: Progress,
-    replace: bool = False,
-    requested: Sequence[str] = (),
-    find_links: Sequence[str] = (),
-    lock_timeout: float | None = None,
-    layers: Sequence[Path] = (),
-    full: bool = False,
-    repair: bool = False,
-    keep: bool = False,
-    break_lock: bool = False,
-    allow_link_scripts: Sequence[str] = (),
-) -> InstallResult:
-    """Make `prefix` hold exactly `artefacts` and `pip_pins`, or leave everything as it was.
-
-    `locate` gives the URL (http, https, file) of an artefact, or several in the order to try them; `source` is their
-    kind, as told to the user and recorded. `replace` allows an older environment of ours in place of the new one.
-    `requested` are the user's match specs. `find_links` are places of pip files, in order; without any the package
-    index is asked. `lock_timeout` is in seconds. `layers` are
-    read-only caches to take packages from. With `full` every byte of what the cache already has is hashed again. With
-    `repair` a prefix of ours is compared with what it should be, and what differs is put right, file by file. `keep`
-    keeps the prefix that is replaced for `undo`. `break_lock` takes the lock of another host that gave no sign of life
-    for long. `allow_link_scripts` are names of packages whose post-link scripts may run, or "all".
     Raises the errors of base/errors.py; on KeyboardInterrupt what was staged is removed and it goes on.
     """
-    if platform != current_platform():
+    plan, options, progress = job.plan, job.options, job.progress
+    if plan.platform != current_platform():
         raise InputError(
-            f"the lock is for {platform}; this machine is {current_platform()}",
+            f"the lock is for {plan.platform}; this machine is {current_platform()}",
             "create the environment on a machine of that platform, or choose another --platform",
         )
-    prefix = Path(os.path.abspath(prefix))
-    wanted = receipt.fingerprint(
-        platform=platform, artefacts=artefacts, pip_pins=pip_pins, variables=variables,
-        activation_version=activation.version, source=source,
-    )  # fmt: skip
+    job = replace(job, prefix=Path(os.path.abspath(job.prefix)))
+    prefix = job.prefix
     clock = Clock()
     with clock.stage("compare"):
-        if not repair and is_up_to_date(prefix, wanted) and _nothing_left(prefix):
-            return InstallResult(prefix, "up-to-date", clock.stages, packages=len(artefacts) + len(pip_pins))
+        if not options.repair and is_up_to_date(prefix, receipt.read(prefix), plan.fingerprint):
+            return _outcome(job, "up-to-date", clock)
     _require_possible(prefix)
     try:
         prefix.parent.mkdir(parents=True, exist_ok=True)
@@ -112,41 +49,43 @@ def install_prefix(
         raise PrefixError(
             f"{prefix.parent}: can't be made: {error.strerror}", "choose another prefix with -p"
         ) from error
-    job = Job(
-        prefix, wanted, platform, artefacts, pip_pins, locate, source, receipt_facts, activation, variables, cache,
-        progress, requested, find_links, layers, full, frozenset(allow_link_scripts),
-    )  # fmt: skip
-    with prefix_lock(prefix, progress, lock_timeout, break_lock=break_lock):
+    with prefix_lock(prefix, progress, options.wait, break_lock=options.break_lock):
         with clock.stage("recover"):
             staging.recover(prefix, progress)
-        if is_up_to_date(prefix, wanted) and not repair:  # another run made it while this one waited
-            return InstallResult(prefix, "up-to-date", clock.stages, packages=len(artefacts) + len(pip_pins))
+        found = receipt.read(prefix)
+        if not options.repair and is_up_to_date(prefix, found, plan.fingerprint):  # made while this run waited
+            return _outcome(job, "up-to-date", clock)
         with diskspace.watch(prefix, "the environment"):
-            old = _require_repairable(prefix, wanted) if repair else _require_ours(prefix, wanted, replace)
-        return _make(job, clock, old if repair else None, keep)
+            if options.repair:
+                _require_repairable(prefix, found, plan.fingerprint)
+            else:
+                _require_ours(prefix, found, plan.fingerprint, options.replace)
+        return _make(job, clock, found)
 
 
-def _nothing_left(prefix: Path) -> bool:
-    """Whether no killed run has left anything beside a good prefix that could be removed, under the lock."""
-    return not (staging.any_left(prefix) and os.access(prefix.parent, os.W_OK))
+def _outcome(job: Job, status: str, clock: Clock) -> InstallOutcome:
+    facts = job.plan.facts
+    return InstallOutcome(
+        job.prefix, status, str(job.plan.source), str(facts.get("variant", "")), clock.stages,
+        packages=job.plan.packages, not_provided=facts.get("not_provided", ()),
+    )  # fmt: skip
 
 
-def _make(job: Job, clock: Clock, broken: dict[str, Any] | None, keep: bool) -> InstallResult:
-    """Stage what `job` says; put it in place, or mend the prefix after it where the receipt `broken` is given."""
+def _make(job: Job, clock: Clock, found: dict[str, Any] | None) -> InstallOutcome:
+    """Stage what `job` says; put it in place, or repair the prefix, whose receipt is `found`, after it."""
     # the libraries behind these load slowly: an environment that is up to date doesn't wait for them
     from cogvideo_sat_env.install import post_link, repair
 
     prefix = job.prefix
     root, staged = _staged(job, clock)
-    mended: Sequence[repair.Mended] = ()
+    repaired: Sequence[repair.Repaired] = ()
     ran: tuple[str, ...] = ()
-    status = "created"
     try:
         with diskspace.watch(prefix.parent, "the environment"):
-            if broken is not None:
+            if job.options.repair and found is not None:
                 with clock.stage("repair"):
-                    mended = repair.mend(prefix, root, broken)
-                status = "repaired" if mended else "up-to-date"
+                    repaired = repair.repair(prefix, root, found)
+                status = "repaired" if repaired else "up-to-date"
                 staging.discard(prefix, root)
             else:
                 with clock.stage("rename"):
@@ -159,22 +98,19 @@ def _make(job: Job, clock: Clock, broken: dict[str, Any] | None, keep: bool) -> 
                         staging.take_back(prefix, old)
                         raise
                 with clock.stage("rename"):
-                    staging.settle(prefix, old, keep)
+                    staging.settle(prefix, old, job.options.keep)
     except BaseException:
         if root.exists():
             staging.discard(prefix, root)
         raise
-    return InstallResult(
-        prefix,
-        status,
-        clock.stages,
+    return replace(
+        _outcome(job, status, clock),
         bytes=staged.bytes,
-        packages=len(job.artefacts) + len(job.pip_pins),
         files=staged.files,
         link_scripts=staged.link_scripts,
         link_scripts_run=ran,
         collisions=staged.collisions,
-        mended=tuple(str(entry) for entry in mended),
+        repaired=tuple(map(str, repaired)),
         kept=str(staging.kept(prefix) or ""),
     )
 
@@ -187,7 +123,7 @@ def _staged(job: Job, clock: Clock) -> tuple[Path, Staged]:
 
     for _ in range(ATTEMPTS):
         with clock.stage("fetch"):
-            manifests = provide(job.artefacts, job.locate, job.cache, job.layers, job.progress, job.full)
+            manifests = provide(job)
         with clock.stage("inspect"):
             packages = inspect(job, manifests)
         root = staging.make(job.prefix)
@@ -206,10 +142,11 @@ def _staged(job: Job, clock: Clock) -> tuple[Path, Staged]:
     )
 
 
-def require_usable(prefix: Path, wanted: str, replace: bool) -> None:
+def require_usable(prefix: Path, plan: Plan, options: Options) -> None:
     """Raise PrefixError for a prefix that `install_prefix` would refuse, for callers with long work before it."""
     _require_possible(prefix)
-    _require_ours(prefix, wanted, replace)
+    if not options.repair:
+        _require_ours(prefix, receipt.read(prefix), plan.fingerprint, options.replace)
 
 
 def _require_possible(prefix: Path) -> None:
@@ -227,9 +164,8 @@ def _require_possible(prefix: Path) -> None:
         raise PrefixError(f"{nearest}: not writable; {prefix} can't be made", "choose another prefix with -p")
 
 
-def _require_repairable(prefix: Path, wanted: str) -> dict[str, Any]:
-    """Return the receipt of `prefix`. Raises PrefixError unless it was made from the same lock."""
-    found = receipt.read(prefix)
+def _require_repairable(prefix: Path, found: Mapping[str, Any] | None, wanted: str) -> None:
+    """Raise PrefixError unless `found`, the receipt of `prefix`, says that it was made from the same lock."""
     if found is None:
         raise PrefixError(
             f"{prefix}: has no receipt of this program, so that there is nothing to repair it after",
@@ -241,18 +177,16 @@ def _require_repairable(prefix: Path, wanted: str) -> dict[str, Any]:
             f"{found.get('source')}, {found.get('made')})",
             f"name that --source, --variant or --lock, or bring it to the present lock with {satenv('update')}",
         )
-    return found
 
 
-def _require_ours(prefix: Path, wanted: str, replace: bool) -> None:
-    """Raise PrefixError unless `prefix` is free, or is an older one of ours and `replace` is set."""
+def _require_ours(prefix: Path, found: Mapping[str, Any] | None, wanted: str, replaceable: bool) -> None:
+    """Raise PrefixError unless `prefix` is free, or is one of ours (with the receipt `found`) and `replaceable`."""
     if not prefix.exists() or not any(prefix.iterdir()):
         return
-    found = receipt.read(prefix)
     if found is None:
         kind = "a conda environment that this program didn't make" if (prefix / "conda-meta").is_dir() else "not empty"
         raise PrefixError(f"{prefix}: is {kind}; it is left alone", "choose another prefix with -p")
-    if replace:
+    if replaceable:
         return
     if found.get("fingerprint") == wanted:
         gone = receipt.missing(prefix, found)
