@@ -6,10 +6,11 @@ from __future__ import annotations
 class SatenvError(Exception):
     """One clear error for the user.
 
-    `message` names the file or address and what was expected; `remedy` is what to type or do next.
+    `message` names the file or address and what was expected; `remedy` is what to type or do next. The class itself
+    stands for a state of the machine; its subclasses have exit codes of their own.
     """
 
-    exit_code = 1
+    exit_code = 9
 
     def __init__(self, message: str, remedy: str | None = None) -> None:
         super().__init__(message)
@@ -55,7 +56,7 @@ class MissingToolError(SatenvError):
 
 EXIT_CODES = {
     0: "all is well",
-    1: "the answer is no: a doctor check failed, or `check` found a disagreement",
+    1: "the answer is no: a doctor check failed, or `check` found a disagreement; nothing else",
     2: "wrong usage of the command line",
     InputError.exit_code: "a file is missing, malformed, or for another platform",
     VerificationError.exit_code: "bytes differ from the lock (hash, size, truncation)",
@@ -63,6 +64,7 @@ EXIT_CODES = {
     PrefixError.exit_code: "the prefix can't be used (foreign, not writable, busy, no space)",
     SolveError.exit_code: "the specs can't be satisfied",
     MissingToolError.exit_code: "a needed program is missing",
+    SatenvError.exit_code: "the machine: a full disk or stream, a limit, memory, permissions, a process that was ended",
     70: "a fault of this program itself",
     130: "interrupted",
 }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -29,7 +30,10 @@ _USAGE = """usage: python3 {name} COMMAND
   diff OLD.pyz        what differs from another bundle
   satenv ARGUMENTS    any other command of the tool, e.g. satenv doctor
 """
-_RUN = "import sys; sys.path.insert(0, sys.argv.pop(1)); from cogvideo_sat_env.cli import main; main()"
+_RUN = (
+    "import sys; sys.path.insert(0, sys.argv.pop(1)); del sys.argv[0];"
+    " from cogvideo_sat_env.__main__ import main; main()"
+)
 
 
 def main(path: str) -> int:
@@ -120,4 +124,8 @@ def _tool(bundle: Bundle, arguments: list[str]) -> int:
     environment = {**os.environ, "SATENV_CACHE": str(cache)}
     environment.pop("SATENV_PROJECT", None)
     sys.stdout.flush()
-    os.execve(python, [str(python), "-I", "-c", _RUN, str(project / "src"), *arguments], environment)
+    os.execve(
+        python,
+        [str(python), "-I", "-c", _RUN, str(project / "src"), f"python3 {shlex.quote(sys.argv[0])} satenv", *arguments],
+        environment,
+    )

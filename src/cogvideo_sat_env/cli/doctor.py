@@ -29,11 +29,11 @@ def _click_option(option: Option) -> click.Option:
 
 
 def _run(prefix: Path | None, name: str | None, **options) -> None:
-    from cogvideo_sat_env.doctor.command import DoctorOptions, answer, say
+    from cogvideo_sat_env.doctor.command import DoctorOptions, answer
     from cogvideo_sat_env.doctor.find_prefix import find_prefix, named_prefix
 
     text, code = answer(DoctorOptions(**options), lambda: find_prefix(prefix, name, named_prefix))
-    say(text)
+    print(text, end="")
     sys.exit(code)
 
 

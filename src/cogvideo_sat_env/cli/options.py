@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import click
+
+from cogvideo_sat_env.base.command_name import program_name
 
 WAIT = click.option(
     "--wait", type=click.FloatRange(min=0), metavar="SECONDS",
@@ -17,5 +20,6 @@ LOCK = click.option(
 
 
 def examples(text: str) -> dict[str, str]:
-    """Return the `epilog` of a command: its examples, one a line."""
-    return {"epilog": "\b\nExamples:\n" + "\n".join(f"  {line.strip()}" for line in text.strip().splitlines())}
+    """Return the `epilog` of a command: its examples, one a line, with the program's name as the user started it."""
+    lines = (re.sub(r"^satenv ", f"{program_name()} ", line.strip()) for line in text.strip().splitlines())
+    return {"epilog": "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)}

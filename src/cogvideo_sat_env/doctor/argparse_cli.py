@@ -6,21 +6,16 @@ Standard library only. Another command is added with one entry of COMMANDS.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import signal
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from cogvideo_sat_env import __version__
-from cogvideo_sat_env.base.errors import EXIT_CODES, SatenvError
-from cogvideo_sat_env.base.stdio import fill_closed
+from cogvideo_sat_env.base.errors import EXIT_CODES
+from cogvideo_sat_env.base.run import run
 from cogvideo_sat_env.doctor import options
-from cogvideo_sat_env.doctor.command import DoctorOptions, answer, say
+from cogvideo_sat_env.doctor.command import DoctorOptions, answer
 from cogvideo_sat_env.doctor.find_prefix import find_prefix
 from cogvideo_sat_env.spec import why
 
@@ -42,7 +37,7 @@ def run_doctor(parsed: argparse.Namespace) -> int:
     text, code = answer(
         DoctorOptions(**values), lambda: find_prefix(parsed.prefix, parsed.name, lambda: Path(sys.prefix))
     )
-    say(text)
+    print(text, end="")
     return code
 
 
@@ -66,7 +61,10 @@ COMMANDS: dict[str, Command] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code (errors.EXIT_CODES)."""
-    fill_closed()
+    return run(PROGRAM, lambda: _command(arguments))
+
+
+def _command(arguments: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(
         prog=PROGRAM, description="The environment for fine-tuning CogVideoX with SAT: its own examination.",
         epilog="exit codes:\n" + "\n".join(f"  {code:<3} {text}" for code, text in EXIT_CODES.items()),
@@ -77,35 +75,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, command in COMMANDS.items():
         command.add(subparsers.add_parser(name, help=command.help, description=command.help, allow_abbrev=False))
     parsed = parser.parse_args(arguments)
-    # clean up as on Ctrl-C when a batch system or a lost terminal ends us
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
-            signal.signal(number, _end)
-    try:
-        return COMMANDS[parsed.command].run(parsed)
-    except SatenvError as error:
-        _report(error, getattr(parsed, "as_json", False))
-        return error.exit_code
-    except KeyboardInterrupt:
-        print(f"{PROGRAM}: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader of a pipe has seen enough
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - Python flushes it at exit
-        return 0
-    except Exception:  # a fault of ours: the trace is what a report needs
-        traceback.print_exc()
-        print(f"{PROGRAM}: this is a fault of the program; please report it with the lines above", file=sys.stderr)
-        return 70
-
-
-def _end(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
-
-
-def _report(error: SatenvError, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps({"error": error.message, "remedy": error.remedy, "exit_code": error.exit_code}, indent=2))
-        return
-    print(f"{PROGRAM}: {error.message}", file=sys.stderr)
-    if error.remedy:
-        print(f"  {error.remedy}", file=sys.stderr)
+    return COMMANDS[parsed.command].run(parsed)

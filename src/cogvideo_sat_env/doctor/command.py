@@ -175,19 +175,4 @@ def report_text(report: Report) -> str:
     """Return the report for people: coloured on a terminal, unless NO_COLOR is set."""
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     width = shutil.get_terminal_size((80, 24)).columns if sys.stdout.isatty() else 80
-    return printable(report.to_text(width=min(width, 120), colour=colour))
-
-
-def say(text: str) -> None:
-    """Write to standard output; when the reader of a pipe has seen enough, the exit code is still the checks'."""
-    try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - Python flushes it at exit
-
-
-def printable(text: str) -> str:
-    """Return `text` with escapes for what the output's encoding lacks: folders may have any name."""
-    encoding = sys.stdout.encoding or "ascii"
-    return text.encode(encoding, errors="backslashreplace").decode(encoding)
+    return report.to_text(width=min(width, 120), colour=colour)
