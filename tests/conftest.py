@@ -21,6 +21,13 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return (os.cpu_count() or 1) + 1
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of the one real environment go to one process (--dist loadgroup), the others run beside it."""
+    for item in items:
+        if "created" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("environment"))
+
+
 @pytest.fixture(scope="session")
 def frozen() -> Path:
     """The frozen genuine channel metadata; only developers and CI have it beside the project."""

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Protocol
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
 
 
 class Task(Protocol):
@@ -27,13 +31,8 @@ class Progress(Protocol):
     def say(self, text: str) -> None:
         """Show one line for people."""
 
-    def task(self, title: str, total: int | None, unit: str) -> _TaskContext:
+    def task(self, title: str, total: int | None, unit: str) -> AbstractContextManager[Task]:
         """Open a task; `unit` is "bytes" or the plural of what is counted."""
-
-
-class _TaskContext(Protocol):
-    def __enter__(self) -> Task: ...
-    def __exit__(self, *exc: object) -> None: ...
 
 
 class Silent:
@@ -103,7 +102,7 @@ class Bars:
 
 
 class _BarTask:
-    def __init__(self, bars: object, task_id: object) -> None:
+    def __init__(self, bars: RichProgress, task_id: TaskID) -> None:
         self._bars, self._id = bars, task_id
 
     def advance(self, amount: int) -> None:

@@ -85,8 +85,9 @@ def _refuse_deep_nesting(text: str, path: Path, loader_class: type) -> None:
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > MAX_DEPTH:
+                line = event.start_mark.line + 1 if event.start_mark else 1
                 raise InputError(
-                    f"{path}:{event.start_mark.line + 1}: nested more than {MAX_DEPTH} deep",
+                    f"{path}:{line}: nested more than {MAX_DEPTH} deep",
                     "check that this is the right file",
                 )
         elif isinstance(event, yaml.CollectionEndEvent):

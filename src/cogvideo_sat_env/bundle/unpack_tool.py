@@ -5,16 +5,16 @@ Python's standard library only. It lies where scripts/satenv looks for it, so th
 
 from __future__ import annotations
 
-import fcntl
 import io
 import os
 import shutil
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
+from cogvideo_sat_env.base import diskspace
+from cogvideo_sat_env.base.complete import is_complete_venv, make_once, noexec
 from cogvideo_sat_env.base.errors import InputError, PrefixError
 from cogvideo_sat_env.bundle.container import Bundle
 
@@ -31,7 +31,10 @@ def cache_dir() -> Path:
 
 def unpack_project(bundle: Bundle, cache: Path) -> Path:
     """Unpack the bundle's project (locks, program) below `cache`, proven; return its folder."""
-    return _once(cache / "bundles" / bundle.id[:16], lambda folder: _write_project(bundle, folder)) / "project"
+    folder = cache / "bundles" / bundle.id[:16]
+    with diskspace.watch(folder.parent, "the bundle's program"):
+        make_once(str(folder), lambda place: _write_project(bundle, Path(place)), "any Python")
+    return folder / "project"
 
 
 def _write_project(bundle: Bundle, folder: Path) -> None:
@@ -58,9 +61,14 @@ def unpack_tool(bundle: Bundle, cache: Path) -> Path:
             f"{bundle.name}: has no tool for Python {version} on {_platform()}; it has: {there}",
             "run it with one of those Pythons, on that platform",
         )
-    folder = _once(
-        cache / "tool" / bundle.manifest["tool"]["key"], lambda place: _write_tool(bundle, wheels, place), "complete"
-    )
+    if noexec(diskspace.existing(cache)):
+        raise PrefixError(
+            f"{cache}: lies on a file system that is mounted noexec; the tool can't be started there",
+            "choose another place for the cache with SATENV_CACHE",
+        )
+    folder = cache / "tool" / bundle.manifest["tool"]["key"]
+    with diskspace.watch(folder.parent, "the tool"):
+        make_once(str(folder), lambda place: _write_tool(bundle, wheels, Path(place)), version, is_complete_venv)
     return folder / "bin" / "python"
 
 
@@ -91,7 +99,6 @@ def _write_tool(bundle: Bundle, wheels: list[str], folder: Path) -> None:
                 _lay_out(stream, site)
             except zipfile.BadZipFile as error:
                 raise InputError(f"{path}: is no wheel: {error}", "take the bundle from its maker again") from error
-    (folder / "complete").write_text(sys.version + "\n", encoding="utf-8")
 
 
 def _lay_out(wheel: io.IOBase, site: Path) -> None:
@@ -111,33 +118,3 @@ def _lay_out(wheel: io.IOBase, site: Path) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             with archive.open(info) as source, open(target, "wb") as out:
                 shutil.copyfileobj(source, out, 1024 * 1024)
-
-
-def _once(folder: Path, make: Callable[[Path], None], mark: str = "") -> Path:
-    """Make `folder` whole or not at all, by one process at a time."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with open(f"{folder}.lock", "w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                alone = True
-            except OSError:
-                alone = False  # a file system without locks: the rename below still decides
-            if (folder / mark).exists():
-                return folder
-            for left in folder.parent.glob(f".{folder.name}.*") if alone else ():  # of a killed run
-                shutil.rmtree(left, ignore_errors=True)
-            scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-            try:
-                scratch.chmod(0o755)
-                make(scratch)
-                shutil.rmtree(folder, ignore_errors=True)  # one that was cut off
-                scratch.rename(folder)
-            finally:
-                shutil.rmtree(scratch, ignore_errors=True)
-    except OSError as error:
-        raise PrefixError(
-            f"{error.filename or folder}: {error.strerror}; the tool can't be unpacked there",
-            "choose another place with SATENV_CACHE",
-        ) from error
-    return folder

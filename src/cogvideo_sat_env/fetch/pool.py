@@ -119,7 +119,7 @@ def _fetch_all(
         pool.shutdown(wait=False, cancel_futures=True)
         # nothing writes any more when the error is shown
         wait([job for job in jobs if not job.cancelled()], timeout=_ENDING_SECONDS)
-    failures = [job.exception() for job in jobs if job.done() and not job.cancelled() and job.exception()]
-    real = [failure for failure in failures if not isinstance(failure, StoppedError)]
+    failures = [job.exception() for job in jobs if job.done() and not job.cancelled()]
+    real = [failure for failure in failures if failure and not isinstance(failure, StoppedError)]
     if real:
         raise real[0]

@@ -43,13 +43,13 @@ def _rattler() -> Settings:
     from rattler.config import Config
     from rattler.exceptions import ConfigError
 
-    files = [path for path, _ in Config.config_search_paths("rattler") if path.is_file()]
+    files = [str(path) for path, _ in Config.config_search_paths("rattler") if path.is_file()]
     if not files:
         return Settings()
     try:
-        found = Config.load_from_files(files)
+        found = Config.load_from_files([*files])
     except ConfigError:
-        raise InputError(f"{', '.join(map(str, files))}: can't be used as rattler's configuration", "mend it") from None
+        raise InputError(f"{', '.join(files)}: can't be used as rattler's configuration", "mend it") from None
     proxies = {"http": found.proxy_http, "https": found.proxy_https}
     verify = False if found.tls_no_verify else None
     return Settings({scheme: str(url) for scheme, url in proxies.items() if url}, verify, found.mirrors)

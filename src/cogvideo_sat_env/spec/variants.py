@@ -136,10 +136,10 @@ def derive(environment: Environment, variant: Variant, path: Path) -> Environmen
             )
         conda.append(spec)
     pip = []
-    for spec in environment.pip:
-        change = variant.pip.get(spec.name)
+    for pinned in environment.pip:
+        change = variant.pip.get(pinned.name)
         if change is None:
-            pip.append(spec)
+            pip.append(pinned)
         elif "spec" in change:
             pip.append(_pip_spec(change))
     pip += [
