@@ -20,7 +20,7 @@ def prepare() -> None:
             stream.flush()
         except (OSError, ValueError, AttributeError):
             continue
-        raw = io.BufferedWriter(_Stream(number, "wb", closefd=False))
+        raw = io.BufferedWriter(_Stream(number, "wb", closefd=False))  # type: ignore[type-var]
         lines = number == 2 or stream.isatty()
         setattr(sys, name, io.TextIOWrapper(raw, stream.encoding, "backslashreplace", line_buffering=lines))
 
