@@ -20,6 +20,7 @@ from cogvideo_sat_env.cli.mirror import mirror
 from cogvideo_sat_env.cli.options import examples
 from cogvideo_sat_env.cli.plan import plan
 from cogvideo_sat_env.cli.publish import publish
+from cogvideo_sat_env.cli.sat import sat
 from cogvideo_sat_env.cli.update import undo, update
 from cogvideo_sat_env.cli.why import why
 
@@ -41,7 +42,7 @@ def cli() -> None:
     """Make the environment for fine-tuning CogVideoX with SAT from a lock, verify it, and prove that it trains."""
 
 
-for _subcommand in (create, update, undo, doctor, check, lock, mirror, bundle, plan, publish, why, build):
+for _subcommand in (create, update, undo, doctor, check, lock, mirror, bundle, plan, publish, why, build, sat):
     cli.add_command(_subcommand)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from cogvideo_sat_env.cli.options import examples
-from cogvideo_sat_env.doctor.options import FLAG, LIST, OPTIONS, Option
+from cogvideo_sat_env.doctor.options import FLAG, LIST, OPTIONS, PATHS, Option
 
 
 def _click_option(option: Option) -> click.Option:
@@ -17,6 +17,10 @@ def _click_option(option: Option) -> click.Option:
         return click.Option(declarations, is_flag=True, help=option.help)
     if option.kind == LIST:
         return click.Option(declarations, multiple=True, metavar=option.metavar, help=option.help)
+    if option.kind == PATHS:
+        return click.Option(
+            declarations, multiple=True, type=click.Path(path_type=Path), metavar=option.metavar, help=option.help
+        )
     kind = option.kind
     if isinstance(kind, tuple):
         kind = click.Choice(kind)
@@ -52,5 +56,8 @@ doctor = click.Command(
     satenv doctor --junit doctor.xml         for CI
     satenv doctor --advisories osv/          known vulnerabilities too
     satenv doctor --nodes 2 --ntasks 16      all together, and which host differs
+    satenv doctor --sat ~/CogVideo --base configs/cogvideox_2b_lora.yaml --base configs/sft.yaml
+                                             your own run: files, data, and three shrunk steps of it
+    satenv doctor --explain slurm-123.out    which known failure is in that log
     """),
 )

@@ -171,6 +171,23 @@ CHECKS: tuple[CheckSpec, ...] = (
     ),
 )  # fmt: skip
 
+# Of the user's own checkout and run: only with --sat.
+SAT_CHECKS: tuple[CheckSpec, ...] = (
+    CheckSpec("sat.checkout", QUICK, "a commit that is not known to train; files changed by hand", "checkout"),
+    CheckSpec("sat.scripts", QUICK, "shell scripts that name missing YAMLs, or exit 0 when training failed", "scripts",
+              joins="sat.checkout"),
+    CheckSpec("sat.configs", QUICK, "YAML values that this code can't run with, or drops silently", "configs",
+              joins="sat.checkout"),
+    CheckSpec("sat.weights", QUICK, "checkpoint, VAE or T5 that is missing, cut off, a pointer, or another model's",
+              "weights", joins="sat.checkout"),
+    CheckSpec("sat.data", QUICK, "clips that can't be read or have no caption", "data", limit=300.0),
+    CheckSpec("sat.memory", QUICK, "a run that doesn't fit the GPUs", "memory", joins="sat.checkout"),
+    CheckSpec("sat.disk", QUICK, "checkpoints that find no room", "disk", joins="sat.checkout"),
+    CheckSpec("sat.modules", QUICK, "a module of the checkout that can't be imported", "modules", limit=300.0),
+    CheckSpec("sat.run", FULL, "the user's own code and config that fail in training, evaluation or sampling", "run",
+              limit=2400.0, alone=True),
+)  # fmt: skip
+
 
 def select(
     level: str, only: Sequence[str] = (), skip: Sequence[str] = (), checks: Sequence[CheckSpec] = CHECKS

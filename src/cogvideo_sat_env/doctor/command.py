@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 import shutil
 import sys
 import textwrap
@@ -14,12 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from cogvideo_sat_env.base.errors import InputError
-from cogvideo_sat_env.doctor.catalogue import CHECKS, select
+from cogvideo_sat_env.doctor.catalogue import CHECKS, SAT_CHECKS, select
 from cogvideo_sat_env.doctor.fleet import nodes
 from cogvideo_sat_env.doctor.junit import check_target, write_junit
 from cogvideo_sat_env.doctor.model import CheckResult
 from cogvideo_sat_env.doctor.report import Report
 from cogvideo_sat_env.doctor.runner import run
+from cogvideo_sat_env.doctor.sat.examine import SatOptions, open_run
+from cogvideo_sat_env.doctor.sat.explain import explain, explain_file
+from cogvideo_sat_env.doctor.symptoms import read_symptoms
+from cogvideo_sat_env.spec.breakage import read_ledger
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,10 @@ class DoctorOptions:
     config: Path | None = None
     nodes: int | None = None
     ntasks: int | None = None
+    sat: Path | None = None
+    base: Sequence[Path] = ()
+    train_args: str = ""
+    explain: str | None = None
 
 
 def answer(request: DoctorOptions, find_prefix: Callable[[], Path]) -> tuple[str, int]:
@@ -46,7 +55,12 @@ def answer(request: DoctorOptions, find_prefix: Callable[[], Path]) -> tuple[str
     `find_prefix` is asked only when there is something to examine. Raises InputError for a bad option or file,
     PrefixError when the prefix has no Python.
     """
-    select(request.level, request.only, request.skip)  # a wrong id is refused before anything runs
+    if request.explain is not None:
+        return _explained(request)
+    checks = SAT_CHECKS if request.sat else CHECKS
+    select(request.level, request.only, request.skip, checks)  # a wrong id is refused before anything runs
+    if request.base and request.sat is None:
+        raise InputError("--base goes with --sat", "--sat DIR --base CONFIG: DIR is your checkout of CogVideo")
     if request.listing:
         return list_text(request.as_json), 0
     if not request.patience > 0:
@@ -62,11 +76,30 @@ def answer(request: DoctorOptions, find_prefix: Callable[[], Path]) -> tuple[str
     else:
         report = run(
             find_prefix(), level=request.level, only=request.only, skip=request.skip, options=options,
-            patience=request.patience, on_check=None if request.as_json else show_check,
+            patience=request.patience, on_check=None if request.as_json else show_check, sat=_sat(request),
         )  # fmt: skip
     if request.strict:
         report = report.strictly()
     return show(report, request), report.exit_code
+
+
+def _sat(request: DoctorOptions) -> SatOptions | None:
+    """Return what is examined of the user's own run. Raises InputError for a checkout or YAML that can't be read."""
+    if request.sat is None:
+        return None
+    asked = SatOptions(request.sat, tuple(request.base), tuple(shlex.split(request.train_args)))
+    open_run(asked)  # before an environment is started
+    return asked
+
+
+def _explained(request: DoctorOptions) -> tuple[str, int]:
+    """Return what is known of a log. Raises InputError when it can't be read."""
+    known = (read_symptoms(), read_ledger())
+    if request.explain == "-":
+        found = explain("standard input", sys.stdin.buffer, *known)
+    else:
+        found = explain_file(Path(str(request.explain)).expanduser(), *known)
+    return json.dumps(found.to_json(), indent=2) + "\n" if request.as_json else found.to_text(), found.exit_code
 
 
 def _fleet_options(request: DoctorOptions, options: dict[str, Any]) -> nodes.FleetOptions:

@@ -210,6 +210,12 @@ def t5_weights() -> int:
     return int(shape["layers"] * (4 * hidden * hidden + 3 * hidden * shape["inner"]) + shape["vocabulary"] * hidden)
 
 
+def checkpoint_bytes(model: str) -> int:
+    """Return the bytes of one checkpoint that SAT saves while training `model`: transformer, T5 and VAE in 16 bits."""
+    numbers = _numbers()
+    return 2 * (transformer_weights(numbers["models"][model]) + t5_weights() + numbers["vae"]["parameters"][0])
+
+
 def common_gpus() -> list[tuple[str, int, float]]:
     """Return name, nominal GiB and usable bytes of common GPUs, the smallest first."""
     numbers = _numbers()

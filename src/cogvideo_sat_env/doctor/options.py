@@ -9,14 +9,15 @@ from typing import Any
 
 from cogvideo_sat_env.doctor.model import LEVELS
 
-FLAG, LIST = "flag", "list"
+FLAG, LIST, PATHS = "flag", "list", "paths"
 
 
 @dataclass(frozen=True)
 class Option:
     """One option: its flags, the name of its value, its help, and what its value is.
 
-    kind     FLAG, LIST (repeatable text), a tuple of choices, or a type: str, int, float, Path
+    kind     FLAG, LIST (repeatable text), PATHS (repeatable paths), a tuple of choices, or a type: str, int, float,
+             Path
     is_file  a path that may not be a folder
     """
 
@@ -42,6 +43,13 @@ OPTIONS: tuple[Option, ...] = (
     Option(("--patience",), "patience", "Multiply the time limits, on a slow machine.", float, "FACTOR", 1.0),
     Option(("--nodes",), "nodes", "On N nodes: inside a step of srun or torchrun, or started with srun.", int, "N"),
     Option(("--ntasks",), "ntasks", "As M processes [default: one a node].", int, "M"),
+    Option(("--sat",), "sat", "Examine your checkout of CogVideo (its top or its sat/) in place of the environment.",
+           Path, "DIR"),
+    Option(("--base",), "base", "With --sat: a YAML of the run (repeat, in upstream's order).", PATHS, "CONFIG"),
+    Option(("--train-args",), "train_args", "With --sat: what else stands on train_video.py's command line, in quotes.",
+           metavar="ARGS", default=""),
+    Option(("--explain",), "explain", "Say which known failures are in a log or traceback (- for standard input).",
+           metavar="FILE"),
     Option(("--strict",), "strict", "A warning counts as a failure.", FLAG),
     Option(("--list",), "listing", "List the checks and the failure that each catches.", FLAG),
     Option(("--junit",), "junit", "Write the report as JUnit XML, too.", Path, "FILE", is_file=True),
@@ -57,6 +65,8 @@ def add_to(parser: argparse.ArgumentParser) -> None:
             settings["action"] = "store_true"
         elif option.kind == LIST:
             settings |= {"action": "append", "default": [], "metavar": option.metavar}
+        elif option.kind == PATHS:
+            settings |= {"action": "append", "default": [], "type": Path, "metavar": option.metavar}
         elif isinstance(option.kind, tuple):
             settings |= {"choices": option.kind, "default": option.default}
         else:

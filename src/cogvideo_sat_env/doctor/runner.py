@@ -23,6 +23,7 @@ from cogvideo_sat_env.doctor.lock_of_prefix import locked
 from cogvideo_sat_env.doctor.model import LEVELS, CheckResult, CheckSpec
 from cogvideo_sat_env.doctor.report import Report
 from cogvideo_sat_env.doctor.run_checks import PROBES, CheckRun, Setup, writing_to
+from cogvideo_sat_env.doctor.sat.examine import SatOptions, inputs
 from cogvideo_sat_env.spec.breakage import Ledger, read_ledger
 
 RECEIPT = Path("etc", "cogvideo-sat-env", "receipt.json")
@@ -37,8 +38,9 @@ _WATCHED = (
 class Doctor:
     """One examination of one prefix.
 
-    `options` are settings of single checks, by "<subject>.<what>"; `patience` multiplies every check's time limit.
-    `checks`, `probes` (the folder of the probe code) and `environ` (the user's variables) are there for tests.
+    `options` are settings of single checks, by "<subject>.<what>"; `patience` multiplies every check's time limit. With
+    `sat` the user's checkout and run are examined, in place of the environment. `checks`, `probes` (the folder of the
+    probe code) and `environ` (the user's variables) are there for tests.
     """
 
     def __init__(
@@ -46,13 +48,15 @@ class Doctor:
         prefix: Path,
         *,
         hardware: Hardware | None = None,
-        checks: Sequence[CheckSpec] = catalogue.CHECKS,
+        checks: Sequence[CheckSpec] | None = None,
         probes: Path = PROBES,
         environ: Mapping[str, str] | None = None,
         workers: int | None = None,
         options: Mapping[str, Any] | None = None,
         patience: float = 1.0,
+        sat: SatOptions | None = None,
     ) -> None:
+        self._sat = sat
         self.prefix = Path(os.path.abspath(prefix))  # not resolved: a release's link is the name that users activate
         self.python = self.prefix / "bin" / "python"
         if not os.access(self.python, os.X_OK):
@@ -63,7 +67,7 @@ class Doctor:
                 else f"name the environment with -p PREFIX, or make it: {satenv('create')}",
             )  # fmt: skip
         self._hardware = hardware or NvidiaSmi()
-        self._checks = checks
+        self._checks = checks or (catalogue.SAT_CHECKS if sat else catalogue.CHECKS)
         self._probes = probes
         self._environ = dict(os.environ if environ is None else environ)
         self._workers = workers or min(2, os.cpu_count() or 1)  # more processes need more memory than time they save
@@ -125,7 +129,8 @@ class Doctor:
             "activation": {"sets": active.sets, "scripts": active.scripts, "problems": active.problems},
             "user": {name: self._environ[name] for name in _WATCHED if name in self._environ},
             "places": _places(self._environ),
-            **self._machine(),
+            **(machine := self._machine()),
+            **({"sat": inputs(self._sat, self.prefix, machine["gpu"]["gpus"])} if self._sat else {}),
             "options": self._options,
         }
 
@@ -198,12 +203,13 @@ def run(
     hardware: Hardware | None = None,
     options: Mapping[str, Any] | None = None,
     patience: float = 1.0,
+    sat: SatOptions | None = None,
 ) -> Report:
     """Examine the environment in `prefix` and return the report.
 
     `only` and `skip` take ids or subjects; `on_check` is called as each check ends (not in the report's order);
-    `options` and `patience` as for Doctor.
+    `options`, `patience` and `sat` as for Doctor.
     Raises PrefixError when there is no Python in `prefix`, InputError for an unknown level or id.
     """
-    doctor = Doctor(prefix, hardware=hardware, options=options, patience=patience)
+    doctor = Doctor(prefix, hardware=hardware, options=options, patience=patience, sat=sat)
     return doctor.run(level, only, skip, on_check)

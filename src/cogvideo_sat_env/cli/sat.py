@@ -1,0 +1,65 @@
+"""`satenv sat`: the user's own checkout of CogVideo."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from cogvideo_sat_env.cli.options import examples
+
+_DIR = click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+_BASE = click.option(
+    "--base", "bases", multiple=True, type=click.Path(path_type=Path), metavar="CONFIG",
+    help="A YAML of the run (repeat, in upstream's order).",
+)  # fmt: skip
+_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+
+
+@click.group(
+    **examples("""
+    satenv sat check ~/CogVideo --base configs/cogvideox_2b_lora.yaml --base configs/sft.yaml
+    satenv sat fix ~/CogVideo --base configs/cogvideox_2b_lora.yaml --base configs/sft.yaml
+    satenv sat fix ~/CogVideo --code             small patches to its code and scripts, too
+    satenv sat fix ~/CogVideo --code --undo      takes them out again
+    """)
+)
+def sat() -> None:
+    """Look at your checkout of CogVideo and correct what upstream no longer does.
+
+    `doctor --sat` runs it, too.
+    """
+
+
+@sat.command("check")
+@_DIR
+@_BASE
+@_JSON
+def check(folder, bases, as_json) -> None:
+    """Read the checkout, its scripts and the YAMLs of a run; name what will fail, with file and line."""
+    from cogvideo_sat_env.doctor.sat import report
+
+    found = report.check(folder, bases)
+    click.echo(json.dumps(found.to_json(), indent=2) if as_json else found.to_text(), nl=as_json)
+    sys.exit(found.exit_code)
+
+
+@sat.command("fix")
+@_DIR
+@_BASE
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER",
+              help="Where the corrected copies go [default: beside each YAML, as NAME-fixed.yaml].")  # fmt: skip
+@click.option("--code", is_flag=True, help="Apply our patches to code, scripts and shipped YAMLs of the checkout.")
+@click.option("--undo", is_flag=True, help="With --code: take the patches out.")
+@_JSON
+def fix(folder, bases, out, code, undo, as_json) -> None:
+    """Write corrected copies of the YAMLs; with --code apply small patches, which git can take out again."""
+    from cogvideo_sat_env.base.paths import project_root
+    from cogvideo_sat_env.doctor.sat import report
+
+    patches = project_root() / "recipe" / "patches" / "cogvideo" if code or undo else None
+    found = report.fix(folder, bases, out=out, patches=patches, undo=undo)
+    click.echo(json.dumps(found.to_json(), indent=2) if as_json else found.to_text(), nl=as_json)
+    sys.exit(found.exit_code)
