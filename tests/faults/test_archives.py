@@ -26,7 +26,7 @@ def refused(site: Site, install_evil: Install, made: object, said: str) -> None:
     with pytest.raises(VerificationError, match=said):
         install_evil(made)
     assert not (site.home / "env").exists() and site.leftovers() == []
-    assert not list((site.cache / "pkgs").glob("*evil*.proof.json")) and not list(site.cache.rglob(".*.partial"))
+    assert not list((site.cache / "pkgs").glob("*evil*.manifest.json")) and not list(site.cache.rglob(".*.partial"))
 
 
 @pytest.mark.fault("archive-dotdot", "environment", "the member is left out, and nothing is written outside")

@@ -170,7 +170,7 @@ def test_a_package_that_is_changed_while_it_is_linked_is_extracted_again(
 @pytest.mark.parametrize("damage", ["", "[]", '{"share/data/a.txt": 7}', "{", "\x00"])
 def test_a_damaged_proof_is_made_again(site: Site, line: int, damage: str) -> None:
     site.install(site.home / "one", artefacts=[site.artefact("data")])
-    (manifest,) = site.cache.glob("pkgs/data-*.proof.json")
+    (manifest,) = site.cache.glob("pkgs/data-*.manifest.json")
     lines = manifest.read_text().split("\n")
     lines[line] = damage
     manifest.write_text("\n".join(lines))

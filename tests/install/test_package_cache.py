@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import packages
+from cogvideo_sat_env.base import cache_layers
 from cogvideo_sat_env.base.errors import SatenvError
 from cogvideo_sat_env.base.paths import current_platform
 from cogvideo_sat_env.install import package_cache
@@ -111,7 +112,7 @@ def test_a_layer_with_archives_only_saves_the_download(site: Site, layer: Path) 
 def test_a_layer_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SATENV_CACHE_LAYERS", f"{tmp_path}{os.pathsep}{tmp_path / 'gone'}")
     with pytest.raises(SatenvError, match=r"SATENV_CACHE_LAYERS: .*/gone: no such folder"):
-        package_cache.layers_from_environment()
+        cache_layers.layers_from_environment()
 
 
 SCRIPT = '#!/bin/sh\necho "$PREFIX" > "$PREFIX/share/ran"\necho "$PKG_NAME $PKG_VERSION" > "$PREFIX/.messages.txt"\n'

@@ -38,7 +38,7 @@ def test_a_flipped_bit_is_found_before_the_first_link(site: Site) -> None:
     expected = site.artefact("prefixed").sha256
     assert NAME in caught.value.message and expected in caught.value.message and "found" in caught.value.message
     assert site.server.url in caught.value.message and caught.value.remedy
-    assert "Linking" not in site.progress.titles and not list((site.cache / "pkgs").glob("prefixed-*.proof.json"))
+    assert "Linking" not in site.progress.titles and not list((site.cache / "pkgs").glob("prefixed-*.manifest.json"))
     _nothing_made(site)
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from cogvideo_sat_env.base.permissions import own_mode, umask
 
 PARTIAL = ".*.partial"  # pattern of what a killed run leaves beside its target
 
@@ -44,9 +47,16 @@ def write_atomically(path: Path, content: bytes, durable: bool = True) -> bool:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Have the file `source` at `target`, too, where nothing is yet: as a hard link if that can be. Raises OSError."""
+    """Have the file `source` at `target`, too, where nothing is yet, with the umask's mode. Raises OSError.
+
+    It becomes a hard link where that can be and the mode of `source` fits.
+    """
+    mode = os.stat(source).st_mode
     try:
-        os.link(source, target)
+        if stat.S_IMODE(mode) == own_mode(mode, umask()):
+            os.link(source, target)
+        else:
+            shutil.copyfile(source, target)
     except FileExistsError:
         raise
     except OSError:  # another file system, one without hard links, or a file of somebody else's

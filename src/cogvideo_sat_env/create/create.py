@@ -141,7 +141,7 @@ def _inputs(root: Path, variant: Variant, source: Source, found: dict[str, Any])
 
 def install_plan(target: Path, plan: Plan, options: Options, progress: Progress) -> InstallOutcome:
     """Make the prefix hold what `plan` says. Raises the errors of install_prefix."""
-    from cogvideo_sat_env.install.package_cache import layers_from_environment
+    from cogvideo_sat_env.base.cache_layers import layers_from_environment
     from cogvideo_sat_env.install.transaction import install_prefix
 
     return install_prefix(Job(target, plan, cache_dir(), progress, options, layers_from_environment()))

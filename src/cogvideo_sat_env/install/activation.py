@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cogvideo_sat_env.base.errors import InputError, PrefixError
+from cogvideo_sat_env.base.permissions import umask
 
 SCRIPT_NAME = "cogvideo-sat-env"
 SHELLS = ("sh", "fish", "csh")
@@ -75,7 +76,7 @@ def install(staging: Path, prefix: Path, activation: Activation, variables: Mapp
             )
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
-    (staging / "bin" / SOURCED).chmod(0o755)
+    (staging / "bin" / SOURCED).chmod(0o777 & ~umask())
     return sorted(files)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cogvideo_sat_env.base.files import write_atomically
+from cogvideo_sat_env.base.permissions import SHARED_FILE, cache_umask, only_owner_writes
 from cogvideo_sat_env.install import package_manifest
 from cogvideo_sat_env.install.hardlink import SITE, cached_path, targets
 
@@ -19,14 +20,15 @@ _HEADER = 16  # bytes: magic number, flags, then modification time and size of t
 
 
 def link_bytecode(
-    manifest_path: str, root: str, site: str, skip: Collection[str], tag: str, kept: str, noted: str, anew: bool
+    manifest_path: str, root: str, site: str, skip: Collection[str], tag: str, kept: str, facts_path: str, anew: bool
 ) -> list[str]:
     """Link kept bytecode of the package's files into `root`; return the sources that have none then.
 
-    `kept` is the folder of the package's bytecode, `noted` the file that tells what it was made of (bytecode_cache.py).
+    `kept` is the folder of the package's bytecode, `facts_path` the file with what it was made of (bytecode_cache.py).
     Nothing is taken from there if it is to be made `anew`.
     """
-    facts = {} if anew else _read(noted)
+    facts = {} if anew else _read(facts_path)
+    owner = _owner(kept)
     shipped = {target for _, target, _ in targets(manifest_path, site, ())}
     lacking = []
     made: set[str] = set()
@@ -34,7 +36,7 @@ def link_bytecode(
         cached = cached_path(source, tag)
         if not name.endswith(".py") or cached in shipped:
             continue
-        if not name.startswith(SITE) or not _fits(facts, kept, cached_path(name, tag), f"{root}/{source}", fact):
+        if not name.startswith(SITE) or not _fits(facts, kept, cached_path(name, tag), f"{root}/{source}", fact, owner):
             lacking.append(source)
             continue
         parent, _, _ = cached.rpartition("/")
@@ -45,21 +47,22 @@ def link_bytecode(
             os.link(f"{kept}/{cached_path(name, tag)}", f"{root}/{cached}")
         except OSError:
             # no links here, too many of them, or another run just replaces it: compiled in place, where a full disk is
-            # told
+            # reported
             lacking.append(source)
     return lacking
 
 
 def keep_bytecode(
-    manifest_path: str, root: str, site: str, skip: Collection[str], tag: str, kept: str, noted: str, anew: bool
+    manifest_path: str, root: str, site: str, skip: Collection[str], tag: str, kept: str, facts_path: str, anew: bool
 ) -> int:
     """Keep the bytecode that is in `root` of the package's files, for other prefixes; return of how many.
 
     One process at a time may do it for a package. Where no links are possible nothing is kept.
     """
     made = _made(manifest_path, root, site, skip, tag)
-    before = {} if anew else _read(noted)
-    if all(_fits(before, kept, inside, source, fact) for inside, source, _, fact in made):
+    before = {} if anew else _read(facts_path)
+    owner = _owner(kept)
+    if all(_fits(before, kept, inside, source, fact, owner) for inside, source, _, fact in made):
         return 0  # another run has just kept the same
     folder, name = os.path.split(kept)
     scratch, gone = f"{folder}/.{name}.partial", f"{folder}/.{name}.gone"
@@ -69,7 +72,8 @@ def keep_bytecode(
     try:
         for inside, _, compiled, _ in made:
             target = f"{scratch}/{inside}"
-            os.makedirs(os.path.dirname(target), exist_ok=True)
+            with cache_umask():
+                os.makedirs(os.path.dirname(target), exist_ok=True)
             try:
                 os.link(compiled, target)
             except OSError as error:
@@ -77,13 +81,15 @@ def keep_bytecode(
                     raise
                 return 0
             with open(target, "rb", buffering=0) as stream:
-                facts[inside] = [*_noted_of(os.fstat(stream.fileno())), *_named_in(stream.read(_HEADER))]
+                os.fchmod(stream.fileno(), SHARED_FILE)  # prefixes of every umask will have it
+                facts[inside] = [*_fact(os.fstat(stream.fileno())), *_source_in(stream.read(_HEADER))]
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(noted)
+            os.unlink(facts_path)
         if os.path.lexists(kept):
             os.rename(kept, gone)
         os.rename(scratch, kept)
-        write_atomically(Path(noted), f"{json.dumps(facts)}\n".encode(), durable=False)
+        with cache_umask():
+            write_atomically(Path(facts_path), f"{json.dumps(facts)}\n".encode(), durable=False)
     finally:
         _remove(scratch)
         _remove(gone)
@@ -95,7 +101,7 @@ def _made(
 ) -> list[tuple[str, str, str, package_manifest.Fact]]:
     """Return path in the package, source, bytecode and the source's facts of the bytecode that is in `root`.
 
-    Only of sources that are the package's own: hard links to the proven files.
+    Only of sources that are the package's own: hard links to the verified files.
     """
     shipped = {target for _, target, _ in targets(manifest_path, site, ())}
     found = []
@@ -110,8 +116,17 @@ def _made(
     return found
 
 
-def _fits(facts: dict[str, Any], kept: str, cached: str, source: str, fact: package_manifest.Fact) -> bool:
-    """Whether `cached` is as noted, and was made of `source`, a hard link to the package's file that `fact` is of."""
+def _owner(kept: str) -> int:
+    """Return the user whose files in `kept` are believed: this one or root, or nobody (-1)."""
+    try:
+        found = os.stat(kept)
+    except OSError:
+        return -1
+    return found.st_uid if only_owner_writes(found) else -1
+
+
+def _fits(facts: dict[str, Any], kept: str, cached: str, source: str, fact: package_manifest.Fact, owner: int) -> bool:
+    """Whether `cached` is as recorded, and made of `source`, a hard link to the package's file that `fact` is of."""
     known = facts.get(cached)
     if known is None:
         return False
@@ -119,26 +134,26 @@ def _fits(facts: dict[str, Any], kept: str, cached: str, source: str, fact: pack
         there, made = os.lstat(source), os.lstat(f"{kept}/{cached}")
     except OSError:
         return False
-    now = [*_noted_of(made), int(there.st_mtime) & 0xFFFFFFFF, there.st_size]
-    return there.st_ino == fact[2] and known == now
+    now = [*_fact(made), int(there.st_mtime) & 0xFFFFFFFF, there.st_size]
+    return there.st_ino == fact[2] and known == now and package_manifest.is_only_of(owner, made)
 
 
-def _noted_of(found: os.stat_result) -> list[int]:
+def _fact(found: os.stat_result) -> list[int]:
     return [found.st_size, found.st_mtime_ns, found.st_ino]
 
 
-def _named_in(header: bytes) -> list[int]:
+def _source_in(header: bytes) -> list[int]:
     """Return modification time and size of the source; of bytecode that is checked otherwise what fits no source."""
     if len(header) < _HEADER or int.from_bytes(header[4:8], "little") != 0:
         return [-1, -1]
     return [int.from_bytes(header[8:12], "little"), int.from_bytes(header[12:16], "little")]
 
 
-def _read(noted: str) -> dict[str, Any]:
-    """Return what is noted of a package's bytecode; nothing when it isn't there or damaged: it is made again."""
+def _read(path: str) -> dict[str, Any]:
+    """Return what is recorded of a package's bytecode; nothing when it isn't there, not to be trusted or damaged."""
     try:
-        with open(noted, encoding="utf-8") as stream:
-            found = json.load(stream)
+        with open(path, encoding="utf-8") as stream:
+            found = json.load(stream) if only_owner_writes(os.fstat(stream.fileno())) else {}
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

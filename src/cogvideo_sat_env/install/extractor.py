@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,13 @@ _WORKER = Path(__file__).with_name("unpack_worker.py")
 class Extractor:
     """Extracts into the folder `packages` of a cache. Processes start when they are needed and end with the block.
 
+    With `compare` what is there already is compared with its archive, byte by byte, instead of with its manifest.
     All methods but `finish` may be called from any thread.
     """
 
-    def __init__(self, packages: Path) -> None:
+    def __init__(self, packages: Path, compare: bool = False) -> None:
         self.count = min(PROCESSES, os.cpu_count() or 1)
-        self._packages = packages
+        self._packages, self._compare = packages, compare
         self._idle: queue.LifoQueue[subprocess.Popen[str] | None] = queue.LifoQueue()
         for _ in range(self.count):
             self._idle.put(None)
@@ -60,17 +61,24 @@ class Extractor:
     def finish(self, progress: Progress) -> None:
         """Wait until everything is extracted that was added. Raises the first error, as `run` does."""
         with progress.task("Extracting", len(self._added), "packages") as task:
-            for future in as_completed(self._added):
-                future.result()
-                task.advance(1)
+            try:
+                for future in as_completed(self._added):
+                    future.result()
+                    task.advance(1)
+            except SatenvError:  # those under way end, so that nothing half-extracted stays
+                wait([future for future in self._added if not future.cancel()])
+                raise
 
     def run(self, artefact: CondaArtefact, archive: Path) -> None:
         """Extract the verified `archive`. Raises VerificationError, PrefixError (no space, read-only), SatenvError."""
         package = {"key": key(artefact), **{n: getattr(artefact, n) for n in ("name", "version", "build", "sha256")}}
+        job = {
+            "archive": str(archive), "package": package, "packages": str(self._packages), "compare": self._compare
+        }  # fmt: skip
         child = self._idle.get()
         try:
             child = child or self._start()
-            answer = _ask(child, {"archive": str(archive), "package": package, "packages": str(self._packages)})
+            answer = _ask(child, job)
         finally:
             self._idle.put(child)
         if answer["event"] != "unpacked":

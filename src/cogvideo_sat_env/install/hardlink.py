@@ -8,15 +8,18 @@ Arguments and results are plain JSON values; the only error is OSError.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import json
 import os
 import shutil
-from collections.abc import Collection, Sequence
+import stat
+from collections.abc import Collection, Iterable, Sequence
 from json.encoder import encode_basestring_ascii as quoted
 from pathlib import Path
 
+from cogvideo_sat_env.base.permissions import own_mode, umask
 from cogvideo_sat_env.install import package_manifest
 
 SITE = "site-packages/"  # where noarch Python packages keep what goes into the prefix's site-packages
@@ -33,21 +36,22 @@ def remember() -> None:
 
 
 def verify(manifest_path: str, folder: str) -> str | None:
-    """Return the first file that is not as noted, or None."""
+    """Return the first file that is not as in the manifest, or None."""
     return package_manifest.changed(Path(manifest_path), Path(folder))
 
 
 def link(manifest_path: str, folder: str, root: str, site: str | None, skip: Collection[str]) -> str | int:
     """Link the plain files into `root`, but for those that would become one of `skip`; return how many they are.
 
-    A file that is not as noted ends it: its name is returned. `site` is the site-packages of the prefix, for a noarch
-    Python package. Where no hard link is possible the files are copied.
+    A file that is not as in the manifest ends it: its name is returned. `site` is the site-packages of the prefix, for
+    a noarch Python package. Where no hard link is possible the files are copied.
     """
     try:
         files = targets(manifest_path, site, skip)
+        owner = os.stat(folder).st_uid
     except (OSError, ValueError):
         return os.path.basename(manifest_path)
-    copying = False
+    copying, mask = False, umask()
     here, source, target = None, -1, -1
     try:
         for name, goal, fact in files:
@@ -65,7 +69,7 @@ def link(manifest_path: str, folder: str, root: str, site: str | None, skip: Col
                 found = os.lstat(base, dir_fd=source) if source >= 0 else None
             except OSError:
                 found = None
-            if found is None or package_manifest.is_changed(found, fact):
+            if found is None or package_manifest.is_changed(found, fact, owner):
                 return name
             if not copying:
                 try:
@@ -76,7 +80,7 @@ def link(manifest_path: str, folder: str, root: str, site: str | None, skip: Col
                         raise OSError(error.errno, error.strerror, f"{root}/{goal}") from error
                     copying = True
             shutil.copyfile(f"{folder}/{name}", f"{root}/{goal}", follow_symlinks=False)
-            shutil.copymode(f"{folder}/{name}", f"{root}/{goal}")
+            os.chmod(f"{root}/{goal}", own_mode(found.st_mode, mask))
         return len(files)
     finally:
         _close(source, target)
@@ -113,6 +117,7 @@ def complete_record(
         said["requested_spec"] = asked[0]  # the field that conda reads
     paths = said.pop("paths_data")
     entries = {entry["_path"]: json.dumps(entry) for entry in paths.pop("paths")}
+    _follow_umask(root, entries)
     for _, target, (size, _, _, sha256) in targets(manifest_path, site, skip) if linked else ():
         entries[target] = (
             f'{{"_path": {quoted(target)}, "path_type": "hardlink", "sha256": "{sha256}", "size_in_bytes": {size}}}'
@@ -131,6 +136,18 @@ def complete_record(
             f'{json.dumps(said)[:-1]}, "files": [{files}], "paths_data": {{{version}{", " if version else ""}"paths": ['
         )
         stream.write(", ".join(entries[name] for name in names) + "]}}\n")
+    _follow_umask(root, [os.path.relpath(record, root)])
+
+
+def _follow_umask(root: str, names: Iterable[str]) -> None:
+    """Give files that rattler made in `root` the modes of the umask; those that the cache has, too, keep theirs."""
+    mask = umask()
+    for name in names:
+        with contextlib.suppress(FileNotFoundError):  # rattler leaves out what another package has
+            found = os.lstat(f"{root}/{name}")
+            mode = own_mode(found.st_mode, mask)
+            if stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and stat.S_IMODE(found.st_mode) != mode:
+                os.chmod(f"{root}/{name}", mode)
 
 
 def cached_path(source: str, tag: str) -> str:

@@ -1,10 +1,10 @@
-"""What was proven of an extracted package, so that it needn't be hashed again and any change to it is noticed.
+"""What an extracted package holds, so that it needn't be hashed again and any change to it is noticed.
 
 A package is extracted from an archive that has the lock's SHA-256; then size, modification time and inode of every file
-are noted beside it. While they stay as noted the files count as unchanged (as git and make judge); `hash_files` reads
-every byte instead.
+are recorded beside it. While they stay so, and owner and mode are right, the files count as unchanged (as git and make
+judge): only the owner can have changed one and set its time back. `--verify full` compares with the archive instead.
 
-Three lines of JSON: whose manifest it is; files that are not plain; the plain ones, which are the same in every prefix
+Three lines of JSON: what it is about; files that are not plain; the plain ones, which are the same in every prefix
 (with the SHA-256 that the package lists for them). Only the standard library is imported: hardlink.py reads it in
 many processes.
 """
@@ -22,14 +22,16 @@ from typing import Any
 from cogvideo_sat_env.base.errors import VerificationError
 from cogvideo_sat_env.base.files import write_atomically
 from cogvideo_sat_env.base.hashing import sha256_file
+from cogvideo_sat_env.base.permissions import SHARED_FILE, SHARED_PROGRAM, only_owner_writes
 
-SCHEMA = 3
+SCHEMA = 4
+_MODES = frozenset({stat.S_IFREG | SHARED_FILE, stat.S_IFREG | SHARED_PROGRAM})
 Fact = list[Any]  # size in bytes, modification time in ns, inode; of a plain file also its SHA-256
 
 
 @dataclass(frozen=True)
 class PackageManifest:
-    """The extracted package in `folder` came from the archive with this SHA-256 and size in bytes; noted in `path`."""
+    """The extracted package in `folder` is from the archive with this SHA-256 and size in bytes; written in `path`."""
 
     folder: Path
     sha256: str
@@ -37,8 +39,13 @@ class PackageManifest:
     path: Path = field(default=Path(), compare=False)
 
 
+def manifest_path(packages: Path, key: str) -> Path:
+    """Return where the manifest of the package `key` lies in the folder of a cache that has the extracted ones."""
+    return packages / f"{key}.manifest.json"
+
+
 def changed(path: Path, folder: Path, plain: bool = True) -> str | None:
-    """Return the first file in `folder` that is not as the manifest in `path` noted it, or None.
+    """Return the first file in `folder` that is not as the manifest in `path` has it, or None.
 
     Without `plain` only the others are looked at.
     """
@@ -46,26 +53,37 @@ def changed(path: Path, folder: Path, plain: bool = True) -> str | None:
         facts = list(_facts(path, 1).items())
         if plain:
             facts += plain_files(path).items()
+        owner = os.stat(folder).st_uid
     except (OSError, ValueError):
         return path.name
     base = f"{folder}/"
-    for name, noted in facts:
+    for name, fact in facts:
         try:
             found = os.lstat(base + name)
         except OSError:
             return name
-        if is_changed(found, noted):
+        if is_changed(found, fact, owner):
             return name
     return None
 
 
-def is_changed(found: os.stat_result, noted: Fact) -> bool:
-    """Tell whether a file is not the one that was noted."""
-    return found.st_size != noted[0] or found.st_mtime_ns != noted[1] or found.st_ino != noted[2]
+def is_changed(found: os.stat_result, fact: Fact, owner: int) -> bool:
+    """Tell whether a file is not the one of the manifest, or could have been written by others than `owner`."""
+    return (
+        found.st_size != fact[0]
+        or found.st_mtime_ns != fact[1]
+        or found.st_ino != fact[2]
+        or not is_only_of(owner, found)
+    )
+
+
+def is_only_of(owner: int, found: os.stat_result) -> bool:
+    """Tell whether nobody but `owner` can write to a file, and its mode is one of the package cache's."""
+    return found.st_uid == owner and (found.st_mode in _MODES or stat.S_ISLNK(found.st_mode))
 
 
 def plain_files(path: Path) -> dict[str, Fact]:
-    """Return the facts of the plain files that the manifest in `path` notes. Raises OSError, ValueError."""
+    """Return the facts of the plain files of the manifest in `path`. Raises OSError, ValueError."""
     return _facts(path, 2)
 
 
@@ -83,8 +101,8 @@ def _facts(path: Path, line: int) -> dict[str, Fact]:
 def is_plain(entry: Mapping[str, Any]) -> bool:
     """Tell whether a file of info/paths.json is the same in every prefix: nothing is written into it, it is no link.
 
-    Whatever is unusual about its name or entry makes it another one, which rattler judges. What this says is noted in
-    manifests: another rule needs another SCHEMA.
+    Whatever is unusual about its name or entry makes it another one, which rattler judges. Manifests have what this
+    says: another rule needs another SCHEMA.
     """
     name = entry["_path"]
     return (
@@ -108,23 +126,23 @@ def write(
         "archive_size": manifest.archive_size,
     }  # fmt: skip
     hashes = {entry["_path"]: entry["sha256"] for entry in paths if is_plain(entry)}
-    plain = {name: [*_noted(found[name]), sha256] for name, sha256 in hashes.items()}
-    others = {name: _noted(there) for name, there in found.items() if name not in hashes}
+    plain = {name: [*_fact(found[name]), sha256] for name, sha256 in hashes.items()}
+    others = {name: _fact(there) for name, there in found.items() if name not in hashes}
     text = "".join(f"{json.dumps(line)}\n" for line in (head, others, plain))
     write_atomically(path, text.encode("utf-8"), durable=False)
 
 
-def _noted(found: os.stat_result) -> Fact:
+def _fact(found: os.stat_result) -> Fact:
     return [found.st_size, found.st_mtime_ns, found.st_ino]
 
 
 def read(path: Path) -> PackageManifest | None:
-    """Return the manifest in `path`, or None when there is none that this version understands."""
+    """Return the manifest in `path`, or None when there is none that this version understands and can trust."""
     try:
         with open(path, encoding="utf-8") as stream:
             found = json.loads(stream.readline())
-        if found["schema"] != SCHEMA:
-            return None
+            if found["schema"] != SCHEMA or not only_owner_writes(os.fstat(stream.fileno())):
+                return None
         return PackageManifest(Path(found["folder"]), found["sha256"], found["archive_size"], path)
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cogvideo_sat_env.base import diskspace
 from cogvideo_sat_env.base.hashing import describe
+from cogvideo_sat_env.base.permissions import cache_umask
 from cogvideo_sat_env.fetch import archives
 from cogvideo_sat_env.install import (
     activation,
@@ -43,10 +44,11 @@ class Staged:
 
 
 def provide(job: Job) -> dict[str, PackageManifest]:
-    """Have every package extracted and proven in the package cache; return the manifests by SHA-256 of the archive.
+    """Have every package extracted and verified in the package cache; return the manifests by SHA-256 of the archive.
 
-    Plain files of what is there already are proven when they are linked. What isn't there is fetched, and extracted
-    while the next is on its way. Raises the errors of base/errors.py.
+    Plain files of what is there already are compared with the manifest when they are linked. What isn't there is
+    fetched, and extracted while the next is on its way; with the option `full` that is everything. Raises the
+    errors of base/errors.py.
     """
     artefacts, progress = job.plan.artefacts, job.progress
     package_cache = PackageCache(job.cache, job.layers, progress, job.options.full)
@@ -54,7 +56,7 @@ def provide(job: Job) -> dict[str, PackageManifest]:
     missing = list({a.sha256: a for a in artefacts if a.sha256 not in manifests}.values())
     if not missing:
         return manifests
-    with Extractor(package_cache.packages) as extractor:
+    with cache_umask(), Extractor(package_cache.packages, compare=job.options.full) as extractor:
         there = package_cache.archives_in_layers(missing)
         for artefact in missing:
             if artefact.sha256 in there:

@@ -6,7 +6,7 @@ compare the result with the package's own list, so that nothing is missing, and 
 
 from __future__ import annotations
 
-import contextlib
+import filecmp
 import json
 import os
 import shutil
@@ -23,6 +23,7 @@ from zstandard import ZstdError
 
 from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import VerificationError
+from cogvideo_sat_env.base.permissions import shared_mode, umask
 from cogvideo_sat_env.install import archive_size, package_manifest
 from cogvideo_sat_env.install.package_manifest import PackageManifest
 
@@ -38,42 +39,86 @@ class PackageName:
     sha256: str
 
 
-def manifest_path(packages: Path, key: str) -> Path:
-    """Return where the manifest of the package `key` lies in the package cache."""
-    return packages / f"{key}.proof.json"
-
-
-def unpack(archive: Path, package: PackageName, packages: Path) -> None:
+def unpack(archive: Path, package: PackageName, packages: Path, compare: bool = False) -> None:
     """Make `packages`/KEY hold the extracted `archive`, with its manifest beside it, unless another process just has.
 
+    With `compare` what is there is compared with the archive, byte by byte, and its manifest isn't believed.
     Raises VerificationError for an archive that isn't what the lock or its own list of files says, OSError as it comes.
     """
-    folder = packages / package.key
-    with FileLock(packages / f"{package.key}.lock"):
+    folder, recorded = packages / package.key, package_manifest.manifest_path(packages, package.key)
+    manifest = PackageManifest(folder, package.sha256, archive.stat().st_size)
+    with FileLock(packages / f"{package.key}.lock", mode=0o666 & ~umask()):
         scratch, gone = packages / f".{package.key}.partial", packages / f".{package.key}.gone"
         for left in (scratch, gone):  # of a killed run: whoever holds the lock is alone
-            with contextlib.suppress(FileNotFoundError):
-                shutil.rmtree(left)
-        noted = manifest_path(packages, package.key)
-        known = package_manifest.read(noted)
-        if (
-            known == PackageManifest(folder, package.sha256, archive.stat().st_size)
-            and package_manifest.changed(noted, folder) is None
-        ):
+            _remove(left)
+        known = None if compare else package_manifest.read(recorded)
+        if known == manifest and package_manifest.changed(recorded, folder) is None:
             return
         try:
             _extract(archive, package, scratch)
+            _normalize_modes(scratch)
             found = dict(package_manifest.walk(str(scratch)))
             paths = package_manifest.read_paths(scratch)
             _require_as_listed(scratch, package, found, paths)
-            if os.path.lexists(folder):
-                folder.rename(gone)
-                shutil.rmtree(gone)
-            scratch.rename(folder)
-            package_manifest.write(noted, PackageManifest(folder, package.sha256, archive.stat().st_size), found, paths)
+            recorded.unlink(missing_ok=True)
+            if compare and folder.is_dir() and _is_same(scratch, folder, found):
+                found = dict(package_manifest.walk(str(folder)))
+            else:
+                if os.path.lexists(folder):
+                    folder.rename(gone)
+                    _remove(gone)
+                scratch.rename(folder)
+            package_manifest.write(recorded, manifest, found, paths)
         finally:
-            with contextlib.suppress(FileNotFoundError):
-                shutil.rmtree(scratch)
+            _remove(scratch)
+
+
+def _remove(folder: Path) -> None:
+    """Delete a folder, also one whose archive took the owner's own permissions away."""
+    try:
+        shutil.rmtree(folder)
+    except FileNotFoundError:
+        return
+    except PermissionError:
+        _open_folders(folder, 0o700)
+        shutil.rmtree(folder)
+
+
+def _open_folders(folder: Path, mode: int) -> None:
+    folders = [str(folder)]
+    while folders:
+        inside = folders.pop()
+        os.chmod(inside, mode)  # before it is looked into
+        with os.scandir(inside) as entries:
+            folders += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+
+
+def _normalize_modes(folder: Path) -> None:
+    """Give files the modes that they have in every prefix, whatever the archive and the umask say; folders the umask's.
+
+    Bits like setuid go: they would be another user's in the prefix.
+    """
+    _open_folders(folder, 0o777 & ~umask())
+    for name, found in package_manifest.walk(str(folder)):
+        if stat.S_ISREG(found.st_mode) and stat.S_IMODE(found.st_mode) != shared_mode(found.st_mode):
+            os.chmod(folder / name, shared_mode(found.st_mode))
+
+
+def _is_same(fresh: Path, folder: Path, found: Mapping[str, os.stat_result]) -> bool:
+    """Whether `folder` holds the same files as the `fresh` one, which has `found`: names, kinds, modes and bytes."""
+    there = dict(package_manifest.walk(str(folder)))
+    owner = folder.stat().st_uid
+    if there.keys() != found.keys() or owner not in (0, os.geteuid()):
+        return False
+    for name, right in found.items():
+        if there[name].st_mode != right.st_mode or there[name].st_uid != owner:
+            return False
+        if stat.S_ISLNK(right.st_mode):
+            if os.readlink(fresh / name) != os.readlink(folder / name):
+                return False
+        elif not filecmp.cmp(fresh / name, folder / name, shallow=False):
+            return False
+    return True
 
 
 def _extract(archive: Path, package: PackageName, scratch: Path) -> None:

@@ -24,7 +24,7 @@ def main() -> None:
     for line in sys.stdin:
         job = json.loads(line)
         try:
-            unpack(Path(job["archive"]), PackageName(**job["package"]), Path(job["packages"]))
+            unpack(Path(job["archive"]), PackageName(**job["package"]), Path(job["packages"]), job["compare"])
             answer = {"event": "unpacked"}
         except VerificationError as error:
             answer = {"event": "refused", "text": error.message, "remedy": error.remedy}
