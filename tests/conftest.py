@@ -30,11 +30,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def frozen() -> Path:
-    """The frozen genuine channel metadata; only developers and CI have it beside the project."""
-    folder = Path(os.environ.get("SATENV_FROZEN", PROJECT.parent / "shared" / "conda-channels"))
-    if not folder.is_dir():
-        pytest.skip(f"no frozen channel metadata in {folder}")
-    return folder
+    """The genuine channel metadata that the project's locks were solved against, by `satenv freeze`."""
+    return PROJECT / "metadata"
 
 
 @pytest.fixture(scope="session")

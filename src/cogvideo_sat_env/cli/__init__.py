@@ -15,6 +15,7 @@ from cogvideo_sat_env.cli.bundle import bundle
 from cogvideo_sat_env.cli.check import check
 from cogvideo_sat_env.cli.create import create
 from cogvideo_sat_env.cli.doctor import doctor
+from cogvideo_sat_env.cli.freeze import freeze
 from cogvideo_sat_env.cli.lock import lock
 from cogvideo_sat_env.cli.mirror import mirror
 from cogvideo_sat_env.cli.options import examples
@@ -42,7 +43,7 @@ def cli() -> None:
     """Make the environment for fine-tuning CogVideoX with SAT from a lock, verify it, and prove that it trains."""
 
 
-for _subcommand in (create, update, undo, doctor, check, lock, mirror, bundle, plan, publish, why, build, sat):
+for _subcommand in (create, update, undo, doctor, check, lock, freeze, mirror, bundle, plan, publish, why, build, sat):
     cli.add_command(_subcommand)
 
 

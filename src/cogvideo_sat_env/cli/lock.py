@@ -13,7 +13,7 @@ from cogvideo_sat_env.cli.options import examples
 @click.command(
     **examples("""
     satenv lock                                    every platform and variant, from the channels
-    satenv lock --frozen ../shared/conda-channels  against frozen channel metadata
+    satenv lock --frozen metadata                   against what satenv freeze kept of the channels
     satenv lock --update transformers              move one package and what it forces, nothing else
     satenv lock --only linux-64-cuda --conda micromamba
     satenv lock --wheels                           the wheel locks, for sites without conda channels

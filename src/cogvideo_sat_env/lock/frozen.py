@@ -4,24 +4,49 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from cogvideo_sat_env.base.errors import InputError
+from cogvideo_sat_env.base.artefacts import channel_url
+from cogvideo_sat_env.base.errors import InputError, VerificationError
+from cogvideo_sat_env.base.hashing import sha256_file
 
+MANIFEST = "manifest.json"
+FORMAT = 1
 SUBDIRS = ("noarch", "linux-64", "linux-aarch64", "osx-64", "osx-arm64", "win-64")
+
+
+@contextmanager
+def asked_channels(
+    channels: Sequence[str], frozen: Path | None, asked: Mapping[str, str] | None = None
+) -> Iterator[Mapping[str, str]]:
+    """Yield the URLs to ask, each with the base URL of the channel (a name or URL) that it stands for.
+
+    They differ where `asked` says, by base URL, that a channel is read elsewhere, and with `frozen` metadata.
+    """
+    asked = asked or {}
+    real = [channel_url(channel) for channel in channels]
+    rest = [url for url in real if url not in asked]
+    if frozen is None or not rest:
+        yield {asked.get(url, url): url for url in real}
+        return
+    with frozen_channels(frozen, rest) as local:
+        where = {**asked, **dict(zip(rest, local, strict=True))}
+        yield {where[url]: url for url in real}
 
 
 @contextmanager
 def frozen_channels(folder: Path, channels: Sequence[str]) -> Iterator[list[str]]:
     """Unpack the metadata of `channels` (base URLs) from `folder`; yield the file:// URL of each, in their order.
 
-    Raises InputError when a channel isn't there or its metadata is not repodata.
+    Raises InputError when a channel isn't there or its metadata is not repodata, VerificationError when it isn't what
+    the folder's manifest says.
     """
     import zstandard  # only locking needs it
 
+    _verify(folder)
     with tempfile.TemporaryDirectory(prefix="satenv-frozen-") as unpacked:
         local = []
         for channel in channels:
@@ -55,6 +80,29 @@ def frozen_channels(folder: Path, channels: Sequence[str]) -> Iterator[list[str]
                     empty.write_text(json.dumps(content), encoding="utf-8")
             local.append(target.as_uri())
         yield local
+
+
+def _verify(folder: Path) -> None:
+    """Compare the folder with its manifest, if it has one: `satenv freeze` writes it, a mirror has none."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        return
+    remedy = "restore the folder, or freeze again"
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        version, files = manifest["format"], {name: str(facts["sha256"]) for name, facts in manifest["files"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: not the manifest of frozen metadata: {error}", remedy) from error
+    if version != FORMAT:
+        raise InputError(
+            f"{path}: format {version!r}; expected {FORMAT}", "use the version of this program that wrote it"
+        )
+    there = {file.relative_to(folder).as_posix() for file in folder.rglob("repodata.json*")}
+    for name in sorted(there | set(files)):
+        found = sha256_file(folder / name) if name in there else "no such file"
+        expected = files.get(name, "none: the manifest doesn't name it")
+        if found != expected:
+            raise VerificationError(f"{folder / name}: expected SHA-256 {expected}, found {found}", remedy)
 
 
 def _check(path: Path) -> None:

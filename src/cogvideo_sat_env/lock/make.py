@@ -8,8 +8,8 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import yaml
@@ -23,7 +23,7 @@ from cogvideo_sat_env.fetch import pip_config
 from cogvideo_sat_env.lock import conda_lock, pip_proxy, solve
 from cogvideo_sat_env.lock.conda_frontend import CONSTRAINTS, EXCEPTION
 from cogvideo_sat_env.lock.conda_lock import render_virtual_packages
-from cogvideo_sat_env.lock.frozen import frozen_channels
+from cogvideo_sat_env.lock.frozen import asked_channels
 from cogvideo_sat_env.lock.read import WHEELHOUSE
 from cogvideo_sat_env.spec.environment import Environment
 from cogvideo_sat_env.spec.pypi_names import conda_lock_lookup
@@ -50,7 +50,7 @@ def lock_variant(
     """
     with (
         tempfile.TemporaryDirectory(prefix="satenv-lock-") as folder,
-        _channels(environment, frozen, asked or {}) as channels,
+        asked_channels(environment.channels, frozen, asked) as channels,
     ):
         solve.require_answers(list(channels))
         work = Path(folder)
@@ -76,19 +76,6 @@ def lock_variant(
                 _keep_unmoved(content, previous)
             task.advance(1)
     return content, sizes
-
-
-@contextmanager
-def _channels(environment: Environment, frozen: Path | None, asked: Mapping[str, str]) -> Iterator[Mapping[str, str]]:
-    """Yield the channels to ask, each with its real base URL: they differ when locking against frozen metadata."""
-    real = [channel_url(channel) for channel in environment.channels]
-    rest = [url for url in real if url not in asked]
-    if frozen is None or not rest:
-        yield {asked.get(url, url): url for url in real}
-        return
-    with frozen_channels(frozen, rest) as local:
-        where = {**asked, **dict(zip(rest, local, strict=True))}
-        yield {where[url]: url for url in real}
 
 
 def _front_end(work: Path) -> Path:

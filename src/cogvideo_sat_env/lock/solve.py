@@ -65,6 +65,18 @@ def lookup(channels: Sequence[str], packages: Sequence[tuple[str, str, str]], su
     return found["records"]
 
 
+def closure(channels: Sequence[str], names: Sequence[str], subdirs: Sequence[str]) -> list[dict]:
+    """Return all records of `names` in `subdirs`, and of every name that any of them depends on.
+
+    Raises SourceError when a channel can't be read.
+    """
+    request = {"channels": list(channels), "names": list(names), "subdirs": list(subdirs)}
+    found = ask(MODULE, request, "the solver")
+    if "error" in found:
+        raise _unread(channels, found)
+    return found["records"]
+
+
 def _unread(channels: Sequence[str], found: dict) -> SourceError:
     return SourceError(
         redact(f"can't read the metadata of {', '.join(channels)}: {found['error']}"),
@@ -130,6 +142,16 @@ async def _lookup(request: dict) -> list[dict]:
     return [_as_dict(record) for record in await _exact(Gateway(), channels, platforms, packages)]
 
 
+async def _closure(request: dict) -> list[dict]:
+    from rattler import Channel, Subdir
+    from rattler.repo_data import Gateway
+
+    channels = [Channel(url) for url in request["channels"]]
+    platforms = [Subdir(name) for name in request["subdirs"]]
+    found = await Gateway().query(channels, platforms, request["names"], recursive=True)
+    return [_as_dict(record) for records in found for record in records]
+
+
 async def _exact(gateway: object, channels: list, platforms: list, packages: list[tuple[str, str, str]]) -> list:
     """Return the records of exactly these (name, version, build), as far as the channels have them."""
     if not packages:
@@ -150,8 +172,9 @@ def _as_dict(record: object) -> dict:
 
 
 def main(request: dict) -> dict:
-    """Solve, or look up, as `request` says."""
-    return {"records": asyncio.run(_lookup(request) if "lookup" in request else _solve(request))}
+    """Solve, look up or collect, as `request` says."""
+    work = _lookup if "lookup" in request else _closure if "names" in request else _solve
+    return {"records": asyncio.run(work(request))}
 
 
 if __name__ == "__main__":

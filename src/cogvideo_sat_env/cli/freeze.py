@@ -1,0 +1,39 @@
+"""`satenv freeze`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from cogvideo_sat_env.cli.options import examples
+
+
+@click.command(
+    **examples("""
+    satenv freeze metadata           what the project's locks can be made from again, years later
+    satenv lock --frozen metadata    the same locks from it, without the channels
+    """)
+)
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
+@click.option(
+    "--frozen",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Take it from the channel metadata in this folder, not from the channels.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+def freeze(folder, frozen, as_json, quiet) -> None:
+    """Write the part of the channels' metadata that the locks' solves can see into DIR.
+
+    All versions and builds of each package that environment.yml can lead to, on every platform; sorted, packed, hashed
+    in a manifest that `satenv lock --frozen DIR` checks. A DIR made by this command is replaced.
+    """
+    from cogvideo_sat_env.base.paths import project_root
+    from cogvideo_sat_env.base.progress import choose
+    from cogvideo_sat_env.lock import freeze as module
+
+    manifest = module.freeze(project_root(), folder, frozen=frozen, progress=choose(json=as_json, quiet=quiet))
+    if as_json:
+        click.echo(json.dumps({"folder": str(folder), **manifest}, indent=2))
