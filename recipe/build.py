@@ -1,7 +1,7 @@
 """Build script of every output of recipe.yaml, for conda-build, rattler-build and `satenv build` alike.
 
-Which output is built is in PKG_NAME. A piece is made from one file of PyPI, named with its SHA-256 in SATENV_PINS:
-pip fetches it from the user's index or takes it from SATENV_WHEELHOUSE. The metapackage is made from the checkout.
+Which output is built is in PKG_NAME. A piece is made from one file of PyPI, named with its SHA-256 in pins.txt: pip
+fetches it from the user's index or takes it from SATENV_WHEELHOUSE. The metapackage is made from the checkout.
 Standard library and pip only.
 """
 
@@ -17,10 +17,10 @@ import sys
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 sys.dont_write_bytecode = True  # the checkout may be read-only, and the recipe stays clean
 
-from patching import patch_wheel  # noqa: E402
+from cogvideo_sat_env.base.wheel_patch import PatchError, patch_wheel, patches_of  # noqa: E402
 
 RECIPE = Path(os.environ["RECIPE_DIR"])
 WORK = Path(os.environ["SRC_DIR"])
@@ -59,14 +59,17 @@ def build_piece() -> None:
     """Install the pinned file of PyPI, and nothing else, into site-packages of PREFIX."""
     name, version = PYPI_NAMES.get(NAME, NAME), os.environ["PKG_VERSION"]
     fetched = WORK / "fetched"
-    fetch(name, version, sha256_of(NAME, version), fetched)
+    fetch(pin_of(name, version), fetched)
     if NAME == "deepspeed":
         run_pip("wheel", *OFFLINE, "--no-build-isolation", "--wheel-dir", WORK / "built", *fetched.iterdir())
         fetched = WORK / "built"
     (wheel,) = fetched.glob("*.whl")
-    patches = sorted((RECIPE / "patches" / NAME).glob("*.patch"))
+    patches = patches_of(RECIPE, NAME)
     if patches:
-        patch_wheel(wheel, patches)
+        try:
+            patch_wheel(wheel, patches)
+        except PatchError as error:
+            sys.exit(f"build.py: {error}")
     found = [*OFFLINE, "--find-links", fetched, f"{name}=={version}"]  # by name: a path would be recorded
     if NAME == "deepspeed":  # has programs
         run_pip("install", "--prefix", PREFIX, "--no-compile", "--no-warn-script-location", *found)
@@ -82,18 +85,18 @@ def build_piece() -> None:
     carry_licence(info)
 
 
-def sha256_of(name: str, version: str) -> str:
-    """Return the pin of the output `name`. Ends the build when recipe.yaml pins another version than it builds."""
-    pins = dict(pin.rsplit(":", 1) for pin in os.environ["SATENV_PINS"].split())
-    if f"{name}=={version}" not in pins:
-        sys.exit(f"build.py: recipe.yaml pins no file for {name}=={version}")
-    return pins[f"{name}=={version}"]
+def pin_of(name: str, version: str) -> str:
+    """Return the line of pins.txt. Ends the build when it names another version than recipe.yaml builds."""
+    for line in (RECIPE / "pins.txt").read_text(encoding="utf-8").splitlines():
+        if line.startswith(f"{name}=={version} "):
+            return line
+    sys.exit(f"build.py: pins.txt names no file for {name}=={version}; make it anew: scripts/satenv lock --render")
 
 
-def fetch(name: str, version: str, sha256: str, folder: Path) -> None:
-    """Have pip put NAME==VERSION with that hash into `folder`: from the user's index, or from SATENV_WHEELHOUSE."""
+def fetch(pin: str, folder: Path) -> None:
+    """Have pip put the pinned file into `folder`: from the user's index, or from SATENV_WHEELHOUSE."""
     requirements = WORK / "requirements.txt"
-    requirements.write_text(f"{name}=={version} --hash=sha256:{sha256}\n", encoding="utf-8")
+    requirements.write_text(f"{pin}\n", encoding="utf-8")
     where: list[str | Path] = []
     wheelhouse = os.environ.get("SATENV_WHEELHOUSE")
     if wheelhouse:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import types
+from importlib import metadata
 from unittest import mock
 
 import numpy as np
@@ -88,6 +89,16 @@ def random_state_is_loaded() -> None:
     assert "loaded [1.0, 1.0]" in done.stdout, done.stdout[-2000:]
 
 
+def cpm_kernels_is_optional() -> None:
+    """0005: no conda channel has cpm_kernels, and SAT goes without it."""
+    declared = [name.partition(" ")[0] for name in metadata.requires("SwissArmyTransformer") or []]
+    assert "deepspeed" in declared and not {"cpm-kernels", "cpm_kernels"} & set(declared), declared
+    with mock.patch.dict(sys.modules, {"cpm_kernels": None, "cpm_kernels.kernels.base": None}):
+        sys.modules.pop("sat.quantization.kernels", None)
+        from sat.quantization import kernels
+    assert kernels.kernels is None
+
+
 def _load(checkpoint: str) -> None:
     from sat.training import model_io
 
@@ -111,7 +122,10 @@ def _builder():
     return builder
 
 
-TESTS = (shards_are_named, capabilities_have_two_digits, mismatch_is_an_error, random_state_is_loaded)
+TESTS = (
+    shards_are_named, capabilities_have_two_digits, mismatch_is_an_error, random_state_is_loaded,
+    cpm_kernels_is_optional,
+)  # fmt: skip
 
 
 def main(names: list[str]) -> int:

@@ -11,25 +11,26 @@ from pathlib import Path
 import pytest
 
 from cogvideo_sat_env.check import agreement, recipe
+from cogvideo_sat_env.package.build.outputs import Output
 from cogvideo_sat_env.spec.breakage import read_ledger
 from cogvideo_sat_env.spec.environment import read_environment
 from cogvideo_sat_env.spec.requirements import read_requirements
 
 PROJECT = Path(__file__).parents[2]
 LOCKS = {path.read_bytes() for path in (PROJECT / "conda-lock.yml", *PROJECT.glob("locks/conda-lock-*.yml"))}
-_rendered: dict[tuple, recipe.Recipe] = {}
+_rendered: dict[tuple, list[Output]] = {}
 _parsed: dict[bytes, tuple] = {}
 
 
 @pytest.fixture(autouse=True)
 def read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Recipe and locks are the same in most of these projects, and to read them takes longer than all the rest."""
-    render, parse = recipe.read_recipe, agreement.load_lock
+    render, parse = recipe.render, agreement.load_lock
 
-    def read(root: Path, platforms):
-        key = (*((root / "recipe" / name).read_bytes() for name in ("recipe.yaml", "variants.yaml")), tuple(platforms))
+    def read(folder: Path, platform: str) -> list[Output]:
+        key = ((folder / "recipe.yaml").read_bytes(), platform)
         if key not in _rendered:
-            _rendered[key] = render(root, platforms)
+            _rendered[key] = render(folder, platform)
         return _rendered[key]
 
     def load(path: Path) -> tuple:
@@ -40,7 +41,7 @@ def read_once(monkeypatch: pytest.MonkeyPatch) -> None:
             _parsed[content] = parse(path)
         return _parsed[content]
 
-    monkeypatch.setattr(recipe, "read_recipe", read)
+    monkeypatch.setattr(recipe, "render", read)
     monkeypatch.setattr(agreement, "load_lock", load)
 
 
@@ -113,12 +114,18 @@ def test_a_spec_newer_than_its_lock_is_named(project):
         "locks/conda-linux-64.lock",
         "locks/pip-linux-64-cpu.txt",
         "locks/virtual-packages-osx-arm64.yml",
+        "recipe/pins.txt",
     ],
 )
 def test_a_generated_file_edited_by_hand_is_named(project, path):
     text = (project / path).read_text()
     (project / path).write_text(text + "# by hand\n")
     only_finding(project, rf"{re.escape(path)}:\d+: differs from what it is generated from")
+
+
+def test_a_generated_part_of_the_recipe_edited_by_hand_is_named(project):
+    edit(project / "recipe/recipe.yaml", "        - kornia >=0.7.3\n", "        - kornia >=0.7.2\n")
+    only_finding(project, r"recipe/recipe\.yaml:\d+: differs from what it is generated from.*--render")
 
 
 def test_a_missing_generated_file_is_named(project):

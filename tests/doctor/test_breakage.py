@@ -119,6 +119,14 @@ def test_numpy_1_with_pyarrow_26_is_named(overlay):
     assert result.details["ledger"] == "numpy-pyarrow" and result.remedy == "mamba install 'numpy>=2'"
 
 
+def test_old_peft_is_named(overlay):
+    overlay.install("peft", "0.17.1")
+    result = examine(overlay, "imports.together")
+    assert result.status == "failed"
+    assert "cannot import name 'HybridCache' from 'transformers'" in result.details["problems"]["peft"]
+    assert result.details["ledger"] == "peft-0.18" and result.remedy == "pip install 'peft>=0.18'"
+
+
 @pytest.fixture
 def inactive(good_prefix: Path, tmp_path: Path, clean_shell: pytest.MonkeyPatch) -> Path:
     """The good environment without what activation sets, except where compiled extensions are.

@@ -40,7 +40,7 @@ pytestmark = pytest.mark.e2e
 
 PROJECT = Path(__file__).parents[2]
 NAME = "cogvideo-sat-env"
-PIECES = ("cpm_kernels", "decord", "deepspeed", "python-ninja", "swissarmytransformer", "webdataset")
+PIECES = ("decord", "deepspeed", "peft", "python-ninja", "swissarmytransformer", "webdataset")
 HOLLOW = "hollow test package of test_metapackage.py: a name, a version, no file"
 MACHINE = {"__unix": "0", "__linux": "5.10", "__glibc": "2.28", "__archspec": "1 x86_64"}
 

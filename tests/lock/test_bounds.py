@@ -25,9 +25,14 @@ PARTNERS = {
     "torch-2.11": ["torchvision"],
     "cuda-12.9": ["pytorch", "torchvision", "triton", "kornia", "pytorch-lightning"],
     "python-3.11": ["sentencepiece"],
+    "datasets-fallback": ["huggingface_hub"],
 }
 # The machine that the bound protects.
-MACHINES = {"cuda-12.9": {"__cuda": "13.3"}, "torch-cuda-build": {"__cuda": None}}
+MACHINES = {
+    "cuda-12.9": {"__cuda": "13.3"},
+    "torch-cuda-build": {"__cuda": None},
+    "sysroot-2.28": {"__glibc": "2.39"},  # newer than the nodes that extensions are compiled for
+}
 
 
 def _without(package: str, bound: str, also: list[str]) -> list[str]:

@@ -18,7 +18,6 @@ outputs:
   - package: {name: first}
     build:
       noarch: generic
-      skip: [device == "cuda"]
       script: mkdir -p $PREFIX/share && cp $RECIPE_DIR/patches/first/text $PREFIX/share/first
     tests:
       - package_contents: {files: [share/first]}
@@ -26,15 +25,19 @@ outputs:
   - package: {name: second}
     build:
       noarch: generic
-      skip: [device == "cuda"]
       script: sh $RECIPE_DIR/patches/second/make
     requirements: {run: [first]}
     tests:
       - script: ["cat $PREFIX/share/first $PREFIX/share/second"]
   - package: {name: cogvideo-sat-env}
     build:
-      string: ${{ device }}_0
-      script: mkdir -p $PREFIX/share && echo ${{ device }} > $PREFIX/share/meta
+      string: cpu_0
+      script: mkdir -p $PREFIX/share && echo cpu > $PREFIX/share/meta
+    requirements: {run: [second]}
+  - package: {name: cogvideo-sat-env}
+    build:
+      string: cuda_0
+      script: mkdir -p $PREFIX/share && echo cuda > $PREFIX/share/meta
     requirements: {run: [second]}
 """
 
@@ -49,10 +52,10 @@ def write_small(folder: Path) -> Path:
         file = root / "recipe" / "patches" / package / name
         file.parent.mkdir(parents=True)
         file.write_text(text)
-    (root / "src").mkdir()
+    (root / "src" / "cogvideo_sat_env" / "base").mkdir(parents=True)
+    (root / "src" / "cogvideo_sat_env" / "base" / "wheel_patch.py").write_text("")
     (root / "LICENSE").write_text("all rights to everybody\n")
     (root / "recipe" / "recipe.yaml").write_text(RECIPE)
-    (root / "recipe" / "variants.yaml").write_text("device: [cpu, cuda]\n")
     for subdir in ("noarch", "linux-64"):
         empty = folder / "empty" / subdir
         empty.mkdir(parents=True)

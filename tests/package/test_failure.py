@@ -13,7 +13,7 @@ from cogvideo_sat_env.package.build.outputs import Output
 from cogvideo_sat_env.spec.variants import read_variants
 
 PROJECT = Path(__file__).parents[2]
-OUTPUT = Output(0, "webdataset", "0.2.86", "pyh_0", "noarch", "cpu")
+OUTPUT = Output(0, "webdataset", "0.2.86", "pyh_0", "noarch")
 WRONG = f"""\
 ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE.
     webdataset==0.2.86 from file:///house/webdataset-0.2.86-py3-none-any.whl (from -r requirements.txt (line 1)):

@@ -10,11 +10,13 @@ from packaging.specifiers import Specifier, SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from cogvideo_sat_env.base.artefacts import PipPin
 from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.check.recipe import check_recipe
 from cogvideo_sat_env.lock import conda_lock, render
 from cogvideo_sat_env.lock.read import Document, load_lock, read_lock
+from cogvideo_sat_env.lock.render_recipe import RECIPE, recipe_files
 from cogvideo_sat_env.lock.verify import RELOCK, Finding, verify_entries, verify_solution
 from cogvideo_sat_env.source.wheels.lockfile import lock_name, read_wheel_lock, spec_hash
 from cogvideo_sat_env.source.wheels.names import divide
@@ -47,7 +49,7 @@ def check_project(root: Path) -> list[Finding]:
             findings += check_floors(derived, wanted, VARIANTS, variant)
     for path, text in render.environment_files(environment, variants).items():
         findings += _compare(root, path, text)
-    findings += _check_locks(root, environment, variants)
+    findings += _check_locks(root, environment, variants, ledger)
     findings += _check_wheel_locks(root, environment)
     return findings + check_recipe(root, environment, variants, ledger)
 
@@ -168,8 +170,9 @@ def _test_exists(root: Path, node: str) -> bool:
     return any(isinstance(item, ast.FunctionDef) and item.name == function for item in ast.walk(tree))
 
 
-def _check_locks(root: Path, environment: Environment, variants: Sequence[Variant]) -> list[Finding]:
+def _check_locks(root: Path, environment: Environment, variants: Sequence[Variant], ledger: Ledger) -> list[Finding]:
     findings: list[Finding] = []
+    pins: list[PipPin] = []
     sizes = render.read_sizes(root)
     used: set[str] = set()
     broken: set[str] = set()
@@ -198,6 +201,7 @@ def _check_locks(root: Path, environment: Environment, variants: Sequence[Varian
         findings += verify_solution(derived, variant, lock)
         for path, text in render.lock_files(variant, lock).items():
             findings += _compare(root, path, text)
+        pins += lock.pip
         items = (*lock.conda, *lock.pip)
         used |= {item.sha256 for item in items}
         unknown = [item.name for item in items if item.size is None]
@@ -205,7 +209,14 @@ def _check_locks(root: Path, environment: Environment, variants: Sequence[Varian
             findings.append(
                 Finding(render.SIZES, f"no size for {', '.join(unknown[:5])} ({len(unknown)} in all)", mend)
             )
-    if not broken and set(sizes) - used:
+    if broken:
+        return findings
+    try:
+        for path, text in recipe_files(root, environment, variants, ledger, pins).items():
+            findings += _compare(root, path, text)
+    except InputError as error:
+        findings.append(Finding(RECIPE, error.message, error.remedy or RENDER))
+    if set(sizes) - used:
         findings.append(Finding(render.SIZES, f"{len(set(sizes) - used)} sizes of artefacts in no lock", RENDER))
     return findings
 

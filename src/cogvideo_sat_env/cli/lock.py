@@ -94,7 +94,9 @@ def lock(
     elif wheels:
         if only or frozen or conda or update:
             raise click.UsageError("--wheels asks the package index alone: it takes none of the other options")
-        changed = relock.lock_wheels(root, pythons=[Path(python) for python in pythons], progress=progress)
+        from cogvideo_sat_env.source.wheels.make_lock import lock_wheels
+
+        changed = lock_wheels(root, pythons=[Path(python) for python in pythons], progress=progress)
     else:
         changed = relock.lock_project(
             root, wanted=only, frozen=frozen, conda=relock.find_conda(conda), update=update, progress=progress

@@ -9,11 +9,14 @@ from pathlib import Path
 
 import yaml
 
+from cogvideo_sat_env.base.artefacts import PipPin
 from cogvideo_sat_env.base.errors import InputError, MissingToolError
 from cogvideo_sat_env.base.progress import Progress
 from cogvideo_sat_env.lock import conda_lock, render
 from cogvideo_sat_env.lock.make import lock_variant
 from cogvideo_sat_env.lock.read import read_lock
+from cogvideo_sat_env.lock.render_recipe import recipe_files
+from cogvideo_sat_env.spec.breakage import read_ledger
 from cogvideo_sat_env.spec.environment import read_environment
 from cogvideo_sat_env.spec.variants import Variant, derive, read_variants
 
@@ -60,7 +63,10 @@ def lock_project(
         sizes |= found
         contents.setdefault(variant.lock, []).append(content)
     texts |= {path: conda_lock.dump(conda_lock.merge(parts), path) for path, parts in contents.items()}
-    texts |= _rendered(texts, variants, sizes)
+    rendered, pins = _rendered(texts, variants, sizes)
+    texts |= rendered
+    if all(variant.lock in texts for variant in variants):  # else a piece of the recipe may have no lock yet
+        texts |= recipe_files(root, environment, variants, read_ledger(), pins)
     return render.write_files(root, texts)
 
 
@@ -72,17 +78,23 @@ def render_project(root: Path) -> list[str]:
     environment, variants = read_environment(root / "environment.yml"), read_variants()
     texts = render.environment_files(environment, variants)
     used: set[str] = set()
+    pins: list[PipPin] = []
     for variant in variants:
         lock = read_lock(root / variant.lock, variant.platform)
         texts |= render.lock_files(variant, lock)
         used |= {item.sha256 for item in (*lock.conda, *lock.pip)}
+        pins += lock.pip
+    texts |= recipe_files(root, environment, variants, read_ledger(), pins)
     texts[render.SIZES] = render.sizes_file(render.read_sizes(root), used)
     return render.write_files(root, texts)
 
 
-def _rendered(texts: dict[str, str], variants: Sequence[Variant], sizes: dict[str, int]) -> dict[str, str]:
-    """Render from the new locks exactly as `check` will: by reading their texts back."""
+def _rendered(
+    texts: dict[str, str], variants: Sequence[Variant], sizes: dict[str, int]
+) -> tuple[dict[str, str], list[PipPin]]:
+    """Render from the new locks exactly as `check` will: by reading their texts back. Return their pip pins as well."""
     rendered: dict[str, str] = {}
+    pins: list[PipPin] = []
     used: set[str] = set()
     with tempfile.TemporaryDirectory(prefix="satenv-render-") as folder:
         for variant in variants:
@@ -94,8 +106,9 @@ def _rendered(texts: dict[str, str], variants: Sequence[Variant], sizes: dict[st
             lock = read_lock(path, variant.platform)
             used |= {item.sha256 for item in (*lock.conda, *lock.pip)}
             rendered |= render.lock_files(variant, lock)
+            pins += lock.pip
     rendered[render.SIZES] = render.sizes_file(sizes, used)
-    return rendered
+    return rendered, pins
 
 
 def _names(content: dict | None) -> set[str]:

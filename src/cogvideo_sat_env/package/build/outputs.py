@@ -28,7 +28,13 @@ class Output:
     version: str
     build: str
     subdir: str
-    device: str | None
+
+    @property
+    def device(self) -> str | None:
+        """Return what the metapackage was built for: cuda or cpu; None for every other package."""
+        if self.name != METAPACKAGE:
+            return None
+        return "cuda" if self.build.startswith("cuda") else "cpu"
 
     @property
     def file_name(self) -> str:
@@ -60,11 +66,21 @@ def plan(recipe: Path, platform: str, wanted: Sequence[str]) -> list[Output]:
                 "choose with --variant",
             )
         devices.add(here.get(name, name))
-    answer = do({"do": "render", "recipe": str(recipe), "platform": platform, "build_platform": current_platform()})
+    return [o for o in render(recipe, platform) if o.name != METAPACKAGE or not devices or o.device in devices]
+
+
+def render(recipe: Path, platform: str) -> list[Output]:
+    """Return all that recipe.yaml in the folder `recipe` builds for `platform`, in order.
+
+    Raises InputError with the engine's reason, SatenvError when the engine crashed.
+    """
+    request = {"do": "render", "recipe": str(recipe), "platform": platform, "build_platform": current_platform()}
+    answer = do(request)
     if "error" in answer:
-        raise InputError(f"{recipe / 'recipe.yaml'}: {answer['error']}", "restore the file, e.g. with git")
-    outputs = [Output(**item) for item in answer["outputs"]]
-    return [o for o in outputs if o.name != METAPACKAGE or not devices or o.device in devices]
+        raise InputError(
+            f"{recipe / 'recipe.yaml'}: can't be rendered: {answer['error']}", "restore the file, e.g. with git"
+        )
+    return [Output(**item) for item in answer["outputs"]]
 
 
 def inputs_digest(root: Path, output: Output, platform: str) -> str:
@@ -101,6 +117,8 @@ def _files(root: Path, output: Output) -> Iterator[Path]:
         if theirs[0] == "command" and output.name != METAPACKAGE:
             continue
         yield path
-    if output.name == METAPACKAGE:
+    if output.name != METAPACKAGE:
+        yield root / "src" / "cogvideo_sat_env" / "base" / "wheel_patch.py"
+    else:
         yield root / "LICENSE"
         yield from (p for p in sorted((root / "src").rglob("*")) if p.is_file() and "__pycache__" not in p.parts)

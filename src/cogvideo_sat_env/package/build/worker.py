@@ -51,13 +51,12 @@ def _render(request: Mapping[str, Any]) -> list[Any]:
     from rattler_build.tool_config import PlatformConfig
     from rattler_build.variant_config import VariantConfig
 
-    recipe = Path(request["recipe"])
     platform = PlatformConfig(
         target_platform=request["platform"], build_platform=request["build_platform"],
         host_platform=request["platform"], experimental=False,
     )  # fmt: skip
-    variants = VariantConfig.from_file(recipe / "variants.yaml")
-    return Stage0Recipe.from_file(recipe / "recipe.yaml").render(variants, RenderConfig(platform=platform))
+    recipe = Stage0Recipe.from_file(Path(request["recipe"]) / "recipe.yaml")
+    return recipe.render(VariantConfig(), RenderConfig(platform=platform))  # nothing in it depends on a variant
 
 
 def _outputs(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,7 +70,6 @@ def _outputs(request: Mapping[str, Any]) -> dict[str, Any]:
                 "version": recipe["package"]["version"],
                 "build": recipe["build"]["string"],
                 "subdir": rendered.variant["target_platform"],
-                "device": rendered.variant.get("device"),
             }
         )
     return {"outputs": found}

@@ -1,11 +1,13 @@
-"""Applies our patches to a wheel before pip installs it: strictly, every line of context must be there."""
+"""Applies the patches of recipe/patches to a wheel before it is installed: strictly, every line must be as expected.
+
+Standard library only: recipe/build.py imports it in the Python of a build environment.
+"""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import re
-import sys
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +15,20 @@ from pathlib import Path
 _HUNK = re.compile(r"@@ -(\d+)(?:,\d+)? \+\d+(?:,\d+)? @@")
 
 
+class PatchError(ValueError):
+    """A file that is no patch, or one that doesn't fit what it is applied to."""
+
+
+def patches_of(recipe: Path, name: str) -> list[Path]:
+    """Return the patches of recipe/ for the distribution or package `name` (any spelling), in order."""
+    return sorted((recipe / "patches" / re.sub(r"[-_.]+", "-", name).lower()).glob("*.patch"))
+
+
 def patch_wheel(wheel: Path, patches: Sequence[Path]) -> None:
-    """Rewrite `wheel` with the unified diffs of `patches` (paths a/… and b/…) applied, and its RECORD with them."""
+    """Rewrite `wheel` with the unified diffs of `patches` (paths a/… and b/…) applied, and its RECORD with them.
+
+    Raises PatchError that names the patch and the line; then the wheel is as it was.
+    """
     with zipfile.ZipFile(wheel) as archive:
         members = [(info, archive.read(info)) for info in archive.infolist()]
     contents = {info.filename: data for info, data in members}
@@ -22,16 +36,18 @@ def patch_wheel(wheel: Path, patches: Sequence[Path]) -> None:
     for patch in patches:
         for name, hunks in read_patch(patch).items():
             if name not in contents:
-                sys.exit(f"{patch.name}: {wheel.name} has no {name}")
+                raise PatchError(f"{patch.name}: {wheel.name} has no {name}")
             text = contents[name].decode("utf-8")
             contents[name] = apply(text, hunks, f"{patch.name}: {name}").encode("utf-8")
             changed.add(name)
     (record,) = (name for name in contents if name.endswith(".dist-info/RECORD"))
     rows = contents[record].decode("utf-8").splitlines()
     contents[record] = "".join(f"{_row(row, contents, changed)}\n" for row in rows).encode("utf-8")
-    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
+    partial = wheel.with_name(f".{wheel.name}.partial")
+    with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
         for info, _ in members:
             archive.writestr(info, contents[info.filename])
+    partial.replace(wheel)
 
 
 def _row(row: str, contents: dict[str, bytes], changed: set[str]) -> str:
@@ -43,7 +59,7 @@ def _row(row: str, contents: dict[str, bytes], changed: set[str]) -> str:
 
 
 def read_patch(patch: Path) -> dict[str, list[tuple[int, list[str]]]]:
-    """Return file -> hunks (line of the old file, lines with their mark) of a unified diff."""
+    """Return file -> hunks (line of the old file, lines with their mark) of a unified diff. Raises PatchError."""
     files: dict[str, list[tuple[int, list[str]]]] = {}
     hunks: list[tuple[int, list[str]]] | None = None
     for line in patch.read_text(encoding="utf-8").splitlines():
@@ -56,12 +72,12 @@ def read_patch(patch: Path) -> dict[str, list[tuple[int, list[str]]]]:
         elif hunks:
             hunks[-1][1].append(line or " ")
     if not files or not all(files.values()):
-        sys.exit(f"{patch.name}: no hunk found; expected a unified diff")
+        raise PatchError(f"{patch.name}: no hunk found; expected a unified diff")
     return files
 
 
 def apply(text: str, hunks: Sequence[tuple[int, list[str]]], where: str) -> str:
-    """Return `text` with the hunks applied; ends the build when a line isn't what the patch expects there."""
+    """Return `text` with the hunks applied. Raises PatchError when a line isn't what the patch expects there."""
     lines = text.split("\n")
     shift = 0
     for start, body in hunks:
@@ -69,7 +85,7 @@ def apply(text: str, hunks: Sequence[tuple[int, list[str]]], where: str) -> str:
         new = [line[1:] for line in body if line[0] in " +"]
         at = start - 1 + shift
         if lines[at : at + len(old)] != old:
-            sys.exit(f"{where}: line {start} is not what the patch expects: it was made for another version")
+            raise PatchError(f"{where}: line {start} is not what the patch expects: it was made for another version")
         lines[at : at + len(old)] = new
         shift += len(new) - len(old)
     return "\n".join(lines)
