@@ -51,9 +51,23 @@ def test_what_only_the_shell_sets_is_not_set_by_activation(prefix, tmp_path):
     assert found.sets == {} and found.env["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] == "1"
 
 
-@pytest.mark.parametrize("name", ["PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "LOCAL_RANK"])
+@pytest.mark.parametrize("name", ["LOCAL_RANK", "MASTER_ADDR", "__PYVENV_LAUNCHER__"])
 def test_variables_that_would_falsify_probes_are_removed(prefix, tmp_path, name):
     assert name not in capture(prefix, tmp_path, **{name: "x"}).env
+
+
+@pytest.mark.parametrize("name", ["PYTHONPATH", "PYTHONWARNINGS", "PYTHONNOUSERSITE", "VIRTUAL_ENV", "CXX"])
+def test_variables_that_a_job_would_have_stay(prefix, tmp_path, name):
+    assert capture(prefix, tmp_path, **{name: "x"}).env[name] == "x"
+
+
+@pytest.mark.parametrize("noise", [{"LD_PRELOAD": "/opt/site/lib64/libtrack_init.so"}, {"LC_ALL": "xx_YY.UTF-8"}])
+def test_what_the_loader_or_the_shell_print_by_themselves_is_no_problem_of_the_scripts(prefix, tmp_path, noise):
+    prefix.file("etc/conda/activate.d/a.sh", "export A=$(id -u)\ncat /dev/null\n")
+    found = capture(prefix, tmp_path, **noise)
+    assert found.problems == () and "A" in found.sets
+    prefix.file("etc/conda/activate.d/b.sh", "echo 'no such module' >&2\n")
+    assert capture(prefix, tmp_path, **noise).problems == ("the activation scripts print: no such module",)
 
 
 def test_a_script_that_ends_the_shell_is_a_problem(prefix, tmp_path):

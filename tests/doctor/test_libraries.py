@@ -24,7 +24,7 @@ def library(folder: Path, name: str) -> Path:
 @needs_compiler
 def test_two_openmp_runtimes_are_told(prefix, tmp_path):
     gnu, intel = library(prefix.root / "lib", "libgomp.so.1"), library(tmp_path / "intel", "libiomp5.so")
-    assert prefix.check("identity.libraries", LD_PRELOAD=str(gnu)).status == "passed"
+    assert prefix.check("identity.libraries", LD_PRELOAD=str(gnu)).status == "not_run"
     result = prefix.check("identity.libraries", LD_PRELOAD=f"{gnu}:{intel}")
     assert result.status == "warning" and "2 OpenMP runtimes in one process" in result.finding
     assert f"Intel's ({intel})" in result.finding and f"GNU's ({gnu})" in result.finding
@@ -37,13 +37,13 @@ def test_copies_that_wheels_vendor_under_other_names_do_no_harm(prefix):
         library(prefix.root / "x.libs", "libgomp-6a29c32d.so.1.0.0"),
     )
     result = prefix.check("identity.libraries", LD_PRELOAD=f"{gnu}:{vendored}")
-    assert result.status == "passed" and result.details["vendored_openmp"] == [str(vendored)]
+    assert result.status == "not_run" and result.details["vendored_openmp"] == [str(vendored)]
 
 
 @needs_compiler
 def test_the_hosts_cuda_library_in_the_process_fails(prefix, tmp_path):
     own, host = library(prefix.root / "lib", "libcudart.so.12"), library(tmp_path / "cuda-11.8", "libcudart.so.11.0")
-    assert prefix.check("identity.libraries", LD_PRELOAD=str(own)).status == "passed"
+    assert prefix.check("identity.libraries", LD_PRELOAD=str(own)).status == "not_run"
     result = prefix.check("identity.libraries", LD_PRELOAD=f"{own}:{host}")
     assert result.status == "failed" and result.finding == f"loaded from outside the environment: {host}"
     assert "unset LD_LIBRARY_PATH" in result.remedy
@@ -55,7 +55,14 @@ def test_a_library_that_the_environment_links_to_is_its_own(prefix, tmp_path):
     real = library(tmp_path / "pkgs", "libcudart.so.12.8")
     (prefix.root / "lib").mkdir(exist_ok=True)
     (prefix.root / "lib" / "libcudart.so.12").symlink_to(real)
-    assert prefix.check("identity.libraries", LD_PRELOAD=str(prefix.root / "lib/libcudart.so.12")).status == "passed"
+    result = prefix.check("identity.libraries", LD_PRELOAD=str(prefix.root / "lib/libcudart.so.12"))
+    assert result.status == "not_run" and result.details["outside"] == []
+
+
+def test_with_no_torch_loaded_nothing_was_seen_and_that_is_not_ok(prefix):
+    """A process that never came to import torch has no foreign library in it."""
+    result = prefix.check("identity.libraries")
+    assert result.status == "not_run" and "torch isn't loaded" in result.finding
 
 
 def test_a_driver_library_and_torchs_vendored_copies_are_not_foreign():
@@ -79,13 +86,19 @@ def test_maps_are_read_with_spaces_and_deleted_files(tmp_path):
 @pytest.mark.parametrize(
     ("variables", "words"),
     [
-        ({"LD_PRELOAD": "/opt/intel/libiomp5.so"}, "LD_PRELOAD loads /opt/intel/libiomp5.so"),
+        ({"LD_PRELOAD": "/opt/site/lib64/libtrack_init.so"}, "LD_PRELOAD names /opt/site/lib64/libtrack_init.so"),
+        ({"LD_PRELOAD": "libtrack_init.so"}, "LD_PRELOAD names libtrack_init.so, which can't be loaded"),
         ({"KMP_DUPLICATE_LIB_OK": "TRUE"}, "KMP_DUPLICATE_LIB_OK silences OpenMP's check"),
-        ({"LD_PRELOAD": "/usr/lib/libtcmalloc.so.4"}, None),
+        ({"LD_PRELOAD": "ALLOCATOR"}, None),
+        ({"LD_PRELOAD": "INTEL"}, "LD_PRELOAD loads "),
     ],
-    ids=["intel's OpenMP", "the silencer", "an allocator"],
+    ids=["a path that isn't there", "a name that isn't there", "the silencer", "an allocator", "intel's OpenMP"],
 )
-def test_variables_that_bring_another_runtime_are_told(prefix, variables, words):
+@needs_compiler
+def test_variables_that_bring_another_runtime_are_named(prefix, tmp_path, variables, words):
+    for word, name in (("ALLOCATOR", "libtcmalloc.so.4"), ("INTEL", "libiomp5.so")):
+        if word in variables.values():
+            variables = {"LD_PRELOAD": str(library(tmp_path / "host", name))}
     result = prefix.check("identity.pollution", **variables)
     if words is None:
         assert result.status == "passed"

@@ -242,15 +242,15 @@ def test_training_checks_are_not_run_where_only_data_is_prepared(toy, prefix):
     assert (result.status, result.finding) == ("not_run", "not run: this environment only prepares data")
 
 
-def test_probes_get_the_activated_environment_without_the_users_dirt(toy, prefix):
+def test_probes_get_the_activated_environment_and_what_a_job_of_the_user_would_have(toy, prefix):
     prefix.file("etc/conda/env_vars.d/a.json", '{"FROM_ENVIRONMENT": "1"}')
     prefix.file("etc/conda/activate.d/a.sh", 'export FROM_SCRIPT="$CONDA_PREFIX"\n')
-    names = ["PYTHONHOME", "PYTHONNOUSERSITE", "FROM_ENVIRONMENT", "FROM_SCRIPT", "CONDA_PREFIX", "RANK", "OMP"]
+    names = ["PYTHONWARNINGS", "PYTHONNOUSERSITE", "FROM_ENVIRONMENT", "FROM_SCRIPT", "CONDA_PREFIX", "RANK", "OMP"]
     text = f"def a(request): return passed(repr([os.environ.get(name) for name in {names}] + [os.environ['PATH']]))"
-    dirt = {"PYTHONHOME": "/nowhere", "RANK": "3", "OMP": "kept"}
+    dirt = {"PYTHONWARNINGS": "ignore", "RANK": "3", "OMP": "kept"}
     found = eval(only(toy(text, spec("a"), **dirt).run("quick")).finding)
     root = str(prefix.root)
-    assert found == [None, "1", "1", root, root, None, "kept", f"{root}/bin:/usr/bin:/bin"]
+    assert found == ["ignore", None, "1", root, root, None, "kept", f"{root}/bin:/usr/bin:/bin"]
 
 
 def test_nothing_is_left_behind(toy, tmp_path):

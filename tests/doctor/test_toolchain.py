@@ -57,12 +57,73 @@ def test_a_compiler_and_ninja_pass(prefix, tmp_path):
 def test_no_compiler_fails_with_what_to_install(prefix, tmp_path):
     result = prefix.check("toolchain.compiler", PATH=tools(tmp_path))
     assert result.status == "failed" and "no C++ compiler" in result.finding and "deepspeed_shm_comm" in result.finding
-    assert "gxx_linux" in result.remedy
+    assert "apt install g++" in result.remedy and "mamba" not in result.remedy  # in a plain venv
+    prefix.file("conda-meta/history", "")
+    assert "gxx_linux" in prefix.check("toolchain.compiler", PATH=tools(tmp_path)).remedy
+    prefix.file("etc/cogvideo-sat-env/receipt.json", '{"source": "wheels"}')
+    assert "mamba" not in prefix.check("toolchain.compiler", PATH=tools(tmp_path)).remedy
+
+
+PATCHED = """
+def build_shm_op():
+    if shutil.which("c++") is None:
+        return None
+    return builder.load()
+"""
+
+
+def test_with_a_deepspeed_that_does_without_a_compiler_its_absence_is_a_warning_that_says_what_is_slower(
+    prefix, tmp_path
+):
+    prefix.module("deepspeed/__init__")
+    prefix.module("deepspeed/comm/torch", PATCHED)
+    result = prefix.check("toolchain.compiler", PATH=tools(tmp_path))
+    assert result.status == "warning" and "slower" in result.finding and "apt install g++" in result.remedy
+    prefix.module("deepspeed/comm/torch", "def build_shm_op():\n    return builder.load()\n")
+    assert prefix.check("toolchain.compiler", PATH=tools(tmp_path)).status == "failed"
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("variable", "value"), [("CXX", "c++ -fno-such-flag"), ("CXX", "/opt/gcc/9/bin/g++"), ("CPATH", "BROKEN")]
+)
+def test_a_variable_that_spoils_the_compiler_is_named(prefix, tmp_path, variable, value):
+    prefix.program("ninja", "echo 1.13.0\n")
+    if value == "BROKEN":  # another compiler's headers in front
+        (tmp_path / "include").mkdir()
+        (tmp_path / "include" / "vector").write_text("#error another compiler's\n")
+        value = str(tmp_path / "include")
+    result = prefix.check("toolchain.compiler", **{variable: value})
+    assert result.status == "failed" and result.remedy == f"unset {variable}" and value in result.finding
+    assert prefix.check("toolchain.compiler").status == "passed"
+
+
+@needs_compiler
+def test_a_cc_that_is_not_there_is_a_warning_without_a_gpu(prefix):
+    prefix.program("ninja", "echo 1.13.0\n")
+    result = prefix.check("toolchain.compiler", CC="/opt/gcc/9/bin/gcc")
+    assert result.status == "warning" and "triton" in result.finding and result.remedy == "unset CC"
+
+
+@needs_compiler
+@pytest.mark.parametrize(("sysroot", "status"), [("2.17", "passed"), ("99.1", "failed")])
+def test_a_sysroot_that_is_newer_than_the_nodes_c_library_fails(prefix, sysroot, status):
+    """What DeepSpeed compiles on such a node can't be loaded there."""
+    prefix.program("ninja", "echo 1.13.0\n")
+    prefix.program("c++", f'exec {shutil.which("c++")} "$@"\n')
+    prefix.record("sysroot_linux-64", sysroot, {})
+    result = prefix.check("toolchain.compiler")
+    assert result.status == status
+    if status == "failed":
+        assert f"glibc {sysroot} (sysroot), this machine has glibc" in result.finding
+        assert "sysroot_linux-64<=" in result.remedy
+    prefix.root.joinpath("bin", "c++").unlink()  # the host's compiler builds for the host
+    assert prefix.check("toolchain.compiler").status == "passed"
 
 
 def test_cxx_of_activation_is_taken_and_its_absence_named(prefix):
     result = prefix.check("toolchain.compiler", CXX="x86_64-conda-linux-gnu-c++")
-    assert result.status == "failed" and "$CXX names x86_64-conda-linux-gnu-c++, which doesn't exist" in result.finding
+    assert result.status == "failed" and "CXX=x86_64-conda-linux-gnu-c++ names no program" in result.finding
 
 
 def test_a_compiler_that_cannot_compile_fails(prefix):
@@ -97,6 +158,7 @@ def test_the_environments_nvcc_of_another_minor_fails(prefix):
 def test_the_hosts_nvcc_of_another_version_is_a_warning(prefix, tmp_path):
     torch(prefix, "12.8")
     nvcc(prefix, "13.0", tmp_path / "cuda-13")
+    prefix.file("conda-meta/history", "")
     for how in ({"PATH": f"{tmp_path}/cuda-13/bin:/usr/bin:/bin"}, {"CUDA_HOME": f"{tmp_path}/cuda-13"}):
         result = prefix.check("toolchain.nvcc", **how)
         assert result.status == "warning" and "the host's nvcc 13.0" in result.finding
@@ -138,9 +200,22 @@ def test_without_nvcc_it_depends_on_receipt_and_gpu(monkeypatch, tmp_path, gpus,
     """Called in this process: the machine of the test may have an nvcc where torch looks last."""
     monkeypatch.setattr(toolchain, "torch_cuda", lambda: "12.9")
     monkeypatch.setattr(toolchain, "_cuda_home", lambda prefix: None)
-    inputs = {"prefix": str(tmp_path), "gpu": {"gpus": gpus}, "not_provided": not_provided}
+    inputs = {"prefix": str(tmp_path), "gpu": {"gpus": gpus}, "not_provided": not_provided, "conda": True}
     outcome = toolchain.nvcc(ProbeRequest(tmp_path, tmp_path, inputs))
     assert outcome.status == status and "FusedEmaAdam" in outcome.finding
+
+
+@pytest.mark.parametrize("variable", ["CUDA_HOME", "CUDA_PATH"])
+def test_a_cuda_home_that_is_not_there_is_named_for_torch_takes_it_all_the_same(prefix, tmp_path, variable):
+    """Another nvcc on PATH, of the right version even, is not the one that torch would run."""
+    torch(prefix, "12.9")
+    nvcc(prefix, "12.9", tmp_path / "cuda")
+    on_path = {"PATH": f"{tmp_path}/cuda/bin:/usr/bin:/bin", variable: "/usr/local/cuda-11.8"}
+    result = prefix.check("toolchain.nvcc", **on_path)
+    assert result.status == "warning" and result.remedy == f"unset {variable}"
+    assert f"{variable}=/usr/local/cuda-11.8 has no bin/nvcc" in result.finding
+    gpu = Machine(GpuFacts("580.65.06", (Gpu(0, "H100", 81559, "9.0"),)))
+    assert prefix.check("toolchain.nvcc", machine=gpu, **on_path).status == "failed"
 
 
 @pytest.mark.parametrize("item", ['"cuda-nvcc"', '{"name": "cuda-nvcc", "spec": "cuda-nvcc"}'], ids=["name", "object"])

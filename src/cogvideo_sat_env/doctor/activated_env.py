@@ -1,9 +1,10 @@
-"""The environment variables that a process of the prefix gets: as activation would give, without the shell's dirt."""
+"""The environment variables that a job of the prefix gets: the user's own, as activation changes them."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -12,11 +13,11 @@ from pathlib import Path
 from shutil import which
 from typing import Any
 
-# Variables that change which modules Python loads, or what a probe does, without belonging to the environment.
+from cogvideo_sat_env.doctor.children import run_child
+
+# Leftovers of a launcher: a probe is a job of one process. Everything else of the user's stays: a job would have it.
 REMOVED = (
-    "PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "PYTHONUSERBASE", "PYTHONINSPECT", "PYTHONWARNINGS", "PYTHONOPTIMIZE",
-    "PYTHONSAFEPATH", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__",
-    # leftovers of a launcher: a probe is a job of one process
+    "__PYVENV_LAUNCHER__",
     "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "CROSS_RANK", "CROSS_SIZE",
     "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK", "ROLE_NAME", "ROLE_WORLD_SIZE", "TORCHELASTIC_RUN_ID",
     "TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_MAX_RESTARTS",
@@ -24,7 +25,7 @@ REMOVED = (
 )  # fmt: skip
 _LEAST = ("HOME", "USER", "LOGNAME", "LANG", "PATH", "TMPDIR")  # what every login shell has
 _UNSET = "***unset***"  # conda's mark for a variable that was removed with `conda env config vars unset`
-_LIMIT = 60.0
+_LIMIT = 20.0  # seconds for the scripts
 
 _DUMP = "import json, os, sys; json.dump(dict(os.environ), open(sys.argv[1], 'w'))"
 
@@ -62,7 +63,6 @@ def capture(prefix: Path, workdir: Path, base: Mapping[str, str] | None = None) 
     clean = _activate(prefix, least, declared, scripts, workdir, [])
     plain = {"PATH", "CONDA_PREFIX", "CONDA_DEFAULT_ENV", "CONDA_SHLVL", "SHLVL", "_", "PWD", "OLDPWD"}
     sets = {name: value for name, value in sorted(clean.items()) if name not in plain and least.get(name) != value}
-    env["PYTHONNOUSERSITE"] = "1"
     return ActivatedEnvironment(env, sets, tuple(path.name for path in scripts), tuple(problems))
 
 
@@ -137,8 +137,9 @@ def _source(scripts: list[Path], env: dict[str, str], workdir: Path, problems: l
         names = ", ".join(path.name for path in scripts)
         problems.append(f"the activation scripts don't end within {_LIMIT:.0f} s: {names}")
         return env
-    if done.stderr.strip():
-        problems.append(f"the activation scripts say: {done.stderr.strip().splitlines()[-1][:300]}")
+    words = _without_noise(done.stderr, shell, env)
+    if words:
+        problems.append(f"the activation scripts print: {words[-1][:300]}")
     if not target.is_file():
         problems.append(f"the activation scripts end the shell (exit code {done.returncode})")
         return env
@@ -148,3 +149,18 @@ def _source(scripts: list[Path], env: dict[str, str], workdir: Path, problems: l
     if "LC_CTYPE" not in env and found.get("LC_CTYPE") in ("C.UTF-8", "C.utf8", "UTF-8"):
         del found["LC_CTYPE"]  # Python itself sets it in the C locale (PEP 538)
     return found
+
+
+def _without_noise(stderr: str, shell: str, env: Mapping[str, str]) -> list[str]:
+    """Return the lines that aren't printed without the scripts too: notes on a locale or a preload that isn't there."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    if not lines:
+        return []
+    noise = run_child([shell, "-c", "id -u >/dev/null"], _LIMIT, env).stderr
+    known = {_general(line) for line in noise.splitlines()}
+    return [line for line in lines if _general(line) not in known]
+
+
+def _general(line: str) -> str:
+    """Return a line without what differs between programs: its first word and numbers."""
+    return re.sub(r"\d+", "0", line.partition(": ")[2] or line).strip()

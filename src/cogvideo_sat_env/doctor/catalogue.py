@@ -13,31 +13,39 @@ _FIRST_COMPILATION = 600.0
 CHECKS: tuple[CheckSpec, ...] = (
     CheckSpec(
         "identity.distribution", QUICK, "PyPI's unrelated `sat`, two packages that both install `decord`",
-        "distribution",
+        "distribution", light=True,
     ),
     CheckSpec(
         "identity.floors", QUICK, "a requirement that is missing or below its tested floor", "floors",
-        joins="identity.distribution",
+        joins="identity.distribution", light=True,
     ),
     CheckSpec(
-        "identity.bounds", QUICK, "a version that is known to break SAT", "bounds", joins="identity.distribution"
+        "identity.bounds", QUICK, "a version that is known to break SAT", "bounds", joins="identity.distribution",
+        light=True,
     ),
     CheckSpec(
         "identity.receipt", QUICK, "packages that are not those of the receipt, or of the lock", "receipt",
-        joins="identity.distribution",
+        joins="identity.distribution", light=True,
     ),
     CheckSpec(
         "identity.overwritten", QUICK, "pip over conda: replaced packages, overwritten files", "overwritten",
-        joins="identity.distribution",
+        joins="identity.distribution", light=True,
     ),
-    CheckSpec("identity.files", FULL, "files that were changed or lost after they were linked", "files", limit=600.0),
+    CheckSpec(
+        "identity.python", QUICK, "variables because of which Python doesn't start, or is not the environment's",
+        "python", joins="identity.distribution", light=True,
+    ),
+    CheckSpec(
+        "identity.files", FULL, "files that were changed or lost after they were linked", "files", limit=600.0,
+        light=True,
+    ),
     CheckSpec(
         "identity.activation", QUICK, "activation scripts that fail, hang or set nothing", "activation",
-        joins="identity.distribution",
+        joins="identity.distribution", light=True,
     ),
     CheckSpec(
         "identity.pollution", QUICK, "PYTHONPATH, user site, LD_LIBRARY_PATH or the host's CUDA leaking in",
-        "pollution", joins="identity.distribution",
+        "pollution", joins="identity.distribution", light=True,
     ),
     CheckSpec(
         "identity.libraries", QUICK, "two OpenMP runtimes; a CUDA library of the host in the process", "libraries",
@@ -48,8 +56,7 @@ CHECKS: tuple[CheckSpec, ...] = (
         limit=600.0, alone=True,
     ),
     CheckSpec(
-        "imports.together", QUICK, "modules that can't share one process", "together", limit=180.0,
-        loader_errors=True,
+        "imports.together", QUICK, "modules that can't share one process", "together", limit=180.0, loader_errors=True,
     ),
     CheckSpec("imports.order", FULL, "crashes that depend on the order of decord and torch", "order", limit=240.0),
     CheckSpec(
@@ -60,24 +67,26 @@ CHECKS: tuple[CheckSpec, ...] = (
         "imports.sat-modules", FULL, "a module of SwissArmyTransformer that newer packages broke", "sat_modules",
         limit=180.0, training=True, joins="imports.together",
     ),
+    CheckSpec(
+        "video.bridge", QUICK, "decord that hands its frames to torch wrongly", "bridge", limit=120.0,
+        joins="imports.together",
+    ),
     CheckSpec("video.decord", QUICK, "wrong, shifted or missing frames from decord", "decord", limit=120.0),
     CheckSpec(
-        "video.codecs", FULL, "a codec whose frames are wrong, shifted or can't be decoded", "codecs", limit=180.0
+        "video.codecs", FULL, "a codec whose frames are wrong, shifted or can't be decoded", "codecs", limit=180.0,
     ),
     CheckSpec("video.sizes", FULL, "odd sizes; scaling and resizing that change or shift frames", "sizes", limit=180.0),
     CheckSpec(
-        "video.write", FULL, "no mp4 backend for samples, or samples that can't be read back", "write", limit=180.0
+        "video.write", FULL, "no mp4 backend for samples, or samples that can't be read back", "write", limit=180.0,
     ),
     CheckSpec(
-        "video.broken", FULL, "a broken or truncated clip that hangs or crashes the loader", "broken", limit=180.0
+        "video.broken", FULL, "a broken or truncated clip that hangs or crashes the loader", "broken", limit=180.0,
     ),
     CheckSpec(
         "data.webdataset", FULL, "webdataset's changed ResampledShards, invisible to imports", "webdataset",
         limit=180.0, training=True,
     ),
-    CheckSpec(
-        "data.folder", FULL, "clips with captions that workers load wrongly, or hang on", "folder", limit=300.0
-    ),
+    CheckSpec("data.folder", FULL, "clips with captions that workers load wrongly, or hang on", "folder", limit=300.0),
     CheckSpec(
         "data.shards", FULL, "corrupt clips and truncated shards that end a stream; workers that crash", "shards",
         limit=300.0, training=True,
@@ -88,12 +97,12 @@ CHECKS: tuple[CheckSpec, ...] = (
         "transformer", limit=180.0, training=True,
     ),
     CheckSpec(
-        "model.lora", FULL, "LoRA that learns nothing, reaches no layer or can't be merged", "lora",
-        limit=120.0, training=True, joins="model.transformer",
+        "model.lora", FULL, "LoRA that learns nothing, reaches no layer or can't be merged", "lora", limit=120.0,
+        training=True, joins="model.transformer",
     ),
     CheckSpec(
-        "model.vae", FULL, "3D convolutions that are wrong in bf16 or see later frames", "vae",
-        limit=120.0, training=True, joins="model.transformer",
+        "model.vae", FULL, "3D convolutions that are wrong in bf16 or see later frames", "vae", limit=120.0,
+        training=True, joins="model.transformer",
     ),
     CheckSpec(
         "model.gpu", GPU, "a GPU that computes something else than the CPU, or in fp32 only", "transformer_gpu",
@@ -116,12 +125,12 @@ CHECKS: tuple[CheckSpec, ...] = (
         limit=_FIRST_COMPILATION, training=True, after=("training.zero2",), joins="training.checkpoint",
     ),
     CheckSpec(
-        "training.two-processes", FULL, "torchrun, gloo or the averaging of gradients that don't work", "two_processes",
-        limit=_FIRST_COMPILATION, training=True, after=("training.zero2",), alone=True,
+        "training.two-processes", FULL, "torchrun, gloo or the averaging of gradients that don't work",
+        "two_processes", limit=_FIRST_COMPILATION, training=True, after=("training.zero2",), alone=True,
     ),
     CheckSpec(
-        "training.gpu", GPU, "SAT, DeepSpeed and NCCL that can't train on the GPUs", "gpu",
-        limit=_FIRST_COMPILATION, training=True, alone=True,
+        "training.gpu", GPU, "SAT, DeepSpeed and NCCL that can't train on the GPUs", "gpu", limit=_FIRST_COMPILATION,
+        training=True, alone=True,
     ),
     CheckSpec(
         "lora.safetensors", FULL, "LoRA weights that change on the way through safetensors", "safetensors_round_trip",
@@ -129,20 +138,27 @@ CHECKS: tuple[CheckSpec, ...] = (
     ),
     CheckSpec(
         "toolchain.compiler", QUICK, "no C++ compiler or ninja for DeepSpeed's run-time compilation", "compiler",
-        training=True,
+        training=True, joins="identity.distribution", light=True,
     ),
-    CheckSpec("toolchain.nvcc", QUICK, "nvcc of another CUDA than torch's, missing CUDA headers", "nvcc"),
+    CheckSpec(
+        "toolchain.nvcc", QUICK, "nvcc of another CUDA than torch's, missing CUDA headers", "nvcc",
+        joins="identity.distribution", light=True,
+    ),
     CheckSpec(
         "toolchain.extensions-dir", QUICK, "a compilation cache that can't be written, is shared, or is locked",
-        "extensions_dir", training=True,
+        "extensions_dir", training=True, joins="identity.distribution", light=True,
     ),
     CheckSpec(
         "toolchain.extension", FULL, "a host compiler that nvcc refuses, a CUDA extension that doesn't build",
-        "extension", limit=600.0, training=True,
+        "extension", limit=600.0, training=True, light=True,
     ),
     CheckSpec(
         "toolchain.fused-ema-adam", GPU, "SAT's default optimizer that can't be compiled (fused_ema_adam)",
         "fused_ema_adam", limit=900.0, training=True,
+    ),
+    CheckSpec(
+        "hardware.limits", QUICK, "limits of the shell (ulimit) that are too low to import or to train", "limits",
+        joins="identity.distribution", light=True,
     ),
     CheckSpec("hardware.gpu", QUICK, "CPU build on a GPU machine, driver too old for torch's CUDA", "gpu", limit=120.0),
     CheckSpec(
@@ -150,24 +166,40 @@ CHECKS: tuple[CheckSpec, ...] = (
         "architectures", limit=120.0,
     ),
     CheckSpec("hardware.memory", GPU, "GPUs too small for the recipe (CUDA out of memory)", "memory", training=True),
-    CheckSpec("network.hostname", FULL, "a host's name without an address, which nodes can't find", "hostname"),
-    CheckSpec("network.p2p", GPU, "GPUs that reach each other only slowly, or through the host", "p2p", limit=180.0,
-              alone=True),
-    CheckSpec("network.nccl", GPU, "NCCL that hangs, sums wrongly or uses the slow way", "nccl", limit=240.0,
-              training=True, alone=True),
-    CheckSpec("storage.space", QUICK, "no room, or no inodes, where a run writes", "space"),
+    CheckSpec(
+        "network.hostname", FULL, "a host's name without an address, which nodes can't find", "hostname", light=True,
+    ),
+    CheckSpec(
+        "network.interfaces", QUICK, "GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME that name no interface", "interfaces",
+        training=True, joins="identity.distribution", light=True,
+    ),
+    CheckSpec(
+        "network.p2p", GPU, "GPUs that reach each other only slowly, or through the host", "p2p", limit=180.0,
+        alone=True,
+    ),
+    CheckSpec(
+        "network.nccl", GPU, "NCCL that hangs, sums wrongly or uses the slow way", "nccl", limit=240.0, training=True,
+        alone=True,
+    ),
+    CheckSpec(
+        "storage.space", QUICK, "no room, or no inodes, where a run writes", "space", joins="identity.distribution",
+        light=True,
+    ),
     CheckSpec(
         "storage.shared", QUICK, "caches of compiled code on a file system that nodes share", "shared",
-        joins="storage.space",
+        joins="identity.distribution", light=True,
     ),
     CheckSpec(
-        "storage.import-time", FULL, "an environment whose imports take minutes", "import_time", limit=600.0, alone=True
+        "storage.import-time", FULL, "an environment whose imports take minutes", "import_time", limit=600.0,
+        alone=True,
     ),
     CheckSpec(
-        "security.advisories", FULL, "packages with known vulnerabilities (--advisories)", "advisories", limit=120.0
+        "security.advisories", FULL, "packages with known vulnerabilities (--advisories)", "advisories", limit=120.0,
+        light=True,
     ),
     CheckSpec(
-        "security.permissions", FULL, "files that every user of the machine could change", "permissions", limit=300.0
+        "security.permissions", FULL, "files that every user of the machine could change", "permissions", limit=300.0,
+        light=True,
     ),
 )  # fmt: skip
 

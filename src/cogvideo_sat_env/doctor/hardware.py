@@ -2,15 +2,58 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
-import subprocess
-from dataclasses import dataclass
+import sys
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import which
 from typing import Protocol
 
+from cogvideo_sat_env.doctor.children import Child, run_child
+
 _QUERY = "index,name,memory.total,compute_cap,driver_version"
 _SLOTS = "index,pcie.link.gen.max,pcie.link.width.max"
+_LIBRARIES = ("libcuda.so.1", "libnvidia-ml.so.1")
+# What each is asked, in a process of its own; prints [driver version or null, [[name, MiB, compute capability], …]].
+_ASK = {
+    "libcuda.so.1": """
+import ctypes, json, sys
+try:
+    cuda = ctypes.CDLL("libcuda.so.1")
+except OSError:
+    sys.exit(1)
+if cuda.cuInit(0):
+    sys.exit(1)
+count, devices = ctypes.c_int(), []
+cuda.cuDeviceGetCount(ctypes.byref(count))
+for index in range(count.value):
+    name, size, major, minor = ctypes.create_string_buffer(96), ctypes.c_size_t(), ctypes.c_int(), ctypes.c_int()
+    device = ctypes.c_int()
+    cuda.cuDeviceGet(ctypes.byref(device), index)
+    cuda.cuDeviceGetName(name, 96, device)
+    cuda.cuDeviceTotalMem_v2(ctypes.byref(size), device)
+    cuda.cuDeviceGetAttribute(ctypes.byref(major), 75, device)
+    cuda.cuDeviceGetAttribute(ctypes.byref(minor), 76, device)
+    devices.append([name.value.decode(), size.value >> 20, f"{major.value}.{minor.value}"])
+print(json.dumps([None, devices]))
+""",
+    "libnvidia-ml.so.1": """
+import ctypes, json, sys
+try:
+    nvml = ctypes.CDLL("libnvidia-ml.so.1")
+except OSError:
+    sys.exit(1)
+if nvml.nvmlInit_v2():
+    sys.exit(1)
+version = ctypes.create_string_buffer(96)
+nvml.nvmlSystemGetDriverVersion(version, 96)
+print(json.dumps([version.value.decode() or None, []]))
+""",
+}
 
 
 @dataclass(frozen=True)
@@ -25,11 +68,15 @@ class Gpu:
 
 @dataclass(frozen=True)
 class GpuFacts:
-    """The NVIDIA driver's version (None: no driver), its GPUs, and what went wrong when asking, in one line."""
+    """The NVIDIA driver's version (None: no driver), its GPUs, and what went wrong when asking, in one line.
+
+    stuck: which part of the driver never answered; whoever asks it again hangs.
+    """
 
     driver: str | None = None
     gpus: tuple[Gpu, ...] = ()
     problem: str | None = None
+    stuck: str | None = None
 
 
 @dataclass(frozen=True)
@@ -59,46 +106,82 @@ class Hardware(Protocol):
 
 
 class NvidiaSmi:
-    """The real machine: nvidia-smi, and the kernel module's version file where nvidia-smi is missing."""
+    """The real machine: nvidia-smi, the driver's own libraries, and the kernel module's version file.
 
-    def __init__(self, program: str | None = None, version_file: Path = Path("/proc/driver/nvidia/version")) -> None:
-        self._program = program or which("nvidia-smi")
+    Each is asked in a child process with a limit of its own, `seconds`: a driver that is stuck hangs whoever asks it,
+    and can't be killed.
+    """
+
+    def __init__(
+        self,
+        program: str | None = None,
+        version_file: Path = Path("/proc/driver/nvidia/version"),
+        environ: Mapping[str, str] | None = None,
+        seconds: float = 8.0,
+    ) -> None:
+        self._environ = dict(os.environ if environ is None else environ)
+        self._program = program or which("nvidia-smi", path=self._environ.get("PATH"))
         self._version_file = version_file
+        self._seconds = seconds
 
     def gpu_facts(self) -> GpuFacts:
-        """Ask nvidia-smi (30 s at most)."""
+        """Ask nvidia-smi, libcuda and NVML side by side."""
+        with ThreadPoolExecutor(3) as pool:
+            asked = pool.submit(self._ask_program)
+            libraries = [pool.submit(self._ask_library, name) for name in _LIBRARIES]
+            facts = asked.result()
+            answers = [library.result() for library in libraries]
+        stuck = [answer.stuck for answer in answers if answer.stuck]
+        cuda = answers[0]
+        if not facts.gpus and cuda.gpus:  # containers often have the libraries without the program
+            facts = replace(facts, driver=facts.driver or answers[1].driver, gpus=cuda.gpus, problem=None)
+        if stuck:
+            return replace(facts, problem="; ".join(filter(None, [*stuck, facts.problem])), stuck="; ".join(stuck))
+        return facts
+
+    def _ask_program(self) -> GpuFacts:
         if self._program is None:
             driver = self._kernel_driver()
             problem = f"driver {driver} is loaded, but nvidia-smi is not on PATH" if driver else None
             return GpuFacts(driver, (), problem)
-        command = [self._program, f"--query-gpu={_QUERY}", "--format=csv,noheader,nounits"]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-        except subprocess.TimeoutExpired:
-            return GpuFacts(self._kernel_driver(), (), "nvidia-smi doesn't answer within 30 s")
-        except OSError as error:
-            return GpuFacts(self._kernel_driver(), (), f"nvidia-smi can't be started: {error}")
-        if done.returncode != 0:
+        done = self._run(f"--query-gpu={_QUERY}", "--format=csv,noheader,nounits")
+        if done.problem:
+            return GpuFacts(self._kernel_driver(), (), done.problem)
+        if done.code != 0:
             output = " ".join((done.stdout + " " + done.stderr).split())
             if "No devices were found" in output:
                 return GpuFacts(self._kernel_driver())
-            return GpuFacts(self._kernel_driver(), (), f"nvidia-smi fails ({done.returncode}): {output[:200]}")
+            return GpuFacts(self._kernel_driver(), (), f"nvidia-smi fails ({done.code}): {output[:200]}")
         return parse_query(done.stdout)
 
-    def links(self) -> tuple[Link, ...]:
-        """Ask nvidia-smi (30 s at most for each of two questions)."""
-        slots = self._ask(f"--query-gpu={_SLOTS}", "--format=csv,noheader,nounits")
-        return parse_links(slots, self._ask("nvlink", "--status"))
+    def _ask_library(self, name: str) -> GpuFacts:
+        """Ask a library of the driver; nothing when it isn't there or has no device, which is no problem."""
+        command = [sys.executable, "-I", "-S", "-c", _ASK[name]]
+        done = run_child(command, self._seconds, self._environ)
+        if done.code is None:
+            return GpuFacts(stuck=f"the GPU driver is stuck: {name} doesn't answer within {self._seconds:.0f} s")
+        lines = done.stdout.strip().splitlines()
+        if done.code != 0 or not lines:
+            return GpuFacts()
+        driver, devices = json.loads(lines[-1])
+        gpus = tuple(Gpu(index, *device) for index, device in enumerate(devices))
+        return GpuFacts(driver, gpus)
 
-    def _ask(self, *arguments: str) -> str:
+    def links(self) -> tuple[Link, ...]:
+        """Ask nvidia-smi twice."""
+        slots = self._answer(f"--query-gpu={_SLOTS}", "--format=csv,noheader,nounits")
+        return parse_links(slots, self._answer("nvlink", "--status"))
+
+    def _answer(self, *arguments: str) -> str:
         """Return nvidia-smi's answer; nothing when it has none: older ones don't know every question."""
         if self._program is None:
             return ""
-        try:
-            done = subprocess.run([self._program, *arguments], capture_output=True, text=True, timeout=30, check=False)
-        except (OSError, subprocess.TimeoutExpired):
-            return ""
-        return done.stdout if done.returncode == 0 else ""
+        done = self._run(*arguments)
+        return done.stdout if done.code == 0 else ""
+
+    def _run(self, *arguments: str) -> Child:
+        assert self._program is not None
+        return run_child([self._program, *arguments], self._seconds, self._environ)
 
     def _kernel_driver(self) -> str | None:
         try:

@@ -24,6 +24,7 @@ class CheckSpec:
     after     ids that must have ended first, when they run at all (their work is shared)
     alone     true: it starts several processes itself, so that nothing else runs beside it
     joins     id of a check in whose process it may run, straight after it (both pay for the same imports)
+    light     true: imports neither torch nor anything that asks the GPU driver
     loader_errors  true: a complaint of the dynamic loader in what it prints is a failure, even if all else went well
     """
 
@@ -37,6 +38,7 @@ class CheckSpec:
     alone: bool = False
     joins: str | None = None
     loader_errors: bool = False
+    light: bool = False
 
     @property
     def subject(self) -> str:

@@ -12,12 +12,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cogvideo_sat_env.base.command_name import satenv, spell_out
 from cogvideo_sat_env.base.errors import InputError, SatenvError
+from cogvideo_sat_env.doctor.causes import Suspect, import_culprits
 from cogvideo_sat_env.doctor.checks._probe import loader_errors
 from cogvideo_sat_env.doctor.exit_reasons import how_it_ended, last_words, read_outcome, stale_lock
 from cogvideo_sat_env.doctor.model import FAILED, GPU, NOT_RUN, PASSED, WARNING, CheckResult, CheckSpec
@@ -30,6 +31,13 @@ _TAIL_LINES = 30
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _STARTED = "started"  # checks/_harness.py
 _LOADER = ("LD_PRELOAD", "LD_LIBRARY_PATH")
+_IMPORTS = "imports.together"
+_EXPLAINED = ("ledger", "breaks", "means")  # of a failure whose cause is another
+_TRIAL = 20.0  # seconds for one trial of an import without some of the user's settings
+STUCK_REMEDY = (
+    "use another node, and have the administrator reset the GPU driver (nvidia-smi --gpu-reset, or a reboot);"
+    " --patience 3 gives a slow one more time"
+)
 _GRACE = 10.0  # seconds between asking a probe to end and ending it
 
 Unit = tuple[CheckSpec, ...]  # checks that share one process
@@ -39,6 +47,10 @@ Unit = tuple[CheckSpec, ...]  # checks that share one process
 class Setup:
     """What every process of a run gets: the prefix and its Python, the folder of the probe code, variables, inputs.
 
+    env       as a job of the user's has them
+    culprits  settings of the user's with which Python doesn't start, or isn't the environment's: light checks do
+              without them, so that they can say what else is wrong
+    suspects  settings of the user's that may be the cause when an import fails
     workers   processes at once
     patience  factor of all time limits
     """
@@ -51,6 +63,8 @@ class Setup:
     ledger: Ledger
     workers: int
     patience: float = 1.0
+    culprits: Sequence[Suspect] = ()
+    suspects: Sequence[Suspect] = ()
 
 
 class CheckRun:
@@ -63,6 +77,7 @@ class CheckRun:
         (folder / "shared").mkdir()
         self._running: set[subprocess.Popen[bytes]] = set()
         self._stopped = False
+        self._cause: Sequence[Suspect] = ()
 
     def all(self, chosen: Sequence[CheckSpec], on_check: Callable[[CheckResult], None] | None) -> list[CheckResult]:
         """Run all checks, at most `workers` processes at once; the results come back in the order of `chosen`."""
@@ -74,9 +89,9 @@ class CheckRun:
                 on_check(result)
 
         for spec in chosen:
-            reason = self._why_not(spec)
-            if reason:
-                end(CheckResult(spec.id, spec.level, NOT_RUN, 0.0, f"not run: {reason}"))
+            result = self._without_process(spec)
+            if result is not None:
+                end(result)
         waiting = _units([spec for spec in chosen if spec.id not in done])
         running: dict[Future[list[CheckResult]], Unit] = {}
         ids = {spec.id for spec in chosen}
@@ -95,7 +110,11 @@ class CheckRun:
                     for result in results:
                         end(result)
                     left = unit[len(results) :]  # the process died before it came to these
-                    if left:
+                    if left and len(results) == 1 and results[0].details.get("timed_out"):
+                        for spec in left:  # they would wait for the same
+                            reason = f"not run: {results[0].id} didn't end"
+                            end(CheckResult(spec.id, spec.level, NOT_RUN, 0.0, reason))
+                    elif left:
                         waiting.append(left)
         finally:  # after an interrupt too: no process outlives the doctor
             self._stopped = True
@@ -108,16 +127,33 @@ class CheckRun:
                 raise
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
-        return [done[spec.id] for spec in chosen]
+        return [self._with_cause(done[spec.id], spec.light) for spec in chosen]
 
-    def _why_not(self, spec: CheckSpec) -> str | None:
-        """Return why a check makes no sense here, or None."""
+    def _without_process(self, spec: CheckSpec) -> CheckResult | None:
+        """Return the result of a check that makes no sense here, or would hang; None for one to be run."""
+        gpu = self._inputs["gpu"]
         if spec.training and self._inputs["data_only"]:
-            return "this environment only prepares data"
-        if spec.level == GPU and not self._inputs["gpu"]["gpus"]:
-            problem = self._inputs["gpu"]["problem"]
-            return f"no GPU ({problem})" if problem else "no GPU"
+            return CheckResult(spec.id, spec.level, NOT_RUN, 0.0, "not run: this environment only prepares data")
+        if gpu["stuck"] and not spec.light:
+            return CheckResult(
+                spec.id, spec.level, FAILED, 0.0, f"{gpu['stuck']}: torch and DeepSpeed would hang", STUCK_REMEDY
+            )
+        if spec.level == GPU and not gpu["gpus"]:
+            problem = f" ({gpu['problem']})" if gpu["problem"] else ""
+            return CheckResult(spec.id, spec.level, NOT_RUN, 0.0, f"not run: no GPU{problem}")
         return None
+
+    def _with_cause(self, result: CheckResult, light: bool) -> CheckResult:
+        """Return a failed result with the setting of the user's that is its cause, where that was found."""
+        cause = list(self._cause or self._setup.culprits)
+        if result.status != FAILED or light or not cause:
+            return result
+        shown = ", ".join(one.shown for one in cause)
+        return replace(
+            result, finding=f"{result.finding}; the cause is {shown}",
+            remedy="; ".join(dict.fromkeys(one.remedy for one in cause)),
+            details={name: value for name, value in result.details.items() if name not in _EXPLAINED},
+        )  # fmt: skip
 
     def _is_room(self, unit: Unit, running: list[Unit]) -> bool:
         alone = any(spec.alone for other in (unit, *running) for spec in other)
@@ -131,9 +167,10 @@ class CheckRun:
             folder = Path(tempfile.mkdtemp(prefix=f"{spec.id}-", dir=self._folder))
             checks = self._ask(folder, unit)
         log = folder / "output"
-        limit = self._setup.patience * sum(other.limit for other in unit)
+        # what joins a process finds its imports done: it needs a part of its own limit only
+        limit = self._setup.patience * (max(other.limit for other in unit) + 10.0 * (len(unit) - 1))
         try:
-            code = self._process(folder, log, limit)
+            code = self._process(folder, log, limit, spec.light)
         except OSError as error:
             finding = f"the environment's Python can't be started: {error}"
             return [self._failure(spec, time.monotonic() - start, finding, "", self._inputs["restore"])]
@@ -162,8 +199,19 @@ class CheckRun:
                     finding = f"the environment's Python doesn't start: {finding}"
                     remedy = self._inputs["restore"]
                     remedy = f"unset {leaking}; if that isn't it, {remedy}" if leaking else remedy
-            results.append(self._failure(broken, spent, finding, output, remedy))
+            failure = self._failure(broken, spent, finding, output, remedy)
+            results.append(replace(failure, details=failure.details | ({"timed_out": True} if code is None else {})))
+        self._look_for_cause(results, folder)
         return results
+
+    def _look_for_cause(self, results: Sequence[CheckResult], folder: Path) -> None:
+        """Find out whether a setting of the user's keeps modules from being imported."""
+        problems = next((r.details.get("problems") for r in results if r.id == _IMPORTS and r.status == FAILED), None)
+        if problems and not self._setup.culprits:
+            modules = list(problems)[:3]
+            self._cause = import_culprits(
+                self._setup.python, self._setup.env, self._setup.suspects, modules, folder, _TRIAL
+            )
 
     def _ask(self, folder: Path, unit: Unit) -> list[dict[str, str]]:
         """Write the request of one process into `folder`; return what it says of each check."""
@@ -187,13 +235,16 @@ class CheckRun:
         (folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
         return checks
 
-    def _process(self, folder: Path, log: Path, limit: float) -> int | None:
+    def _process(self, folder: Path, log: Path, limit: float, light: bool) -> int | None:
         """Run the probe's process; return its exit code, None when it took longer than `limit` seconds."""
         harness = str(PROBES / "_harness.py")  # not the probes' folder: that may be a test's
-        command = [str(self._setup.python), "-s", harness, str(folder / "request.json")]
+        command = [str(self._setup.python), harness, str(folder / "request.json")]
+        env = self._setup.env
+        for culprit in self._setup.culprits if light else ():
+            env = culprit.without(env)
         with log.open("wb") as sink:  # a file, not a pipe: a grandchild that lives on can't block the doctor
             process = subprocess.Popen(
-                command, env=self._setup.env, cwd=folder, stdin=subprocess.DEVNULL, stdout=sink,
+                command, env=env, cwd=folder, stdin=subprocess.DEVNULL, stdout=sink,
                 stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
         self._running.add(process)

@@ -7,6 +7,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,6 +18,7 @@ from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import PrefixError
 from cogvideo_sat_env.base.paths import DATA
 from cogvideo_sat_env.doctor import activated_env, catalogue
+from cogvideo_sat_env.doctor.causes import start_culprits, suspects
 from cogvideo_sat_env.doctor.gpu_memory import verdicts
 from cogvideo_sat_env.doctor.hardware import Hardware, NvidiaSmi
 from cogvideo_sat_env.doctor.lock_of_prefix import locked
@@ -27,11 +29,15 @@ from cogvideo_sat_env.doctor.sat.examine import SatOptions, inputs
 from cogvideo_sat_env.spec.breakage import Ledger, read_ledger
 
 RECEIPT = Path("etc", "cogvideo-sat-env", "receipt.json")
+_DRIVER_SECONDS = 8.0  # for the GPU driver's first answer: it initialises the GPUs, about a second each
 # The user's variables that can leak into an environment; identity.pollution judges them.
 _WATCHED = (
     "PYTHONPATH", "PYTHONHOME", "PYTHONNOUSERSITE", "PYTHONUSERBASE", "LD_LIBRARY_PATH", "LD_PRELOAD", "CUDA_HOME",
     "CUDA_PATH", "CPATH", "C_INCLUDE_PATH", "CPLUS_INCLUDE_PATH", "LIBRARY_PATH", "CONDA_PREFIX",
-    "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "KMP_DUPLICATE_LIB_OK",
+    "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "KMP_DUPLICATE_LIB_OK", "PYTHONSAFEPATH", "PYTHONOPTIMIZE", "PYTHONWARNINGS",
+    "LC_ALL", "LANG", "CC", "CXX", "CFLAGS", "CXXFLAGS", "CPPFLAGS", "LDFLAGS", "NVCC_PREPEND_FLAGS",
+    "NVCC_APPEND_FLAGS", "TORCH_CUDA_ARCH_LIST", "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "HF_HUB_OFFLINE", "USER",
+    "LOGNAME", "LNAME", "USERNAME", "TORCHINDUCTOR_CACHE_DIR", "CUDA_VISIBLE_DEVICES",
 )  # fmt: skip
 
 
@@ -66,10 +72,10 @@ class Doctor:
                 _restore(self.prefix, ours) if ours
                 else f"name the environment with -p PREFIX, or make it: {satenv('create')}",
             )  # fmt: skip
-        self._hardware = hardware or NvidiaSmi()
         self._checks = checks or (catalogue.SAT_CHECKS if sat else catalogue.CHECKS)
         self._probes = probes
         self._environ = dict(os.environ if environ is None else environ)
+        self._hardware = hardware or NvidiaSmi(environ=self._environ, seconds=_DRIVER_SECONDS * patience)
         self._workers = workers or min(2, os.cpu_count() or 1)  # more processes need more memory than time they save
         self._options = dict(options or {})
         self._patience = patience
@@ -89,17 +95,27 @@ class Doctor:
             temporary = tempfile.TemporaryDirectory(prefix="satenv-doctor-", ignore_cleanup_errors=True)
         with temporary as name:
             folder = Path(name)
-            active = activated_env.capture(self.prefix, folder, self._environ)
+            with ThreadPoolExecutor(1) as pool:
+                machine = pool.submit(self._machine)  # a driver takes its time
+                active = activated_env.capture(self.prefix, folder, self._environ)
+                env = active.env | _private(folder / "tmp")
+                settings = suspects(self._environ)
+                culprits = start_culprits(self.python, env, settings, folder)
+                inputs = self.inputs(active, machine.result())
+            inputs["culprits"] = [{"shown": one.shown, "remedy": one.remedy} for one in culprits]
             setup = Setup(
-                prefix=self.prefix, python=self.python, probes=self._probes,
-                env=active.env | _private(folder / "tmp"), inputs=self.inputs(active), ledger=self._ledger,
-                workers=self._workers, patience=self._patience,
+                prefix=self.prefix, python=self.python, probes=self._probes, env=env, inputs=inputs,
+                ledger=self._ledger, workers=self._workers, patience=self._patience, culprits=culprits,
+                suspects=suspects(self._environ, user_site=True),
             )  # fmt: skip
             results = CheckRun(folder, setup).all(chosen, on_check)
         return Report(self.prefix, level, started, time.monotonic() - clock, tuple(results))
 
-    def inputs(self, active: activated_env.ActivatedEnvironment) -> dict[str, Any]:
-        """Return what every probe gets (see Request in checks/_probe.py)."""
+    def inputs(
+        self, active: activated_env.ActivatedEnvironment, machine: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Return what every probe gets (see ProbeRequest in checks/_probe.py); `machine`: what _machine found."""
+        facts = self._machine() if machine is None else machine
         requirements, _ = yamlfile.load(DATA / "requirements.yml", "the list of requirements")
         receipt, problem = self._receipt()
         bounds = [
@@ -123,14 +139,15 @@ class Doctor:
             "data_only": bool(receipt.get("data_only")),
             "not_provided": [item["name"] if isinstance(item, dict) else str(item) for item in provided],
             "receipt": receipt or None,
+            "conda": (self.prefix / "conda-meta").is_dir() and receipt.get("source") != "wheels",
             "restore": _restore(self.prefix, bool(receipt)),
             "receipt_problem": problem,
             "lock": locked(receipt),
             "activation": {"sets": active.sets, "scripts": active.scripts, "problems": active.problems},
             "user": {name: self._environ[name] for name in _WATCHED if name in self._environ},
             "places": _places(self._environ),
-            **(machine := self._machine()),
-            **({"sat": inputs(self._sat, self.prefix, machine["gpu"]["gpus"])} if self._sat else {}),
+            **facts,
+            **({"sat": inputs(self._sat, self.prefix, facts["gpu"]["gpus"])} if self._sat else {}),
             "options": self._options,
         }
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import sys
 
-sys.path.pop(0)  # the folder of this file: its `data` or `video` must not be found by anybody's import
+if sys.path and __file__.startswith(sys.path[0] + "/"):  # not there with PYTHONSAFEPATH
+    sys.path.pop(0)  # the folder of this file: its `data` or `video` must not be found by anybody's import
 
 import importlib.util
 import json

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,6 +71,7 @@ def distributions(site: Path) -> list[Distribution]:
     return sorted(found, key=lambda item: key(item.name))
 
 
+@cache
 def installed() -> dict[str, str]:
     """Return all distributions: normalised name to version, the first on sys.path winning, as with imports."""
     found: dict[str, Any] = {}

@@ -43,6 +43,11 @@ class ProbeRequest:
         return str(self.inputs["restore"])
 
     @property
+    def conda(self) -> bool:
+        """True where conda's packages can be installed: not in a plain venv, nor in an environment made of wheels."""
+        return bool(self.inputs["conda"])
+
+    @property
     def options(self) -> dict[str, Any]:
         """What the user set for single checks, by "<subject>.<what>"."""
         return self.inputs.get("options") or {}
@@ -78,12 +83,13 @@ _LOADER_ERRORS = re.compile(
     r"|GLIBC(?:XX)?_[\d.]+' not found|CXXABI_[\d.]+' not found|Library not loaded|DLL load failed"
     r"|compiled using NumPy 1\.x cannot be run|numpy\.dtype size changed|Failed to load image Python extension",
 )
+_IGNORED = re.compile(r"from LD_PRELOAD cannot be preloaded")  # identity.pollution names it
 _NO_DRIVER = re.compile(r"lib(?:cuda|nvidia-ml)\.so")  # belongs to the GPU driver: rightly absent without a GPU
 
 
 def loader_errors(output: str, has_gpu: bool) -> list[str]:
     """Return the lines of `output` in which a dynamic loader or an ABI check complains."""
-    found = [line.strip() for line in output.splitlines() if _LOADER_ERRORS.search(line)]
+    found = [line.strip() for line in output.splitlines() if _LOADER_ERRORS.search(line) and not _IGNORED.search(line)]
     return found if has_gpu else [line for line in found if not _NO_DRIVER.search(line)]
 
 

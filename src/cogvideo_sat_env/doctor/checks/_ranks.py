@@ -41,11 +41,11 @@ def launch(request: ProbeRequest, subject: str, function: str, count: int, limit
     (folder / "request.json").write_text(json.dumps(asked), encoding="utf-8")
     harness = str(Path(__file__).with_name("_harness.py"))
     command = [
-        sys.executable, "-s", "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", harness,
+        sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", harness,
         str(folder / "request.json"),
     ]  # fmt: skip
     env = {name: value for name, value in os.environ.items() if name not in _OF_ONE_RANK}
-    env |= {"PYTHONNOUSERSITE": "1", "OMP_NUM_THREADS": env.get("OMP_NUM_THREADS", "1")}
+    env["OMP_NUM_THREADS"] = env.get("OMP_NUM_THREADS", "1")
     process = subprocess.Popen(
         command, env=env, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True, errors="replace",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import resource
 from typing import Any
 
 from ._probe import ProbeOutcome, ProbeRequest, failed, not_run, one_line, passed, warning
@@ -14,13 +16,15 @@ def gpu(request: ProbeRequest) -> ProbeOutcome:
     facts = request.inputs["gpu"]
     cuda = torch_cuda()
     drivers = request.inputs["drivers"]
-    if not facts["gpus"]:
+    if not facts["gpus"] or facts["stuck"]:
         return judge(facts, {"cuda": cuda}, drivers)
     import torch
 
     try:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         available = torch.cuda.is_available()
-        state = {"cuda": cuda, "available": available, "count": torch.cuda.device_count(), "error": None}
+        state = {"cuda": cuda, "available": available, "count": torch.cuda.device_count(), "error": None,
+                 "visible": visible}  # fmt: skip
         if available:
             ones = torch.ones(256, 256, device="cuda")
             state["sum"] = float((ones @ ones).sum())
@@ -37,6 +41,8 @@ def judge(facts: dict[str, Any], torch: dict[str, Any], drivers: dict[str, Any])
     """
     gpus, driver, cuda = facts["gpus"], facts["driver"], torch["cuda"]
     details = {"driver": driver, "gpus": gpus, "torch_cuda": cuda}
+    if facts["stuck"]:
+        return failed(facts["problem"], _STUCK, **details)
     if not gpus:
         if facts["problem"]:
             return warning(
@@ -59,6 +65,8 @@ def judge(facts: dict[str, Any], torch: dict[str, Any], drivers: dict[str, Any])
         )  # fmt: skip
     if torch.get("error"):
         return failed(f"{seen}; torch can't use it: {torch['error']}", _BROKEN, **details)
+    if not torch["available"] and torch.get("visible") in ("", "-1"):
+        return warning(f"{seen}, hidden by CUDA_VISIBLE_DEVICES={torch['visible']!r}", _VISIBLE, **details)
     if not torch["available"]:
         return failed(f"{seen}, but torch.cuda.is_available() is False", _BROKEN, **details)
     if torch.get("sum") != 256.0**3:
@@ -75,7 +83,43 @@ def judge(facts: dict[str, Any], torch: dict[str, Any], drivers: dict[str, Any])
     return passed(f"{seen}; torch for CUDA {cuda} computes on it", **details)
 
 
+_VISIBLE = "unset CUDA_VISIBLE_DEVICES"
+_STUCK = "use another node, and have the administrator reset the GPU driver (nvidia-smi --gpu-reset, or a reboot)"
 _BROKEN = "python -c 'import torch; torch.cuda.init()' shows the reason; check CUDA_VISIBLE_DEVICES and the driver"
+
+
+def limits(request: ProbeRequest) -> ProbeOutcome:
+    """The shell's limits leave room for what imports and training need."""
+    problems, remedies, none, seen = [], [], False, {}
+    has_gpu = bool(request.inputs["gpu"]["gpus"])
+    for letter, name, unit, least, enough, why in _LIMITS:
+        soft, hard = resource.getrlimit(getattr(resource, name))
+        seen[name] = None if soft == resource.RLIM_INFINITY else soft
+        if soft == resource.RLIM_INFINITY or (soft >= enough and not (has_gpu and name == "RLIMIT_AS")):
+            continue
+        if request.data_only and letter in "ft":
+            continue
+        problems.append(f"ulimit -{letter} is {soft // unit:,}: {why}")
+        none = none or soft < least
+        if hard == resource.RLIM_INFINITY or hard > soft:
+            remedies.append(f"ulimit -S -{letter} {'unlimited' if hard == resource.RLIM_INFINITY else hard // unit}")
+        else:
+            remedies.append(f"have the hard limit of ulimit -{letter} raised (batch system, limits.conf)")
+    if problems:
+        return (failed if none else warning)("; ".join(problems), "; ".join(remedies), limits=seen)
+    return passed("no limit of the shell is in the way", limits=seen)
+
+
+# ulimit's letter, its name, bytes of its unit; below the first number nothing works, above the second all does.
+# Measured: `import sat` takes 6.5 GB of address space, and CUDA as much again as all GPUs have memory.
+_LIMITS = (
+    ("v", "RLIMIT_AS", 1024, 8 * 2**30, 64 * 2**30, "torch and its CUDA libraries alone take 6.5 GB of address space"),
+    ("d", "RLIMIT_DATA", 1024, 3 * 2**30, 32 * 2**30, "imports alone take 2 GB"),
+    ("n", "RLIMIT_NOFILE", 1, 128, 512, "each worker of a DataLoader and each connection takes open files"),
+    ("f", "RLIMIT_FSIZE", 1024, 64 * 2**20, 30 * 2**30, "a checkpoint can't be written (2B: 4 GB, 5B: 12 GB and more)"),
+    ("t", "RLIMIT_CPU", 1, 300, 24 * 3600, "a process is killed after so many seconds of CPU time"),
+    ("s", "RLIMIT_STACK", 1024, 256 * 2**10, 2**20, "threads crash that need a larger stack"),
+)
 
 
 def architectures(request: ProbeRequest) -> ProbeOutcome:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import getpass
 import hashlib
+import locale
 import os
 import re
 import site
@@ -19,8 +21,12 @@ from ._probe import ProbeOutcome, ProbeRequest, failed, not_run, passed, warning
 from ._records import files, overwritten, receipt
 
 __all__ = [
-    "activation", "bounds", "distribution", "files", "floors", "libraries", "overwritten", "pollution", "receipt",
+    "activation", "bounds", "distribution", "files", "floors", "libraries", "overwritten", "pollution", "python",
+    "receipt",
 ]  # fmt: skip
+
+# Versions of Python for which there are locks, and with which upstream's training runs were made.
+PYTHONS = ((3, 10), (3, 11), (3, 12), (3, 13))
 
 SAT = "SwissArmyTransformer"
 # Distributions that install the same top-level module `decord`.
@@ -119,8 +125,8 @@ def bounds(request: ProbeRequest) -> ProbeOutcome:
     """No version is one that the breakage ledger excludes, and torchvision is the one that belongs to this torch."""
     from packaging.specifiers import SpecifierSet
 
-    names = installed() | {"python": ".".join(map(str, sys.version_info[:3]))}
-    broken, unproven, held = [], [], []
+    names = installed()
+    broken, held = [], []
     for bound in request.inputs["bounds"]:
         version = names.get(key(bound["name"]))
         if version is None:
@@ -129,19 +135,20 @@ def bounds(request: ProbeRequest) -> ProbeOutcome:
         text = f"{bound['name']} {version}, expected {bound['bound']}"
         if parsed(version) is not None and SpecifierSet(clause).contains(version, prereleases=True):
             held.append(text)
-        elif bound["name"] == "python":  # other versions can work, but no lock was proven with them
-            unproven.append((bound["id"], text))
         else:
             broken.append((bound["id"], text))
     if broken:
-        texts = "; ".join(text for _, text in broken + unproven)
+        texts = "; ".join(text for _, text in broken)
         return failed(texts, ledger=tuple(name for name, _ in broken), broken=[name for name, _ in broken])
     unpaired = _unpaired(names)
     if unpaired:
         return failed(unpaired, "mamba install 'torchvision=0.25' 'pytorch=2.10' (they come in pairs)")
-    if unproven:
-        name, text = unproven[0]
-        return warning(f"not a proven combination: {text}", ledger=(name,))
+    if sys.version_info[:2] not in PYTHONS:
+        known = ", ".join(f"{major}.{minor}" for major, minor in PYTHONS)
+        return warning(
+            f"Python {sys.version.split()[0]}: SAT was not run with it; there are locks for {known}",
+            "make the environment with another Python: {satenv} create --python python3.11", held=held,
+        )  # fmt: skip
     return passed(f"{len(held)} bounds of the breakage ledger hold", held=held)
 
 
@@ -159,10 +166,38 @@ def _unpaired(names: dict[str, str]) -> str | None:
     return None
 
 
+def python(request: ProbeRequest) -> ProbeOutcome:
+    """Python starts as a job script would start it, is the environment's, and knows who its user is."""
+    culprits = request.inputs["culprits"]
+    if culprits:
+        shown = ", ".join(item["shown"] for item in culprits)
+        return failed(
+            f"with {shown}, the environment's Python doesn't start, or doesn't find its packages",
+            "; ".join(item["remedy"] for item in culprits),
+        )
+    if not os.environ.get("TORCHINDUCTOR_CACHE_DIR"):  # torch names its cache by the user otherwise
+        try:
+            getpass.getuser()
+        except (KeyError, OSError):  # OSError from Python 3.13 on
+            return failed(
+                f"user {os.getuid()} has no name: no entry in the password database, and USER is not set; torch and"
+                " SAT can't be imported then",
+                'export USER="user$(id -u)"',
+            )
+    return passed(f"Python {sys.version.split()[0]} starts with your variables, and finds the environment's packages")
+
+
 def activation(request: ProbeRequest) -> ProbeOutcome:
-    """Activation scripts and declared variables can be read and run."""
+    """Activation scripts and declared variables can be read and run, and are there."""
     facts = request.inputs["activation"]
+    prefix = Path(request.inputs["prefix"])
     problems = list(facts["problems"])
+    gone = [name for name in _activation_files(request) if not (prefix / name).exists()]
+    if gone:
+        return failed(
+            f"activation is incomplete, {', '.join(gone[:3])} is missing: an activated shell lacks its variables",
+            request.restore, missing=gone,
+        )  # fmt: skip
     if request.inputs.get("receipt_problem"):
         problems.append(request.inputs["receipt_problem"])
     details = {"scripts": facts["scripts"], "sets": sorted(facts["sets"])}
@@ -180,15 +215,22 @@ def activation(request: ProbeRequest) -> ProbeOutcome:
     if unset:
         settings = " ".join(f"{item['name']}={item['value']}" for item in unset)
         wanted = ", ".join(item["name"] for item in unset)
-        return warning(
-            f"activation does not set {wanted}",
-            f"conda env config vars set -p '{request.inputs['prefix']}' {settings}",
-            ledger=(),
-            **details,
-        )
+        remedy = f"conda env config vars set -p '{prefix}' {settings}; or in each shell: export {settings}"
+        if request.inputs["receipt"]:
+            remedy = request.restore
+        by_hand = all(os.environ.get(item["name"]) == item["value"] for item in unset)
+        judge = warning if by_hand else failed
+        shell = ", your shell does" if by_hand else ""
+        return judge(f"activation does not set {wanted}{shell}", remedy, **details)
     if not facts["sets"]:
         return passed("nothing to activate", **details)
     return passed(f"{len(facts['scripts'])} scripts ran, {len(facts['sets'])} variables set", **details)
+
+
+def _activation_files(request: ProbeRequest) -> list[str]:
+    """Return the scripts that the receipt records, which a shell needs to have the environment's variables."""
+    recorded = (request.inputs["receipt"] or {}).get("files") or {}
+    return sorted(name for name in recorded if name.startswith(("etc/conda/", "bin/activate")))
 
 
 def pollution(request: ProbeRequest) -> ProbeOutcome:
@@ -206,8 +248,14 @@ def pollution(request: ProbeRequest) -> ProbeOutcome:
             "export PYTHONNOUSERSITE=1",
         ))  # fmt: skip
     found += _library_rivals(user.get("LD_LIBRARY_PATH", ""), prefix)
-    for entry in re.split(r"[:\s]+", user.get("LD_PRELOAD", "")):
-        if _RIVALS.match(Path(entry).name) and not _inside(Path(entry), prefix):
+    if user.get("PYTHONSAFEPATH"):
+        found.append((
+            "PYTHONSAFEPATH keeps `python train_video.py` from finding the modules beside it", "unset PYTHONSAFEPATH"
+        ))  # fmt: skip
+    for entry in filter(None, re.split(r"[:\s]+", user.get("LD_PRELOAD", ""))):
+        if _is_not_there(entry):
+            found.append((f"LD_PRELOAD names {entry}, which can't be loaded", "unset LD_PRELOAD"))
+        elif _RIVALS.match(Path(entry).name) and not _inside(Path(entry), prefix):
             found.append((f"LD_PRELOAD loads {entry} before everything else", "unset LD_PRELOAD"))
     if user.get("KMP_DUPLICATE_LIB_OK"):
         found.append((
@@ -217,7 +265,26 @@ def pollution(request: ProbeRequest) -> ProbeOutcome:
     found += _host_cuda(user, request.inputs["activation"]["sets"], prefix)
     if found:
         return warning("; ".join(text for text, _ in found), "; ".join(dict.fromkeys(remedy for _, remedy in found)))
-    return passed("no PYTHONPATH, user site, foreign libraries or foreign CUDA in front of the environment")
+    noted = _missing_locale(user)
+    return passed(f"no PYTHONPATH, user site, foreign libraries or foreign CUDA in front of the environment{noted}")
+
+
+def _is_not_there(entry: str) -> bool:
+    """Return whether the loader couldn't preload `entry` into this process; it has said so at each start then."""
+    if "/" in entry and "$" not in entry:
+        return not os.path.exists(entry)
+    loaded = _libraries.loaded()
+    return loaded is not None and "$" not in entry and entry not in {path.name for path in loaded}
+
+
+def _missing_locale(user: dict[str, str]) -> str:
+    """Return a note on a locale that isn't installed: programs complain about it, and use C; nothing fails."""
+    try:
+        locale.setlocale(locale.LC_ALL, "")
+    except locale.Error:
+        named = next((f"{name}={user[name]}" for name in ("LC_ALL", "LANG") if user.get(name)), "LC_*")
+        return f" (the locale of {named} isn't installed here: harmless, C is used)"
+    return ""
 
 
 def libraries(request: ProbeRequest) -> ProbeOutcome:
@@ -240,6 +307,8 @@ def libraries(request: ProbeRequest) -> ProbeOutcome:
             f"{len(runtimes)} OpenMP runtimes in one process: {which}; they fight for cores, and can crash or hang",
             "unset LD_PRELOAD; in a conda environment: mamba install '_openmp_mutex=*=*_llvm'", **details,
         )  # fmt: skip
+    if "torch" not in sys.modules:
+        return not_run("not run: torch isn't loaded, so there is nothing to see (imports.together says why)", **details)
     own = f"one OpenMP runtime ({next(iter(runtimes))}'s)" if runtimes else "no OpenMP runtime"
     return passed(f"{len(found)} libraries loaded; {own}; CUDA, torch and FFmpeg are the environment's own", **details)
 

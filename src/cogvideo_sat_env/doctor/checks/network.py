@@ -42,6 +42,32 @@ def hostname(request: ProbeRequest) -> ProbeOutcome:
     return passed(f"{name} is {', '.join(outside)}, and the other way round", **details)
 
 
+def interfaces(request: ProbeRequest) -> ProbeOutcome:
+    """The network interfaces that the user's variables name for gloo and NCCL exist."""
+    there = [name for _, name in socket.if_nameindex()]
+    user = request.inputs["user"]
+    problems, remedies = [], []
+    for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        value = user.get(variable)
+        if value and not fits(value, there, exactly=variable.startswith("GLOO")):
+            problems.append(f"{variable}={value} names no interface of this machine ({', '.join(there)})")
+            remedies.append(f"unset {variable}")
+    if problems:
+        return failed("; ".join(problems), "; ".join(remedies), interfaces=there)
+    named = [f"{name}={user[name]}" for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME") if user.get(name)]
+    return passed(f"interfaces {', '.join(there)}{'; ' if named else ''}{', '.join(named)}", interfaces=there)
+
+
+def fits(value: str, there: list[str], exactly: bool) -> bool:
+    """Return whether an interface is left by a list of names (gloo) or NCCL's: "=" exact names, "^" all but these."""
+    without, value = value.startswith("^"), value.removeprefix("^")
+    exactly, names = exactly or value.startswith("="), [name for name in value.removeprefix("=").split(",") if name]
+    if exactly and not without:  # gloo takes one of its list in turn: each must be there
+        return all(name.partition(":")[0] in there for name in names)
+    fitting = [name for name in there if any(name == one or (not exactly and name.startswith(one)) for one in names)]
+    return len(fitting) < len(there) if without else bool(fitting)
+
+
 def addresses_of(name: str) -> list[str]:
     """Return the addresses of a host's name. Raises OSError when there are none."""
     found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)

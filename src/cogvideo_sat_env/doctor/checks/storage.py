@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ._folders import why_not_run, why_not_written
 from ._mounts import MOUNTINFO, Mount, existing, kind_of
 from ._probe import ProbeOutcome, ProbeRequest, failed, last_error, not_run, passed, warning
 
@@ -47,8 +48,19 @@ def space(request: ProbeRequest) -> ProbeOutcome:
     summary: dict[str, list[str]] = {}
     short, none = [], False
     places: dict[str, Any] = {}
+    closed = []
     for name, path in _places(request).items():
-        mount, found = _mount(request, path), os.statvfs(existing(path))
+        mount = _mount(request, path)
+        problem = None if name in _ELSEWHERE else why_not_written(path)
+        if problem:
+            closed.append((name, f"{name} ({path}) can't be written: {problem}"))
+        elif name == "TRITON_CACHE_DIR" and (problem := why_not_run(path)):
+            closed.append((name, f"no compiled kernel can be loaded from {name} ({path}): {problem}"))
+        try:
+            found = os.statvfs(existing(path))
+        except OSError as error:
+            closed.append((name, f"{name} ({path}) can't be examined: {error.strerror}"))
+            continue
         free, total = found.f_bavail * found.f_frsize, found.f_files
         inodes = found.f_favail if total else None  # btrfs and some network file systems don't count
         places[name] = {"path": str(path), "type": mount.kind if mount else None, "free": free, "free_inodes": inodes}
@@ -62,6 +74,8 @@ def space(request: ProbeRequest) -> ProbeOutcome:
         if inodes is not None and inodes < least_inodes:
             short.append(f"{name} ({path}) has room for {inodes} files, {least_inodes} are enough for certain")
             none = none or inodes < _NONE[1]
+    if closed:
+        return _closed(request, closed, places)
     handover = _handover(request)
     if handover is not None:
         places[_HANDOVER] = {"path": _HANDOVER, "free": handover}
@@ -77,6 +91,21 @@ def space(request: ProbeRequest) -> ProbeOutcome:
             places=places,
         )
     return passed("; ".join(f"{room}: {', '.join(names)}" for room, names in summary.items()), places=places)
+
+
+# Not written by a run (the prefix), or another check's (toolchain.extensions-dir).
+_ELSEWHERE = ("prefix", "TORCH_EXTENSIONS_DIR")
+
+
+def _closed(request: ProbeRequest, closed: list[tuple[str, str]], places: dict[str, Any]) -> ProbeOutcome:
+    """Return the outcome for caches that can't be written; what is downloaded already can be read all the same."""
+    offline = request.inputs["user"].get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
+    bad = [item for item in closed if not (item[0] == "HF_HOME" and offline)]
+    if not bad:
+        return passed(f"{closed[0][1]}, and HF_HUB_OFFLINE is set: what is there is read", places=places)
+    fatal = any(name == "TRITON_CACHE_DIR" for name, _ in bad) and bool(request.inputs["gpu"]["gpus"])
+    remedy = "; ".join(f'export {name}="/tmp/{name.lower().replace("_", "-")}-$(id -u)"' for name, _ in bad)
+    return (failed if fatal else warning)("; ".join(text for _, text in bad), remedy, places=places)
 
 
 def shared(request: ProbeRequest) -> ProbeOutcome:
@@ -152,7 +181,7 @@ def _import(module: str, folder: Path) -> tuple[float, list[str]]:
     """Import in a new process; return the seconds, the start of Python left out, and the files that it opened."""
     answer = folder / "import.json"
     done = subprocess.run(
-        [sys.executable, "-s", "-c", _IMPORT, module, str(answer)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        [sys.executable, "-c", _IMPORT, module, str(answer)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True, errors="replace", timeout=_LIMIT, check=False,
     )  # fmt: skip
     if done.returncode or not answer.is_file():

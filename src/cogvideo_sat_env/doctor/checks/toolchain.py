@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from . import _extension
-from ._mounts import kind_of
+from . import _extension, _prefix
+from ._folders import why_not_run, why_not_written
+from ._mounts import existing, kind_of
 from ._probe import ProbeOutcome, ProbeRequest, failed, not_run, one_line, passed, warning
 
 # Included by ATen/cuda/CUDAContext.h or by DeepSpeed's kernels; each absence was one user's failed build.
@@ -34,15 +35,27 @@ def compiler(request: ProbeRequest) -> ProbeOutcome:
     """The C++ compiler that torch would take compiles a C++17 program, and ninja is there."""
     prefix = Path(request.inputs["prefix"])
     named = os.environ.get("CXX")
-    command = shlex.split(named) if named else ["c++"]  # torch.utils.cpp_extension: CXX, else c++
+    command = shlex.split(named) if named and named.strip() else ["c++"]  # torch.utils.cpp_extension: CXX, else c++
     program = shutil.which(command[0]) if command else None
-    remedy = _install_compiler()
+    remedy = _install_compiler(request)
+    if program is None and named:
+        judge = failed if deepspeed_needs_compiler() else warning
+        return judge(f"CXX={named} names no program, and torch would compile with it", "unset CXX")
     if program is None:
-        what = f"$CXX names {named}, which doesn't exist" if named else "no C++ compiler: no $CXX, no c++ on PATH"
-        return failed(f"{what}; DeepSpeed compiles deepspeed_shm_comm when training starts", remedy)
-    done = _run([*command, "-std=c++17", "-x", "c++", "-fsyntax-only", "-"], _PROGRAM)
+        return _no_compiler(remedy)
+    done = _compile(command)
     if done.returncode != 0:
-        return failed(f"{program} can't compile a C++17 program: {_first_error(done.stderr)}", remedy)
+        culprit = next((name for name in _COMPILER_VARIABLES if os.environ.get(name) and _works(command, name)), None)
+        cause = f" with {culprit}={os.environ[culprit]}" if culprit else ""
+        finding = f"{program}{cause} can't compile a C++17 program: {_first_error(done.stderr)}"
+        return failed(finding, f"unset {culprit}" if culprit else remedy)
+    problem = _newer_sysroot(request, command)
+    if problem is not None:
+        return problem
+    triton = os.environ.get("CC", "")
+    if triton.strip() and shutil.which(shlex.split(triton)[0]) is None:
+        judge = failed if request.inputs["gpu"]["gpus"] else warning
+        return judge(f"CC={triton} names no program; triton compiles its launchers with it", "unset CC")
     version = _run([*command, "--version"], "").stdout.splitlines()
     first = version[0].strip() if version else "unknown version"
     ninja = shutil.which("ninja")
@@ -53,15 +66,86 @@ def compiler(request: ProbeRequest) -> ProbeOutcome:
                   compiler=program, version=first, ninja=ninja, own=own)  # fmt: skip
 
 
+# What changes which compiler is taken, or what it finds; each is tried without when a small program doesn't compile.
+_COMPILER_VARIABLES = ("CXX", "CPATH", "CPLUS_INCLUDE_PATH", "COMPILER_PATH", "GCC_EXEC_PREFIX", "LD_LIBRARY_PATH")
+
+
+def _compile(command: list[str], without: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Check the syntax of a small C++17 program, without one of the variables."""
+    env = {name: value for name, value in os.environ.items() if name != without}
+    return _run([*command, "-std=c++17", "-x", "c++", "-fsyntax-only", "-"], _PROGRAM, env)
+
+
+def _works(command: list[str], without: str) -> bool:
+    """Return whether the program compiles when one variable isn't set; without CXX the compiler is c++."""
+    command = ["c++"] if without == "CXX" else command
+    return shutil.which(command[0]) is not None and _compile(command, without).returncode == 0
+
+
+def _no_compiler(remedy: str) -> ProbeOutcome:
+    """Return the outcome without any C++ compiler: with a DeepSpeed that does without, training is slower only."""
+    what = "no C++ compiler: no $CXX, no c++ on PATH"
+    if deepspeed_needs_compiler():
+        return failed(f"{what}; DeepSpeed compiles deepspeed_shm_comm when training starts", remedy)
+    return warning(
+        f"{what}: DeepSpeed sums gradients on the CPU with gloo alone, slower where several processes share a machine;"
+        f" and {_NO_FUSED}",
+        remedy,
+    )
+
+
+def deepspeed_needs_compiler() -> bool:
+    """Return whether DeepSpeed's CPU communication stops without a compiler: that of recipe/ goes on with gloo."""
+    spec = find_spec("deepspeed")
+    if spec is None or spec.origin is None:
+        return True
+    try:
+        tree = ast.parse(Path(spec.origin).with_name("comm").joinpath("torch.py").read_text(encoding="utf-8"))
+    except (OSError, ValueError, SyntaxError):  # damaged: imports.together says so
+        return True
+    builds = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == "build_shm_op"]
+    caught = (part for build in builds for part in ast.walk(build) if isinstance(part, (ast.Try, ast.If)))
+    return not any("load" in ast.dump(part) or "which" in ast.dump(part) for part in caught)
+
+
+def _newer_sysroot(request: ProbeRequest, command: list[str]) -> ProbeOutcome | None:
+    """Return what is wrong when the environment's compiler builds for a newer C library than this machine has."""
+    packages = _prefix.names(Path(request.inputs["prefix"]))
+    sysroot = next((version for name, (version, _) in packages.items() if name.startswith("sysroot_linux-")), None)
+    node = os.confstr("CS_GNU_LIBC_VERSION") if hasattr(os, "confstr") and sys.platform == "linux" else None
+    if sysroot is None or not node:
+        return None
+    program = Path(shutil.which(command[0]) or "")
+    here = node.split()[-1]
+    if not program.is_relative_to(Path(request.inputs["prefix"])) or _version(sysroot) <= _version(here):
+        return None
+    return failed(
+        f"the environment compiles for glibc {sysroot} (sysroot), this machine has glibc {here}: what is compiled when"
+        " training starts can't be loaded here",
+        f"mamba install -p '{request.inputs['prefix']}' 'sysroot_linux-64<={here}'",
+        sysroot=sysroot, glibc=here,
+    )  # fmt: skip
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", text)[:2])
+
+
 def nvcc(request: ProbeRequest) -> ProbeOutcome:
     """nvcc is of the same CUDA as torch, to the minor version, and the compiler finds the CUDA library headers."""
     wanted = torch_cuda()
     if wanted is None:
         return not_run(f"not run: torch is a CPU build, it compiles no CUDA extension ({_NO_FUSED})")
+    named = next((name for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)), None)
+    if named and not Path(os.environ[named], "bin", "nvcc").exists():
+        judge = failed if request.inputs["gpu"]["gpus"] else warning
+        return judge(
+            f"{named}={os.environ[named]} has no bin/nvcc, and torch takes it all the same; {_NO_FUSED}",
+            f"unset {named}", cuda_home=os.environ[named],
+        )  # fmt: skip
     home = _cuda_home(Path(request.inputs["prefix"]))
     if home is None:
-        summary = any("nvcc" in name for name in request.inputs["not_provided"])
-        if summary:
+        if any("nvcc" in name for name in request.inputs["not_provided"]):
             return not_run(f"not run: no nvcc here, and this environment doesn't provide one; {_NO_FUSED}")
         judge = failed if request.inputs["gpu"]["gpus"] else warning  # without a GPU nobody runs FusedEmaAdam here
         return judge(f"no nvcc in the environment or on PATH; {_NO_FUSED}", _nvcc_remedy(wanted, request))
@@ -87,7 +171,9 @@ def nvcc(request: ProbeRequest) -> ProbeOutcome:
         )
     missing = _missing_headers(home)
     if missing is None:
-        return warning(f"nvcc {version}; the headers can't be looked up without a C++ compiler", _install_compiler())
+        return warning(
+            f"nvcc {version}; the headers can't be looked up without a C++ compiler", _install_compiler(request)
+        )
     if missing:
         packages = " ".join(HEADERS[name] for name in missing)
         return judge(
@@ -105,10 +191,16 @@ def extensions_dir(request: ProbeRequest) -> ProbeOutcome:
     remedy = 'export TORCH_EXTENSIONS_DIR="/tmp/$USER-torch-extensions"'
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".satenv-"):
-            pass
     except OSError as error:
         return failed(f"{folder} ({origin}) can't be written: {error.strerror}", remedy)
+    problem = why_not_written(folder)
+    if problem:
+        return failed(f"{folder} ({origin}) can't be written: {problem}", remedy)
+    problem = why_not_run(folder)
+    if problem:
+        return failed(
+            f"no compiled extension can be loaded from {folder} ({origin}): {problem}", _executable_place(folder)
+        )
     locks = [path for path in (*folder.glob("*/lock"), *folder.glob("*/*/lock")) if _age(path) > _STALE]
     if locks:
         return warning(
@@ -125,6 +217,14 @@ def extensions_dir(request: ProbeRequest) -> ProbeOutcome:
     return passed(f"{folder} ({origin}) is writable, {free:.0f} GiB free{where}")
 
 
+def _executable_place(folder: Path) -> str:
+    """Return what to type to have compiled extensions in a folder from which code can be loaded."""
+    for place in (Path("/tmp"), Path("/var/tmp"), Path(os.path.expanduser("~"), ".cache")):
+        if why_not_run(place) is None:
+            return f'export TORCH_EXTENSIONS_DIR="{place}/torch-extensions-$(id -u)"'
+    return f"have {existing(folder)} mounted without noexec, or name a folder that is in TORCH_EXTENSIONS_DIR"
+
+
 def extension(request: ProbeRequest) -> ProbeOutcome:
     """Compile a small CUDA extension for the GPUs that are here, or for the usual ones; run it where there is a GPU."""
     wanted = torch_cuda()
@@ -132,7 +232,7 @@ def extension(request: ProbeRequest) -> ProbeOutcome:
         return not_run("not run: torch is a CPU build, it compiles no CUDA extension")
     home = _cuda_home(Path(request.inputs["prefix"]))
     if home is None:
-        return not_run("not run: no nvcc")
+        return not_run("not run: no nvcc where torch looks for it; toolchain.nvcc says more")
     found = re.search(r"release (\d+\.\d+)", _run([str(home / "bin" / "nvcc"), "--version"], "").stdout)
     version = found.group(1) if found else "of unknown version"
     if version != wanted:
@@ -181,10 +281,9 @@ def torch_cuda() -> str | None:
 
 def _cuda_home(prefix: Path) -> Path | None:
     """Return the CUDA toolkit that torch's JIT takes: CUDA_HOME or CUDA_PATH, nvcc on PATH, /usr/local/cuda."""
-    for name in ("CUDA_HOME", "CUDA_PATH"):
-        value = os.environ.get(name)
-        if value and (Path(value) / "bin" / "nvcc").exists():
-            return Path(value).absolute()
+    value = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    if value:  # whether there is an nvcc or not
+        return Path(value).absolute() if (Path(value) / "bin" / "nvcc").exists() else None
     on_path = shutil.which("nvcc", path=os.pathsep.join([str(prefix / "bin"), os.environ.get("PATH", "")]))
     for candidate in [*([Path(on_path).absolute().parent.parent] if on_path else []), Path("/usr/local/cuda")]:
         if (candidate / "bin" / "nvcc").exists():
@@ -207,22 +306,34 @@ def _missing_headers(home: Path) -> list[str] | None:
 def _nvcc_remedy(version: str, request: ProbeRequest) -> str:
     if any("nvcc" in name for name in request.inputs["not_provided"]):  # made where no conda channel is reached
         return f"load the site's CUDA toolkit {version} (e.g. module load cuda/{version}) before compiling extensions"
+    if not request.conda:
+        return f"load the site's CUDA toolkit {version} (e.g. module load cuda/{version})"
     return f"mamba install 'cuda-version={version}' 'cuda-nvcc={version}' cuda-cudart-dev {' '.join(_LIBRARIES)}"
 
 
 _LIBRARIES = ("libcublas-dev", "libcusolver-dev", "libcusparse-dev")
 
 
-def _install_compiler() -> str:
+def _install_compiler(request: ProbeRequest) -> str:
+    if sys.platform != "linux":
+        return "xcode-select --install"
     machine = "aarch64" if os.uname().machine == "aarch64" else "64"
-    return f"mamba install gxx_linux-{machine} (or the host's: apt install g++)" if sys.platform == "linux" else \
-        "xcode-select --install"  # fmt: skip
+    host = "the host's: apt install g++, or the site's module (module load gcc)"
+    if request.conda:
+        return f"mamba install -p '{request.inputs['prefix']}' gxx_linux-{machine} (or {host})"
+    return host.replace("the host's: ", "", 1)
 
 
-def _run(command: list[str], text: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command, input=text, capture_output=True, text=True, errors="replace", timeout=30, check=False
-    )
+def _run(command: list[str], text: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a program of the toolchain; one that can't be started or doesn't end in 30 s is a failure in words."""
+    try:
+        return subprocess.run(
+            command, input=text, capture_output=True, text=True, errors="replace", timeout=30, check=False, env=env
+        )
+    except subprocess.TimeoutExpired:
+        return subprocess.CompletedProcess(command, 1, "", f"error: {command[0]} doesn't end within 30 s")
+    except OSError as error:
+        return subprocess.CompletedProcess(command, 1, "", f"error: {command[0]}: {error.strerror}")
 
 
 def _first_error(text: str) -> str:

@@ -54,7 +54,7 @@ def launch(prefix: Path, nodes: int, ranks: int, arguments: Sequence[str], envir
         )
     else:
         command = [
-            str(prefix / "bin" / "python"), "-s", "-m", "torch.distributed.run", "--standalone",
+            str(prefix / "bin" / "python"), "-m", "torch.distributed.run", "--standalone",
             "--local-addr=127.0.0.1", f"--nproc-per-node={ranks}", "--no-python", *rank,
         ]  # fmt: skip
     env = {**environ, slurm.KEY: secrets.token_hex(16), "OMP_NUM_THREADS": environ.get("OMP_NUM_THREADS", "1")}
