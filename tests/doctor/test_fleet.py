@@ -318,7 +318,7 @@ def test_a_rank_that_never_comes_is_a_finding_within_a_limit(job):
 def test_a_srun_that_refuses_is_quoted(job, prefix, tmp_path):
     prefix.program("srun", "echo 'srun: error: Unable to allocate resources' >&2; exit 1\n", tmp_path / "slurm")
     code, found, said = job(2)
-    assert code == 1 and not found and "srun: error: Unable to allocate resources" in said
+    assert code == 9 and not found and "srun: error: Unable to allocate resources" in said
 
 
 @pytest.mark.parametrize(
