@@ -6,6 +6,7 @@ import json
 import random
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -186,7 +187,7 @@ def hold(prefix: Path, owner: Owner, silent: float = 0.0) -> None:
 
 
 @pytest.mark.fault("lock-holder-dead", "environment", "says whose lock it was, and takes it over")
-@pytest.mark.parametrize("why", ["ended", "number-reused", "restarted"])
+@pytest.mark.parametrize("why", ["ended", "number-reused"])
 def test_the_lock_of_a_dead_process_of_this_host_is_taken_over(site: Site, why: str) -> None:
     prefix = site.home / "env"
     me = Owner.this_process()
@@ -195,7 +196,6 @@ def test_the_lock_of_a_dead_process_of_this_host_is_taken_over(site: Site, why: 
     hold(prefix, {
         "ended": replace(me, pid=ended.pid, token="t"),
         "number-reused": replace(me, started="1", token="t"),
-        "restarted": replace(me, boot="another-start-of-the-kernel", token="t"),
     }[why])  # fmt: skip
     assert site.install(prefix, wait=0.0).status == "created"
     assert any("has ended; the lock is taken over" in line for line in site.progress.said)
@@ -214,21 +214,65 @@ def test_the_lock_of_a_living_process_elsewhere_is_never_taken(site: Site) -> No
 
 
 @pytest.mark.fault("lock-other-host", "error", "after ten silent minutes says so and names --break-lock")
-def test_a_silent_lock_of_another_host_is_taken_only_when_told(site: Site) -> None:
+@pytest.mark.parametrize("other", [{"host": "node17"}, {"boot": "another start, or another host of this name"}])
+def test_a_silent_lock_of_another_host_is_taken_only_when_told(
+    site: Site, monkeypatch: pytest.MonkeyPatch, other: dict[str, str]
+) -> None:
+    monkeypatch.setattr(locking, "HEARTBEAT", 0.1)
     prefix = site.home / "env"
-    hold(prefix, replace(Owner.this_process(), host="node17", token="t"), silent=3600.0)
+    hold(prefix, replace(Owner.this_process(), token="t", **other), silent=3600.0)
     with pytest.raises(PrefixError, match="no sign of life for 60 minutes") as caught:
         site.install(prefix, wait=0.3)
     assert "--break-lock" in caught.value.remedy and not prefix.exists()
     assert site.install(prefix, wait=0.3, break_lock=True).status == "created"
 
 
-def test_a_living_holder_is_never_robbed_even_in_a_long_silence(site: Site) -> None:
+def test_a_living_holder_is_never_robbed_even_in_a_long_silence(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locking, "HEARTBEAT", 0.1)
     prefix = site.home / "env"
     me = Owner.this_process()
-    hold(prefix, replace(me, token="t"))  # this very process, as another of its threads
-    with pytest.raises(PrefixError, match="still locked after 0.3 s"), prefix_lock(prefix, Recorder(), 0.3):
+    hold(prefix, replace(me, token="t"), silent=3600.0)  # this very process, as another of its threads
+    with (
+        pytest.raises(PrefixError, match="still locked after 0.3 s"),
+        prefix_lock(prefix, Recorder(), 0.3, break_lock=True),
+    ):
         raise AssertionError("two at once")
+
+
+def test_a_holder_whose_clock_is_behind_is_alive_while_it_gives_signs_of_life(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locking, "HEARTBEAT", 0.2)
+    prefix = site.home / "env"
+    hold(prefix, replace(Owner.this_process(), host="node17", token="t"))
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(0.1):
+            an_hour_ago = time.time() - 3600
+            locking.os.utime(lock_path(prefix), (an_hour_ago, an_hour_ago))
+
+    heart = threading.Thread(target=beat)
+    heart.start()
+    try:
+        with (
+            pytest.raises(PrefixError, match=r"still locked after 0.3 s"),
+            prefix_lock(prefix, Recorder(), 0.3, break_lock=True),
+        ):
+            raise AssertionError("two at once")
+    finally:
+        ended.set()
+        heart.join()
+
+
+def test_what_killed_runs_left_of_locks_is_removed(site: Site) -> None:
+    prefix = site.home / "env"
+    lefts = [site.home / f".env.lock.{name}" for name in ("guard", "0123456789abcdef")]
+    for left in lefts:
+        left.touch()
+        locking.os.utime(left, (1, 1))
+    site.install(prefix)
+    assert [path.name for path in site.home.iterdir()] == ["env"]
 
 
 def test_a_holder_gives_signs_of_life_and_leaves_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,15 +1,19 @@
 """One lock per prefix, so that two runs never work on the same prefix at once, on this host or another (NFS).
 
-The lock is a file beside the prefix that comes into being by link(), which is atomic on NFS, too; kernel locks aren't
-passed on by every mount. It says who holds it, and its holder touches it every few seconds. A dead holder on this host
-is known by its process; of one on another host nothing is known but its silence, and so its lock is only ever taken
-when the user says so.
+The lock is a file beside the prefix that comes into being by link(), which is atomic on NFS, too. It says who holds it;
+its holder touches it every few seconds, and keeps it locked for the kernel (flock), which ends with the process.
+
+A holder counts as dead only when that is proven: same host name and same start of the kernel, and either its process is
+gone or, from another process namespace, the kernel's lock is free. A host of the same name with another start of the
+kernel may be another host (cloned images); of such a holder nothing is known but its silence, and so its lock is only
+ever taken when the user says so.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import secrets
@@ -18,11 +22,9 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-
-from filelock import FileLock
 
 from cogvideo_sat_env.base import diskspace
 from cogvideo_sat_env.base.errors import PrefixError
@@ -44,6 +46,7 @@ class Owner:
     namespace: str
     since: str
     token: str
+    flocked: bool = False  # whether the kernel keeps its lock file locked for it
 
     @classmethod
     def this_process(cls) -> Owner:
@@ -51,14 +54,16 @@ class Owner:
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         return cls(socket.gethostname(), os.getpid(), _started(os.getpid()), *_kernel(), now, secrets.token_hex(8))
 
-    def is_dead(self) -> bool:
-        """Whether this process can tell that the owner has ended: it was on this host, in sight, and is gone."""
+    def is_alive(self, path: Path) -> bool | None:
+        """Tell whether the owner of the lock file at `path` lives, as far as this process can know; else None."""
         boot, namespace = _kernel()
-        if self.host != socket.gethostname() or not boot:
-            return False
-        if self.boot != boot:
-            return True  # the host was started anew since
-        return self.namespace == namespace and _started(self.pid) != self.started
+        if self.host != socket.gethostname() or not boot or self.boot != boot:
+            return None
+        in_sight = self.namespace == namespace
+        if in_sight and _started(self.pid) == self.started:
+            return True
+        held = _is_flocked(path) if self.flocked else None
+        return held if held is not None or not in_sight else False
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host} (since {self.since})"
@@ -99,9 +104,8 @@ def prefix_lock(
     can't be made.
     """
     path = lock_path(prefix)
-    me = Owner.this_process()
     try:
-        _acquire(prefix, path, me, progress, timeout, break_lock)
+        me, descriptor = _acquire(prefix, path, Owner.this_process(), progress, timeout, break_lock)
     except OSError as error:
         if error.errno in diskspace.FULL:
             raise diskspace.full(prefix.parent, "the lock of the prefix") from error
@@ -109,87 +113,163 @@ def prefix_lock(
             f"{path}: {error.strerror}; the lock of the prefix can't be made", "choose a prefix in a writable folder"
         ) from error
     ended = threading.Event()
-    heart = threading.Thread(target=_beat, args=(path, ended), daemon=True)
+    heart = threading.Thread(target=_beat, args=(descriptor, ended), daemon=True)
     heart.start()
     try:
+        _remove_leftovers(path)
         yield
     finally:
         ended.set()
         heart.join()
         if _read(path) == me:  # else it was broken, and is another's
             path.unlink()
+        os.close(descriptor)
 
 
-def _beat(path: Path, ended: threading.Event) -> None:
+def _beat(descriptor: int, ended: threading.Event) -> None:
     while not ended.wait(HEARTBEAT):
         with contextlib.suppress(OSError):  # a file system that is away for a moment
-            os.utime(path)
+            os.utime(descriptor)
 
 
-def _acquire(prefix: Path, path: Path, me: Owner, progress: Progress, timeout: float | None, break_lock: bool) -> None:
+def _acquire(
+    prefix: Path, path: Path, me: Owner, progress: Progress, timeout: float | None, break_lock: bool
+) -> tuple[Owner, int]:
+    """Make the lock; return its owner and the open file. Raises PrefixError, OSError."""
     until = None if timeout is None else time.monotonic() + timeout
-    told = False
-    while not _try(path, me):
+    announced = False
+    heard = _Heard()
+    while (mine := _try(path, me)) is None:
         holder = _read(path)
         if holder is None:  # just released
             time.sleep(_POLL / 4)
             continue
+        alive = holder.is_alive(path)
         silent = _silence(path)
-        if holder.is_dead() or (break_lock and silent > SILENT) or (holder == _UNKNOWN and _is_left(path, silent)):
+        if alive is False or (holder == _UNKNOWN and _is_left(path, silent)):
             _take_from(path, holder, progress)
             continue
-        if silent > SILENT:
-            raise PrefixError(
-                f"{prefix}: locked by {holder}, who gave no sign of life for {silent / 60:.0f} minutes; whether it "
-                "still works there can't be told from here",
-                "if that process has ended, run it again with --break-lock",
-            )
-        if not told:
+        if alive is None and silent > SILENT and heard.nothing(path):
+            if not break_lock:
+                raise PrefixError(
+                    f"{prefix}: locked by {holder}, who gave no sign of life for {silent / 60:.0f} minutes; whether it "
+                    "still works there can't be known from here",
+                    "if that process has ended, or that host was started anew, run it again with --break-lock",
+                )
+            _take_from(path, holder, progress)
+            continue
+        if not announced:
             progress.say(f"{prefix}: waiting for {holder}, who is at work on it")
-            told = True
-        if until is not None and time.monotonic() >= until:
+            announced = True
+        watching = 3 * HEARTBEAT if alive is None and silent > SILENT else 0
+        if until is not None and time.monotonic() >= until + watching:
             raise PrefixError(
                 f"{prefix}: still locked after {timeout:g} s by {holder}",
                 f"wait for that run, or end it; the lock {path} is given back when the process ends",
             )
         time.sleep(_POLL)
+    return mine
 
 
-def _try(path: Path, me: Owner) -> bool:
+class _Heard:
+    """Watches for signs of life by this host's own clock: the file system's may be another one than the holder's."""
+
+    def __init__(self) -> None:
+        self._seen: tuple[int, int] | None = None
+        self._since = time.monotonic()
+
+    def nothing(self, path: Path) -> bool:
+        """Tell whether the lock stayed as it is for as long as a living holder would not let it."""
+        try:
+            found = path.stat()
+        except FileNotFoundError:
+            return False
+        if self._seen != (found.st_ino, found.st_mtime_ns):
+            self._seen, self._since = (found.st_ino, found.st_mtime_ns), time.monotonic()
+        return time.monotonic() - self._since > 2 * HEARTBEAT
+
+
+def _try(path: Path, me: Owner) -> tuple[Owner, int] | None:
     """Make the lock unless there is one. By link(): on NFS its answer may be lost, but the link count tells."""
     mine = path.with_name(f"{path.name}.{me.token}")
+    descriptor = os.open(mine, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+    made = False
     try:
-        mine.write_text(json.dumps(asdict(me)) + "\n", encoding="utf-8")
+        owner = _sign(descriptor, me)
         try:
             with contextlib.suppress(OSError):
                 os.link(mine, path)
             if mine.stat().st_nlink == 2:
-                return True
-            if path.exists():
-                return False
-            os.link(mine, path)  # neither made nor there: let it say why
-            return True
+                made = True
+            elif not path.exists():
+                os.link(mine, path)  # neither made nor there: let it say why
+                made = True
         except FileExistsError:
-            return False
+            pass
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
             return _try_without_links(path, me)
+        return (owner, descriptor) if made else None
     finally:
+        if not made:
+            os.close(descriptor)
         mine.unlink(missing_ok=True)
+
+
+def _sign(descriptor: int, me: Owner) -> Owner:
+    """Lock the open file for the kernel where that can be, and write into it who holds it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        me = replace(me, flocked=True)
+    except OSError:
+        pass  # a file system without such locks: the process alone tells
+    os.write(descriptor, (json.dumps(asdict(me)) + "\n").encode())
+    return me
 
 
 _NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP)  # file systems without hard links
 
 
-def _try_without_links(path: Path, me: Owner) -> bool:
+def _try_without_links(path: Path, me: Owner) -> tuple[Owner, int] | None:
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
     except FileExistsError:
-        return False
-    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-        stream.write(json.dumps(asdict(me)) + "\n")
-    return True
+        return None
+    try:
+        return _sign(descriptor, me), descriptor
+    except OSError:
+        path.unlink()
+        os.close(descriptor)
+        raise
+
+
+def _is_flocked(path: Path) -> bool | None:
+    """Tell whether a process keeps the lock file locked for the kernel; None where that can't be known."""
+    with _flocked(path) as mine:
+        return None if mine is None else not mine
+
+
+@contextmanager
+def _flocked(path: Path) -> Iterator[bool | None]:
+    """Lock the file at `path` for the kernel; yield whether it could be, None where such locks aren't to be had."""
+    descriptor = -1
+    try:
+        try:
+            descriptor = os.open(path, os.O_RDWR)
+        except PermissionError:  # another user's
+            descriptor = os.open(path, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        mine: bool | None = True
+    except BlockingIOError:
+        mine = False
+    except OSError:
+        mine = None
+    try:
+        yield mine
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
 def _read(path: Path) -> Owner | None:
@@ -228,8 +308,18 @@ def _silence(path: Path) -> float:
 
 
 def _take_from(path: Path, holder: Owner, progress: Progress) -> None:
-    """Remove the lock of `holder`, unless another has taken it meanwhile."""
-    with FileLock(path.with_name(f"{path.name}.guard")):
-        if _read(path) == holder:
+    """Remove the lock of `holder`, unless another takes it at this moment or has taken it."""
+    with _flocked(path) as mine:  # of two that take, one has this; the other finds a new lock or none
+        if (mine is not False or holder.is_alive(path) is None) and _read(path) == holder:
             progress.say(f"{path}: its holder, {holder}, has ended; the lock is taken over")
             path.unlink(missing_ok=True)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what runs that were killed while they took or asked for the lock have left beside it."""
+    now = path.stat().st_mtime  # by the clock of the file system
+    for left in path.parent.iterdir():
+        if left.name.startswith(f"{path.name}."):
+            with contextlib.suppress(OSError):
+                if now - left.stat().st_mtime > HEARTBEAT:
+                    left.unlink()
