@@ -15,6 +15,8 @@ from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.check.recipe import check_recipe
 from cogvideo_sat_env.lock import conda_lock, render
+from cogvideo_sat_env.lock.freeze import asked_names
+from cogvideo_sat_env.lock.frozen import MANIFEST, read_manifest
 from cogvideo_sat_env.lock.read import Document, load_lock, read_lock
 from cogvideo_sat_env.lock.render_recipe import RECIPE, recipe_files
 from cogvideo_sat_env.lock.verify import RELOCK, Finding, verify_entries, verify_solution
@@ -29,6 +31,8 @@ from cogvideo_sat_env.spec.variants import Variant, derive, read_variants
 LEDGER = "src/cogvideo_sat_env/data/breakage.yml"
 RENDER = satenv("lock --render")
 RELOCK_WHEELS = satenv("lock --wheels")
+METADATA = "metadata"
+FREEZE = satenv(f"freeze {METADATA}")
 VARIANTS = "src/cogvideo_sat_env/data/variants.yml"
 
 
@@ -51,6 +55,7 @@ def check_project(root: Path) -> list[Finding]:
         findings += _compare(root, path, text)
     findings += _check_locks(root, environment, variants, ledger)
     findings += _check_wheel_locks(root, environment)
+    findings += _check_metadata(root, environment)
     return findings + check_recipe(root, environment, variants, ledger)
 
 
@@ -243,6 +248,19 @@ def _check_wheel_locks(root: Path, environment: Environment) -> list[Finding]:
                 message = f"the spec asks for '{item.pypi} {item.specifier}', the lock has {version or 'nothing'}"
                 findings.append(Finding(name, message, RELOCK_WHEELS))
     return findings
+
+
+def _check_metadata(root: Path, environment: Environment) -> list[Finding]:
+    """Check that what `lock --frozen` reads was frozen for this spec; nothing where the project carries none."""
+    path = f"{METADATA}/{MANIFEST}"
+    if not (root / path).is_file():
+        return []
+    try:
+        manifest = read_manifest(root / METADATA)
+    except InputError as error:
+        return [Finding(path, error.message, FREEZE)]
+    missing = sorted(set(asked_names(root, environment)[0]) - set(manifest.get("names") or []))
+    return [Finding(path, f"was frozen without {', '.join(missing)}", FREEZE)] if missing else []
 
 
 def _compare(root: Path, path: str, text: str) -> list[Finding]:

@@ -34,7 +34,7 @@ def freeze(root: Path, out: Path, *, frozen: Path | None, progress: Progress) ->
     if out.is_dir() and any(out.iterdir()) and not (out / MANIFEST).is_file():
         raise InputError(f"{out}: not empty, and not made by this command (no {MANIFEST})", "name another folder")
     environment = read_environment(root / "environment.yml")
-    names, subdirs = _names(root, environment)
+    names, subdirs = asked_names(root, environment)
     with asked_channels(environment.channels, frozen) as channels:
         solve.require_answers(list(channels))
         progress.say(f"Reading the metadata of {len(names)} names and of all that they can need")
@@ -53,7 +53,7 @@ def freeze(root: Path, out: Path, *, frozen: Path | None, progress: Progress) ->
     return manifest
 
 
-def _names(root: Path, environment: Environment) -> tuple[list[str], list[str]]:
+def asked_names(root: Path, environment: Environment) -> tuple[list[str], list[str]]:
     """Return the conda names that the spec asks for in any variant, from pip or conda, and the subdirs to look in."""
     names: set[str] = {"pip"}
     subdirs = {"noarch"}
