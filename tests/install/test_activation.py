@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import subprocess
+import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -28,7 +30,7 @@ def shells(*names: str) -> list[object]:
     ]
 
 
-@pytest.fixture(params=["env", "with space & quo'te"])
+@pytest.fixture(params=["env", "sp ace & quo'te [x]*?$HOME!z"])
 def prefix(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A prefix with nvcc and CUDA headers, as conda-forge lays them out, and one variable."""
     root = tmp_path / request.param
@@ -36,6 +38,7 @@ def prefix(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
         (root / folder).mkdir(parents=True)
     (root / "bin" / "nvcc").write_text("#!/bin/sh\n")
     (root / "bin" / "nvcc").chmod(0o755)
+    (root / "bin" / "python").symlink_to(sys.executable)
     activation.install(root, root, activation.load(), {"SAT_VALUE": 'it\'s "1" $HOME'})
     return root
 
@@ -184,7 +187,138 @@ def test_the_sourced_script_says_when_the_environment_was_moved(prefix: Path, tm
     moved = tmp_path / "moved"
     prefix.rename(moved)
     said = run("sh", f". '{moved}/bin/activate-cogvideo-sat'; echo $?", check=False)
-    assert "no environment at" in said and "1\n" in said
+    assert "no environment at" in said and "--repair" in said and "1\n" in said
+
+
+ALL = ("sh", "bash", "dash", "zsh", "fish", "tcsh")
+EXPORT = {"fish": "set -gx {0} {1}", "tcsh": "setenv {0} {1}"}
+
+
+def activate(prefix: Path, shell: str) -> str:
+    """The command that activates without conda, as the user types it."""
+    script = prefix / "bin" / "activate-cogvideo-sat"
+    if shell == "fish":
+        return f"source {activation._quote_fish(str(script))}.fish"
+    return f"source {activation._quote_csh(str(script))}.csh" if shell == "tcsh" else f". {quoted(script)}"
+
+
+def export(shell: str, name: str, value: str) -> str:
+    return EXPORT.get(shell, "export {0}={1}").format(name, value)
+
+
+def lines(tmp_path: Path, shell: str, *commands: str, **env: str) -> str:
+    """Run the commands as a script's lines: what csh expands on one line is not what it has set there."""
+    script = tmp_path / "script"
+    script.write_text("\n".join(commands) + "\n")
+    source = "source" if shell in ("fish", "tcsh") else "."
+    return run(shell, f"{source} {script}", {"TMPDIR": str(tmp_path), **env})
+
+
+@pytest.mark.parametrize("shell", shells("fish", "tcsh"))
+def test_csh_and_fish_need_no_conda_either(prefix: Path, shell: str, tmp_path: Path) -> None:
+    before = {"SAT_VALUE": 'it\'s "mine" $x', "CONDA_PREFIX": "/o t", "CPATH": "/c:/d e"}
+    on = activate(prefix, shell)
+    found = environment(lines(tmp_path, shell, on, "env -0", **before))
+    posix = environment(lines(tmp_path, "sh", activate(prefix, "sh"), "env -0", **before))
+    for name in ("CONDA_PREFIX", "PATH", "SAT_VALUE", *WATCHED):
+        assert found[name] == posix[name], name
+    plain = environment(lines(tmp_path, shell, "env -0", **before))
+    assert environment(lines(tmp_path, shell, on, "deactivate", "env -0", **before)) == plain
+    assert environment(lines(tmp_path, shell, on, on, "deactivate", "env -0", **before)) == plain
+
+
+@pytest.mark.parametrize("shell", shells(*ALL))
+def test_what_the_user_adds_while_it_is_active_survives(prefix: Path, shell: str, tmp_path: Path) -> None:
+    if shell == "fish":
+        add = ["set -gx PATH /first $PATH /last", "set -gx CPATH /first:(string join : -- $CPATH)"]
+    elif shell == "tcsh":
+        add = ['setenv PATH "/first:${PATH}:/last"', 'setenv CPATH "/first:${CPATH}"']
+    else:
+        add = ['export PATH="/first:${PATH}:/last" CPATH="/first:${CPATH}"']
+    add += [export(shell, "CUDA_HOME", "/my/cuda"), export(shell, "MINE", "1"), export(shell, "SAT_VALUE", "new")]
+    before = {"CPATH": "/c:/d", "PATH": f"/usr/bin:/bin:{prefix}/sbin"}
+    found = environment(lines(tmp_path, shell, activate(prefix, shell), *add, "deactivate", "env -0", **before))
+    assert found["PATH"] == f"/first:{before['PATH']}:/last" and found["CPATH"] == "/first:/c:/d"
+    assert (found["CUDA_HOME"], found["MINE"], found["SAT_VALUE"]) == ("/my/cuda", "1", "new")
+    assert not [name for name in found if "COGVIDEO" in name] and "CONDA_PREFIX" not in found
+
+
+@pytest.mark.parametrize(
+    ("outer", "inner"), [("bash", "sh"), ("sh", "zsh"), ("sh", "fish"), ("tcsh", "sh"), ("fish", "bash")]
+)
+def test_a_shell_started_by_an_activated_one_is_left_by_one_deactivate(
+    prefix: Path, outer: str, inner: str, tmp_path: Path
+) -> None:
+    """A job script that activates, submitted from an activated shell."""
+    if not (shutil.which(outer) and shutil.which(inner)):
+        pytest.skip(f"no {outer} or {inner}")
+    before = {"PATH": "/usr/bin:/bin", "CPATH": "/c", "USER": "me"}
+    plain = environment(lines(tmp_path, "sh", "env -0", **before))
+    (tmp_path / "job").write_text(f"{activate(prefix, inner)}\nprintenv PATH\ndeactivate\nenv -0\n")
+    start = f"{shutil.which(inner)} {'-f ' if inner in ('zsh', 'tcsh') else ''}{tmp_path / 'job'}"
+    path, _, rest = lines(tmp_path, outer, activate(prefix, outer), start, **before).partition("\n")
+    assert path == f"{prefix}/bin:/usr/bin:/bin"
+    found = environment(rest)
+    watched = ("PATH", "CONDA_PREFIX", "SAT_VALUE", *WATCHED)
+    assert [found.get(name) for name in watched] == [plain.get(name) for name in watched]
+    assert not [name for name in found if "COGVIDEO" in name]
+
+
+@pytest.mark.parametrize(
+    ("shell", "mode"),
+    [
+        *[(shell, "set -f") for shell in ("sh", "bash", "dash")], ("zsh", "setopt noglob"), ("zsh", "setopt nullglob"),
+        ("zsh", "setopt ksh_arrays sh_word_split no_unset"), ("zsh", "emulate sh"), ("bash", "set -o posix"),
+        ("bash", "set -euo pipefail"), ("bash", "set -euo pipefail; shopt -s failglob; set -f"), ("bash", "IFS=/"),
+        ("zsh", "set -euo pipefail"), ("dash", "set -eu"), ("sh", "set -a"), ("bash", "alias ls='ls -F --color'; shopt -s expand_aliases"),
+        ("sh", "set -- one 'two three'"), ("bash", "shopt -s nocasematch extglob"), ("sh", "cd /"), ("sh", "IFS="),
+    ],
+)  # fmt: skip
+def test_activation_does_its_work_in_odd_modes_of_a_shell(prefix: Path, shell: str, mode: str, tmp_path: Path) -> None:
+    if shell not in ("sh", "bash") and not shutil.which(shell):
+        pytest.skip(f"no {shell}")
+    on = activate(prefix, shell)
+    strict = prefix / "etc/conda/activate.d/a-foreign.sh"
+    strict.write_text('false\nFOREIGN="$NOT_SET_ANYWHERE"\nexport FOREIGN\n')
+    state = "case $- in *f*) echo f ;; esac; case $- in *e*) echo e ;; esac; case $- in *u*) echo u ;; esac"
+    for call in (on, f"go() {{ {on}; }}; go", f"{on} -v 'with arguments'", f"{on}; deactivate; {on}"):
+        if (shell == "dash" and "-v" in call) or (call.startswith("go") and "set -- " in mode):
+            continue
+        found = environment(run(shell, f"{mode}; {call}; env -0", {"TMPDIR": str(tmp_path)}))
+        assert found["CUDA_HOME"] == str(prefix) and found["CPATH"] and found["TORCH_EXTENSIONS_DIR"], call
+        assert found["FOREIGN"] == ""
+    kept = run(shell, f'{mode}; {on}; deactivate; {state}; echo "$#:$*"', {"TMPDIR": str(tmp_path)})
+    assert kept == run(shell, f'{mode}; {state}; echo "$#:$*"', {"TMPDIR": str(tmp_path)})
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="becoming another user needs root")
+@pytest.mark.parametrize("shell", shells(*ALL))
+def test_a_user_without_a_passwd_entry_gets_a_name(shell: str, tmp_path: Path) -> None:
+    root = Path(tempfile.mkdtemp(dir="/tmp"))  # pytest's own folders are closed to others
+    try:
+        root.chmod(0o755)
+        for folder in ("bin", "conda-meta"):
+            (root / folder).mkdir()
+        (root / "bin" / "python").symlink_to(shutil.which("python3", path="/usr/local/bin:/usr/bin") or sys.executable)
+        activation.install(root, root, activation.load(), {})
+        scratch = root / "tmp"
+        scratch.mkdir()
+        scratch.chmod(0o1777)
+        script = root / "script"
+        for name, value in (("USER", ""), ("LOGNAME", "me")):
+            unset = [] if shell != "tcsh" else ["unsetenv USER", "unsetenv LOGNAME"]  # tcsh sets them from the number
+            given = [] if not value else [export(shell, name, value)]
+            commands = [*unset, *given, activate(root, shell), "echo now:`printenv USER`" if shell != "fish" else
+                        "echo \"now:$USER\"", "deactivate", "printenv USER; echo gone"]  # fmt: skip
+            script.write_text("\n".join(commands) + "\n")
+            child = subprocess.run(
+                ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups", "env", "-i", "PATH=/usr/bin:/bin",
+                 f"HOME={scratch}", f"TMPDIR={scratch}", shell, *(["-f"] if shell in ("tcsh", "zsh") else []), str(script)],
+                capture_output=True, text=True, check=False,
+            )  # fmt: skip
+            assert child.stdout == f"now:{'' if value else 'uid54321'}\ngone\n", child.stderr
+    finally:
+        shutil.rmtree(root)
 
 
 def test_variables_stand_where_conda_reads_them(prefix: Path) -> None:

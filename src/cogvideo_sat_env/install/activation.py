@@ -1,7 +1,8 @@
 """What activating the environment sets, for every shell, with and without conda.
 
 The scripts are data files beside this module (activation/), the same for every prefix: in etc/conda/activate.d they are
-sourced by conda, mamba and micromamba, and by bin/activate-cogvideo-sat where there is none of them.
+sourced by conda, mamba and micromamba, and by bin/activate-cogvideo-sat where there is none of them. csh and fish take
+what that script does from activate.py, which prints it in their words.
 """
 
 from __future__ import annotations
@@ -21,21 +22,28 @@ from cogvideo_sat_env.base.permissions import umask
 SCRIPT_NAME = "cogvideo-sat-env"
 SHELLS = ("sh", "fish", "csh")
 SOURCED = "activate-cogvideo-sat"
+_TEMPLATES = {
+    f"bin/{SOURCED}": SOURCED,
+    f"bin/{SOURCED}.csh": f"{SOURCED}.csh",
+    f"bin/{SOURCED}.fish": f"{SOURCED}.fish",
+    "etc/cogvideo-sat-env/activate.py": "activate.py",
+}
 _FILES = Path(__file__).resolve().parent / "activation"
 
 
 @dataclass(frozen=True)
 class Activation:
-    """The activation files: path in the prefix -> content; `template` becomes bin/activate-cogvideo-sat."""
+    """The activation files, path in the prefix -> content; `templates` are filled in for the prefix."""
 
     scripts: Mapping[str, bytes]
-    template: str
+    templates: Mapping[str, str]
 
     @property
     def version(self) -> str:
         """SHA-256 over the files: another one makes the environment out of date."""
-        digest = hashlib.sha256(self.template.encode("utf-8"))
-        for name, content in sorted(self.scripts.items()):
+        digest = hashlib.sha256()
+        filled = {name: text.encode("utf-8") for name, text in self.templates.items()}
+        for name, content in sorted({**self.scripts, **filled}.items()):
             digest.update(name.encode("utf-8") + b"\0" + content + b"\0")
         return digest.hexdigest()
 
@@ -47,7 +55,7 @@ def load() -> Activation:
         for step in ("activate", "deactivate")
         for shell in SHELLS
     }
-    return Activation(scripts, (_FILES / SOURCED).read_text(encoding="utf-8"))
+    return Activation(scripts, {path: (_FILES / file).read_text("utf-8") for path, file in _TEMPLATES.items()})
 
 
 def install(staging: Path, prefix: Path, activation: Activation, variables: Mapping[str, str]) -> list[str]:
@@ -61,7 +69,8 @@ def install(staging: Path, prefix: Path, activation: Activation, variables: Mapp
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
             raise InputError(f"{name!r} under 'variables' can't be the name of a variable", "mend environment.yml")
     files = dict(activation.scripts)
-    files[f"bin/{SOURCED}"] = _fill(activation.template, prefix, variables).encode("utf-8")
+    for name, template in activation.templates.items():
+        files[name] = _fill(template, name, prefix, variables).encode("utf-8")
     if variables:
         state = {"version": 1, "env_vars": dict(sorted(variables.items()))}
         files["conda-meta/state"] = (json.dumps(state, indent=2) + "\n").encode("utf-8")
@@ -80,32 +89,34 @@ def install(staging: Path, prefix: Path, activation: Activation, variables: Mapp
     return sorted(files)
 
 
-def _fill(template: str, prefix: Path, variables: Mapping[str, str]) -> str:
-    setting, restoring = [], []
-    for name, value in sorted(variables.items()):
-        old = f"_COGVIDEO_SAT_OLD_{name}"
+def _fill(template: str, name: str, prefix: Path, variables: Mapping[str, str]) -> str:
+    setting = []
+    for variable, value in sorted(variables.items()):
+        old, new = f"_COGVIDEO_SAT_OLD_{variable}", f"_COGVIDEO_SAT_NEW_{variable}"
         setting += [
-            f'if [ -n "${{{name}+x}}" ]; then {old}="${{{name}}}"; fi',
-            f"export {name}={shlex.quote(value)}",
+            f'if [ -n "${{{variable}+x}}" ]; then export {old}="${{{variable}}}"; fi',
+            f"export {variable}={shlex.quote(value)} {new}={shlex.quote(value)}",
+            f'_COGVIDEO_SAT_NAMES="${{_COGVIDEO_SAT_NAMES}}{variable} "',
         ]
-        restoring += [
-            f'    if [ -n "${{{old}+x}}" ]; then',
-            f'        export {name}="${{{old}}}"',
-            f"        unset {old}",
-            "    else",
-            f"        unset {name}",
-            "    fi",
-        ]
-    filled = template.replace("    @RESTORE@\n", "".join(f"{line}\n" for line in restoring))
-    filled = filled.replace("@SET@\n", "".join(f"{line}\n" for line in setting))
-    return filled.replace("@PREFIX@", shlex.quote(str(prefix)))
+    quote = {".csh": _quote_csh, ".fish": _quote_fish}.get(os.path.splitext(name)[1], shlex.quote)
+    filled = template.replace("@SET@\n", "".join(f"{line}\n" for line in setting))
+    return filled.replace("@PREFIX@", quote(str(prefix)))
+
+
+def _quote_csh(text: str) -> str:
+    return "'" + text.replace("'", "'\\''").replace("!", "\\!") + "'"
+
+
+def _quote_fish(text: str) -> str:
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def activation_command(prefix: Path) -> str:
     """Return the lines that tell a user how to activate `prefix`: without conda, and with it."""
-    quoted = shlex.quote(str(prefix))
+    script = prefix / "bin" / SOURCED
     return (
-        f". {shlex.quote(str(prefix / 'bin' / SOURCED))}\n"
-        f"  (sh, bash, zsh; undo with: deactivate) or, with conda, mamba or micromamba:\n"
-        f"conda activate {quoted}"
+        f". {shlex.quote(str(script))}\n"
+        f"  (sh, bash, zsh; csh and fish: source {SOURCED}.csh or .fish beside it; undo with: deactivate)\n"
+        f"or, with conda, mamba or micromamba:\n"
+        f"conda activate {shlex.quote(str(prefix))}"
     )

@@ -70,3 +70,15 @@ if ( "${_cogvideo_sat_ext}" == "" ) then
     unset _cogvideo_sat_base _cogvideo_sat_sum _cogvideo_sat_uid _cogvideo_sat_dir
 endif
 unset _cogvideo_sat_ext
+
+# torch asks for the user's name when it is imported: a number that no passwd file has, as in containers, needs another.
+set _cogvideo_sat_user = "`printenv LOGNAME``printenv USER``printenv LNAME``printenv USERNAME`"
+if ( "${_cogvideo_sat_user}" == "" ) then
+    id -un >& /dev/null
+    if ( $status != 0 ) then
+        if ( $?USER ) setenv _COGVIDEO_SAT_OLD_USER "${USER}"
+        setenv USER "uid`id -u`"
+        setenv _COGVIDEO_SAT_SET "${_COGVIDEO_SAT_SET} USER"
+    endif
+endif
+unset _cogvideo_sat_user

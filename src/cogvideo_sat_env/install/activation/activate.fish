@@ -51,3 +51,10 @@ if test -z "$TORCH_EXTENSIONS_DIR"
         echo "cogvideo-sat-env: $dir can't be made or is not your own directory; TORCH_EXTENSIONS_DIR is left unset (set it to a directory of your own)" >&2
     end
 end
+
+# torch asks for the user's name when it is imported: a number that no passwd file has, as in containers, needs another.
+if test -z "$LOGNAME$USER$LNAME$USERNAME"; and not id -un >/dev/null 2>&1
+    set -q USER; and set -gx _COGVIDEO_SAT_OLD_USER "$USER"
+    set -gx USER uid(id -u)
+    set -gx _COGVIDEO_SAT_SET "$_COGVIDEO_SAT_SET USER"
+end

@@ -1,6 +1,6 @@
 # cogvideo-sat-env: sourced by conda, mamba, micromamba and bin/activate-cogvideo-sat. POSIX sh; safe under set -eu.
-# What is set here is undone by deactivate.d/cogvideo-sat-env.sh: _COGVIDEO_SAT_SET names the variables, and
-# _COGVIDEO_SAT_OLD_<NAME> holds what was there before (absent when it was unset).
+# What is set here is undone by deactivate.d/cogvideo-sat-env.sh: _COGVIDEO_SAT_SET names the variables,
+# _COGVIDEO_SAT_OLD_<NAME> holds what was there before (absent when it was unset), _COGVIDEO_SAT_NEW_<NAME> what is now.
 
 if [ -n "${_COGVIDEO_SAT_SET+x}" ]; then  # stacked on another such environment: back to the start first
     . "${CONDA_PREFIX}/etc/conda/deactivate.d/cogvideo-sat-env.sh"
@@ -50,3 +50,17 @@ if [ -z "${TORCH_EXTENSIONS_DIR:-}" ]; then
     fi
     unset _cogvideo_sat_sum _cogvideo_sat_dir
 fi
+
+# torch asks for the user's name when it is imported: a number that no passwd file has, as in containers, needs another.
+if [ -z "${LOGNAME:-}${USER:-}${LNAME:-}${USERNAME:-}" ] && ! id -un >/dev/null 2>&1; then
+    if [ -n "${USER+x}" ]; then export _COGVIDEO_SAT_OLD_USER="${USER}"; fi
+    export USER="uid$(id -u)"
+    _COGVIDEO_SAT_SET="${_COGVIDEO_SAT_SET} USER"
+fi
+
+for _cogvideo_sat_name in CUDA_HOME CPATH LIBRARY_PATH TORCH_EXTENSIONS_DIR USER; do
+    case " ${_COGVIDEO_SAT_SET} " in
+        *" ${_cogvideo_sat_name} "*) eval "export _COGVIDEO_SAT_NEW_${_cogvideo_sat_name}=\"\${${_cogvideo_sat_name}}\"" ;;
+    esac
+done
+unset _cogvideo_sat_name

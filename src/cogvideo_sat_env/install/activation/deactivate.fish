@@ -1,6 +1,6 @@
 # cogvideo-sat-env: puts back what activate.d/cogvideo-sat-env.fish changed.
 
-for _cogvideo_sat_name in CUDA_HOME CPATH LIBRARY_PATH TORCH_EXTENSIONS_DIR
+for _cogvideo_sat_name in CUDA_HOME CPATH LIBRARY_PATH TORCH_EXTENSIONS_DIR USER
     if string match -q "* $_cogvideo_sat_name *" " $_COGVIDEO_SAT_SET "
         set -l old "_COGVIDEO_SAT_OLD_$_cogvideo_sat_name"
         if set -q $old

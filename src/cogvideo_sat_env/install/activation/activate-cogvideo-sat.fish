@@ -1,0 +1,12 @@
+# Activates this environment in fish without conda or mamba:  source PREFIX/bin/activate-cogvideo-sat.fish
+# Undo with:  deactivate        What it does is what activate-cogvideo-sat does, in the words of fish.
+
+begin
+    set -l prefix @PREFIX@
+    if test -x "$prefix/bin/python"
+        "$prefix/bin/python" -I "$prefix/etc/cogvideo-sat-env/activate.py" fish activate | source
+    else
+        echo "cogvideo-sat-env: no environment at $prefix: it was moved or removed; put it right with scripts/satenv create --repair -p PREFIX" >&2
+        return 1
+    end
+end
