@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
 
 import pytest
 import yaml
 
 from cogvideo_sat_env.base.paths import DATA
 from cogvideo_sat_env.doctor.checks import imports
-from cogvideo_sat_env.doctor.checks.imports import DATA_NAMES, TRAINING_TRANSITIVE, TRANSITIVE
+from cogvideo_sat_env.doctor.checks.imports import TRAINING_TRANSITIVE, TRANSITIVE
 
 MODULES = [item["module"] for item in yaml.safe_load((DATA / "requirements.yml").read_text())["requirements"]]
 
@@ -89,21 +93,96 @@ def test_a_crash_that_depends_on_the_order_is_named(closure, first, second):
     assert result.status == "failed" and result.details["problems"] == [f"{first}, {second}: crashed with signal 11"]
 
 
-def test_each_name_that_upstream_imports_is_looked_up_and_its_error_told(prefix):
+NAMES = yaml.safe_load((DATA / "upstream-names.yml").read_text())
+
+
+def test_each_name_that_upstream_uses_is_looked_up_and_its_error_reported(prefix):
     prefix.file("etc/cogvideo-sat-env/receipt.json", '{"data_only": true}')
-    names = {module: "\n".join(f"{name} = 0" for name in wanted) for module, wanted in DATA_NAMES.items()}
-    for module in [*names, "torch", "torch.utils", "torchvision", "torchvision.io", "PIL"]:
-        prefix.module(f"{module.replace('.', '/')}/__init__", names.get(module, ""))
-    assert prefix.check("imports.upstream-names").status == "passed"
-    prefix.module(
-        "decord/__init__", "def __getattr__(name): raise RuntimeError('no libcuda')\n"
-    )  # when asked, as in transformers
-    prefix.module("webdataset/gopen/__init__", "gopen = Pipe = 0\n")
+    tree: dict = {}
+    for module, names in NAMES["data"].items():
+        for name in names or [""]:
+            place = tree
+            for part in f"{module}.{name}".strip(".").split("."):
+                place = place.setdefault(part, {})
+
+    def write(folder: str, names: dict) -> None:
+        prefix.module(f"{folder}/__init__", "".join(f"{name} = 0\n" for name, inner in names.items() if not inner))
+        for name, inner in names.items():
+            if inner:
+                write(f"{folder}/{name}", inner)
+
+    for name, inner in tree.items():
+        write(name, inner)
+    result = prefix.check("imports.upstream-names")
+    assert result.status == "passed" and f"(commit {NAMES['commit'][:7]})" in result.finding, result
+    prefix.module("torch/utils/data/__init__", "def __getattr__(name): raise RuntimeError('no libcuda')\n")
+    prefix.module("decord/__init__", "VideoReader = 0\n")
+    prefix.module("decord/bridge/__init__", "")
     result = prefix.check("imports.upstream-names")
     assert result.status == "failed" and result.details["problems"] == {
-        "webdataset.gopen.gopen_schemes": "no such name", "decord.VideoReader": "RuntimeError: no libcuda",
-        "decord.bridge": "RuntimeError: no libcuda",
+        "decord.bridge.set_bridge": "no such name", "torch.utils.data.Dataset": "RuntimeError: no libcuda",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("part", "module", "name"),
+    [
+        ("data", "decord", "bridge.set_bridge"), ("data", "torchvision.io.video", "_align_audio_frames"),
+        ("training", "torch.backends.cuda", "sdp_kernel"), ("training", "torch.backends.cuda", "SDPBackend"),
+        ("training", "einops", "rearrange"), ("training", "einops", "repeat"),
+        ("training", "braceexpand", "braceexpand"), ("training", "webdataset", "ResampledShards"),
+        ("training", "sat.model.finetune.lora2", "LoraMixin"), ("training", "wandb", "log"),
+    ],
+)  # fmt: skip
+def test_the_table_has_what_upstream_takes_without_asking_whether_it_is_there(part, module, name):
+    assert name in NAMES[part][module]
+
+
+UPSTREAM = {
+    "sat/train_video.py": """
+        import torch, wandb_of_another as w
+        from einops import rearrange as r
+        from mine import helper
+        from packaging import version
+        try:
+            import xformers
+        except ImportError:
+            pass
+        if version.parse(torch.__version__) >= version.parse("2.0.0"):
+            from torch.backends.cuda import sdp_kernel
+        else:
+            from torch import ancient
+        def f(x):
+            x.attribute
+            return torch.nn.functional.silu(x)
+    """,
+    "sat/mine.py": "from kornia import geometry\n",
+    "sat/sample_video.py": "import json\n",
+    "sat/data_video.py": "import decord\ndecord.bridge.set_bridge('torch')\n",
+    "sat/unused.py": "import tensorflow\n",
+    "sat/configs/a.yaml": "model:\n  target: sat.model.Thing\n",
+}
+
+
+def test_the_table_is_made_from_a_commit_of_upstreams(tmp_path):
+    """What is imported behind a guard isn't taken, nor what no entry point reaches; nothing of it is run."""
+    for name, text in UPSTREAM.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(textwrap.dedent(text))
+    identity = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
+    for words in (["init", "-q"], ["add", "."], [*identity, "commit", "-q", "-m", "x"]):
+        subprocess.run(["git", "-C", tmp_path, *words], check=True)
+    script = Path(__file__).parents[2] / "scripts" / "upstream-names"
+    made = subprocess.run([sys.executable, script, tmp_path, "HEAD"], capture_output=True, text=True, check=True).stdout
+    table = yaml.safe_load(made)
+    assert table["data"] == {"decord": ["bridge", "bridge.set_bridge"]} or table["data"] == {
+        "decord": ["bridge.set_bridge"]
+    }
+    training = table["training"]
+    assert {"tensorflow", "xformers", "json", "mine"}.isdisjoint(training)
+    assert training["torch.backends.cuda"] == ["sdp_kernel"] and "ancient" not in training["torch"]
+    assert "nn.functional.silu" in training["torch"] and training["einops"] == ["rearrange"]
+    assert training["kornia"] == ["geometry"] and training["sat.model"] == ["Thing"]
 
 
 def test_every_module_of_sat_is_imported_but_those_that_nobody_can(closure):

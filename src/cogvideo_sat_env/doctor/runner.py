@@ -117,6 +117,7 @@ class Doctor:
         """Return what every probe gets (see ProbeRequest in checks/_probe.py); `machine`: what _machine found."""
         facts = self._machine() if machine is None else machine
         requirements, _ = yamlfile.load(DATA / "requirements.yml", "the list of requirements")
+        names, _ = yamlfile.load(DATA / "upstream-names.yml", "the names that upstream uses")
         receipt, problem = self._receipt()
         bounds = [
             {"id": entry.id, "name": entry.pypi_name, "bound": entry.pypi_bound}
@@ -132,6 +133,7 @@ class Doctor:
         return {
             "prefix": str(self.prefix),
             "requirements": requirements["requirements"],
+            "upstream_names": names,
             "bounds": bounds,
             "variables": [
                 {"id": entry.id, "name": entry.package, "value": entry.bound} for entry in self._ledger.variables

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib import metadata
+from types import ModuleType
 
 from ._probe import ProbeOutcome, ProbeRequest, failed, last_error, loader_errors, one_line, passed, warning
 
@@ -24,54 +25,6 @@ TRAINING_TRANSITIVE = ("hjson", "pandas", "psutil", "pyarrow", "regex")
 
 # Modules of SwissArmyTransformer that nothing on that way imports, by what they ask for and nobody declares.
 _UNUSED_BY = ("icetk", "localAttention", "nltk", "sat.generation.sampling", "xformers", "cpm_kernels", "bitsandbytes")
-
-# What CogVideo's sat/ (train_video.py, sample_video.py, data_video.py, dit_video_concat.py, diffusion_video.py,
-# vae_modules, sgm) imports by name, at the commit of facts/compat.md. Missing torchvision names are the classic.
-DATA_NAMES: dict[str, tuple[str, ...]] = {
-    "torchvision.io.video": ("av", "_check_av_available", "_read_from_stream", "_align_audio_frames"),
-    "torchvision.io._video_opt": ("default_timebase",),
-    "torchvision.transforms": ("InterpolationMode", "functional"),
-    "torchvision.transforms.functional": ("center_crop", "resize", "crop"),
-    "webdataset": ("ResampledShards", "DataPipeline", "tarfile_to_samples", "shuffle"),
-    "webdataset.filters": ("pipelinefilter",),
-    "webdataset.tariterators": ("url_opener", "group_by_keys"),
-    "webdataset.handlers": ("reraise_exception",),
-    "webdataset.gopen": ("gopen_schemes", "gopen", "Pipe"),
-    "decord": ("VideoReader", "bridge"),
-    "torch.utils.data": ("Dataset", "DataLoader"),
-    "imageio": ("get_writer",),
-    "PIL.Image": ("open",),
-}
-MODEL_NAMES: dict[str, tuple[str, ...]] = {
-    "torch": ("get_autocast_gpu_dtype", "is_autocast_enabled", "is_autocast_cache_enabled"),
-    "torch.cuda.amp": ("autocast",),
-    "torch.distributed": ("broadcast_object_list", "init_process_group"),
-    "torch.utils.checkpoint": ("checkpoint",),
-    "omegaconf": ("OmegaConf", "ListConfig", "DictConfig"),
-    "pytorch_lightning": ("LightningModule",),
-    "kornia": ("geometry",),
-    "einops": ("rearrange", "repeat"),
-    "beartype": ("beartype",),
-    "beartype.typing": ("Tuple", "Union", "Optional", "List"),
-    "fsspec": ("open",),
-    "safetensors.torch": ("load_file", "save_file"),
-    "scipy": ("integrate",),
-    "transformers": ("T5EncoderModel", "T5Tokenizer"),
-    "wandb": ("log", "Video", "init"),
-    "sat": ("mpu", "AutoModel", "get_args"),
-    "sat.arguments": ("set_random_seed", "add_training_args", "add_evaluation_args", "add_data_args"),
-    "sat.helpers": ("print_rank0", "get_free_port"),
-    "sat.mpu.layers": ("ColumnParallelLinear",),
-    "sat.training.deepspeed_training": ("training_main",),
-    "sat.training.model_io": ("load_checkpoint", "save_checkpoint"),
-    "sat.model.base_model": ("BaseModel", "non_conflict", "get_model"),
-    "sat.model.mixins": ("BaseMixin",),
-    "sat.model.finetune.lora2": ("LoraMixin",),
-    "sat.transformer_defaults": ("HOOKS_DEFAULT", "attention_fn_default"),
-    "sat.ops.layernorm": ("LayerNorm", "RMSNorm"),
-    "sat.data_utils.webds": ("MetaDistributedWebDataset", "SimpleDistributedWebDataset"),
-    "deepspeed": ("initialize", "add_config_arguments", "init_distributed", "checkpointing"),
-}
 
 
 def alone(request: ProbeRequest) -> ProbeOutcome:
@@ -118,11 +71,12 @@ def order(request: ProbeRequest) -> ProbeOutcome:
 
 
 def upstream_names(request: ProbeRequest) -> ProbeOutcome:
-    """Look up every name that upstream imports."""
-    wanted = dict(DATA_NAMES) if request.data_only else DATA_NAMES | MODEL_NAMES
+    """Look up every name that upstream's sat/ takes from other packages; the table is scripts/upstream-names'."""
+    table = request.inputs["upstream_names"]
+    wanted = [*table["data"].items(), *([] if request.data_only else table["training"].items())]
     bad: dict[str, str] = {}
     count = 0
-    for module, names in wanted.items():
+    for module, names in wanted:
         try:
             found = importlib.import_module(module)
         except Exception as error:  # whatever a foreign module raises is the finding
@@ -131,7 +85,7 @@ def upstream_names(request: ProbeRequest) -> ProbeOutcome:
         for name in names:
             count += 1
             try:
-                if not _has(found, module, name):
+                if not _has(found, name):
                     bad[f"{module}.{name}"] = "no such name"
             except Exception as error:  # transformers imports a name when it is asked for
                 bad[f"{module}.{name}"] = one_line(error)
@@ -141,7 +95,8 @@ def upstream_names(request: ProbeRequest) -> ProbeOutcome:
             if any(name.startswith(start) for name in bad)
         )  # fmt: skip
         return failed(f"upstream's sat/ imports what is not there: {_some(bad)}", ledger=ledger, problems=bad)
-    return passed(f"all {count} names that upstream's sat/ imports are there")
+    commit = str(table["commit"])
+    return passed(f"all {count} names that upstream's sat/ uses are there (commit {commit[:7]})", commit=commit)
 
 
 def sat_modules(request: ProbeRequest) -> ProbeOutcome:
@@ -182,13 +137,18 @@ def _is_decord2() -> bool:
     return True
 
 
-def _has(module: object, path: str, name: str) -> bool:
-    if hasattr(module, name):
-        return True
-    try:
-        importlib.import_module(f"{path}.{name}")
-    except ModuleNotFoundError:
-        return False
+def _has(module: ModuleType, name: str) -> bool:
+    """Return whether a module has a name, which may be one inside another, or a module of its own."""
+    place: object = module
+    path = module.__name__
+    for part in name.split("."):
+        path = f"{path}.{part}"
+        if not hasattr(place, part):
+            try:
+                importlib.import_module(path)
+            except ModuleNotFoundError:
+                return False
+        place = getattr(place, part)
     return True
 
 
