@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
+
+from cogvideo_sat_env.base.address import Address
 
 CHANNEL_ALIAS = "https://conda.anaconda.org"  # conda's own default for channel names
 
@@ -19,13 +21,18 @@ class CondaArtefact:
     version: str
     build: str
     subdir: str
-    channel: str  # base URL without the subdir
+    channel: Address  # without the subdir
     file_name: str
-    url: str
+    url: Address
     sha256: str
     md5: str = ""
     size: int | None = None
     depends: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Take addresses that are given as text."""
+        object.__setattr__(self, "channel", Address(self.channel))
+        object.__setattr__(self, "url", Address(self.url))
 
     @property
     def channel_path(self) -> str:
@@ -50,16 +57,18 @@ class PipPin:
 
 
 def channel_name(url: str) -> str:
-    """Return the folder of a channel below a mirror: the path of its address, or its host where it has none."""
-    parts = urlsplit(url)
-    return parts.path.strip("/") or parts.hostname or ""
+    """Return the folder of a channel below a mirror: the path of its address, or its host where it has none.
+
+    A token in the path, or the variable that stands for one, isn't part of it.
+    """
+    parts = urlsplit(Address(url))
+    return re.sub(r"(^|/)t/\$[^/]+", "", parts.path).strip("/") or parts.hostname or ""
 
 
 def split_url(url: str) -> tuple[str, str, str]:
-    """Split a package URL into channel base URL, subdir and file name (decoded: solvers differ on `!` and `%21`)."""
-    base, _, file_name = url.rpartition("/")
-    channel, _, subdir = base.rpartition("/")
-    return channel, subdir, unquote(file_name)
+    """Split a package URL into channel base URL, subdir and file name, all in their public form."""
+    channel, subdir, file_name = Address(url).package()
+    return str(channel), subdir, file_name
 
 
 def split_archive(file_name: str) -> tuple[str, str, str]:

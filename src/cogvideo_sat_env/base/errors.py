@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from cogvideo_sat_env.base.printable import printable
+
 
 class SatenvError(Exception):
     """One clear error for the user.
 
-    `message` names the file or address and what was expected; `remedy` is what to type or do next. The class itself
-    stands for a state of the machine; its subclasses have exit codes of their own.
+    `message` names the file or address and what was expected; `remedy` is what to type or do next. Control characters
+    that a server or a file brought into them are escaped. The class itself stands for a state of the machine; its
+    subclasses have exit codes of their own.
     """
 
     exit_code = 9
 
     def __init__(self, message: str, remedy: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.remedy = remedy
+        self.message = printable(message)
+        self.remedy = None if remedy is None else printable(remedy)
+        super().__init__(self.message)
 
 
 class InputError(SatenvError):

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
+from cogvideo_sat_env.base.printable import printable
+
 
 class Task(Protocol):
     """One long piece of work. `advance` and `total` count bytes or items, whichever the task was opened with."""
@@ -58,7 +60,7 @@ class Plain:
 
     def say(self, text: str) -> None:
         """Print the line to standard error."""
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)
 
     @contextmanager
     def task(self, title: str, total: int | None, unit: str) -> Iterator[Task]:
@@ -78,7 +80,7 @@ class Bars:
 
     def say(self, text: str) -> None:
         """Print the line above the bars."""
-        self._console.print(text, markup=False, soft_wrap=True)
+        self._console.print(printable(text), markup=False, soft_wrap=True)
 
     @contextmanager
     def task(self, title: str, total: int | None, unit: str) -> Iterator[Task]:

@@ -24,6 +24,7 @@ from cogvideo_sat_env.fetch.index import Index
 from cogvideo_sat_env.fetch.model import Policy, Wanted
 from cogvideo_sat_env.fetch.pip_config import index_urls
 from cogvideo_sat_env.fetch.pool import fetch_files
+from cogvideo_sat_env.lock.read import public_text
 from cogvideo_sat_env.source.mirror.repodata import Info, channel_files, read_infos
 from cogvideo_sat_env.source.mirror.selection import OWN, OWN_LOCKS, WHEELHOUSE, CondaFile, Part
 from cogvideo_sat_env.source.wheels.names import NotProvided
@@ -109,7 +110,9 @@ def pack(
     infos = read_infos(content.parts, lambda item: content.place[item.path])
     items = [*_package_items(content, infos), *_project_items(root), *tool]
     if content.own_lock and any(OWN in part.variant for part in content.parts):
-        items.append(Item(f"project/{OWN_LOCKS}/{content.own_lock.name}", content.own_lock.read_bytes()))
+        items.append(
+            Item(f"project/{OWN_LOCKS}/{content.own_lock.name}", public_text(content.own_lock).encode("utf-8"))
+        )
     items.append(Item("sbom.cdx.json", render_sbom(content.parts, infos, pins)))
     total = sum(item.size for item in items)
     diskspace.require(out.parent, total, "the bundle")

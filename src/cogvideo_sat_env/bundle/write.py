@@ -21,7 +21,7 @@ EPOCH = 1577836800  # 2020-01-01
 _BLOCK, _RECORD = 512, 10240  # of tar
 _SOURCE = Path(__file__).resolve().parents[1]
 _RUNTIME = (
-    "__init__.py", "base/__init__.py", "base/complete.py", "base/diskspace.py", "base/errors.py",
+    "__init__.py", "base/__init__.py", "base/complete.py", "base/diskspace.py", "base/errors.py", "base/printable.py",
     "base/progress.py", "bundle/__init__.py",
     "bundle/container.py", "bundle/manifest.py", "bundle/verify.py", "bundle/signature.py", "bundle/unpack_tool.py",
     "bundle/report.py", "bundle/start.py",

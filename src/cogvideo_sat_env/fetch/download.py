@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import os
 import random
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from cogvideo_sat_env.base.address import Address
 from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import SatenvError, SourceError, VerificationError
 from cogvideo_sat_env.base.files import link_or_copy, replacing
 from cogvideo_sat_env.base.hashing import sha256_file
-from cogvideo_sat_env.base.progress import Progress, Task
+from cogvideo_sat_env.base.progress import Progress, Task, human_bytes
 from cogvideo_sat_env.fetch.limit import Limiter
 from cogvideo_sat_env.fetch.model import Policy, Wanted
 from cogvideo_sat_env.fetch.partial import Partial, hold
-from cogvideo_sat_env.fetch.redact import redact
 from cogvideo_sat_env.fetch.session import Sessions
 from cogvideo_sat_env.fetch.transfer import AgainError, Live, RefusedError, StoppedError, TooLongError, Transfer
 
@@ -73,12 +74,12 @@ class Downloader:
             self.task.advance(-partial.size)
             raise combined(wanted.name, failures)
 
-    def _download(self, wanted: Wanted, url: str, partial: Partial, is_last: bool) -> None:
+    def _download(self, wanted: Wanted, url: Address, partial: Partial, is_last: bool) -> None:
         transfer = Transfer(url)
         attempts = self.policy.attempts if is_last else min(self.policy.attempts, _BEFORE_THE_NEXT)
         vain, fresh, differed = 0, False, None
         for _ in range(_MOST_RESUMED):
-            before, wait, wrong = partial.size, None, True
+            before, begun, wait, wrong = partial.size, time.monotonic(), None, True
             try:
                 transfer.run(
                     partial, wanted.size, sessions=self.sessions, policy=self.policy, limiter=self.limiter,
@@ -90,11 +91,13 @@ class Downloader:
             except RefusedError as error:
                 raise _refused(wanted, url, error) from error
             except AgainError as error:
-                vain = 0 if partial.size > before and not error.slow else vain + 1
+                gained = partial.size - before > self.policy.slowest * (time.monotonic() - begun)
+                vain = 0 if gained and not error.slow else vain + 1
                 failure: SatenvError = _gave_up(wanted, url, partial.size, error)
                 wait, wrong = error.wait, False
-            except TooLongError:
-                failure = _too_long(wanted, url)
+            except TooLongError as error:
+                failure = _too_long(wanted, url, error.allowed)
+                differed = failure if error.allowed else differed  # it isn't asked for a second time
             except VerificationError as error:
                 failure = error
             if wrong:
@@ -122,13 +125,13 @@ class Downloader:
     def _prove(self, wanted: Wanted, url: str, partial: Partial, served_as: str) -> None:
         if wanted.size is not None and partial.size < wanted.size:
             raise VerificationError(
-                f"{wanted.name} from {redact(url)}: truncated: expected {wanted.size:,} bytes, found {partial.size:,}",
+                f"{wanted.name} from {url}: truncated: expected {wanted.size:,} bytes, found {partial.size:,}",
                 MIRRORS,
             )
         if partial.hexdigest() != wanted.sha256:
             hint = f", served as {served_as}" if served_as else ""
             raise VerificationError(
-                f"{wanted.name} from {redact(url)}: expected SHA-256 {wanted.sha256}, found {partial.hexdigest()} "
+                f"{wanted.name} from {url}: expected SHA-256 {wanted.sha256}, found {partial.hexdigest()} "
                 f"({partial.size:,} bytes{hint})",
                 MIRRORS,
             )
@@ -157,7 +160,7 @@ class Downloader:
                 kind = "truncated: " if size < wanted.size else ""
                 text = f"{kind}expected {wanted.size:,} bytes, found {size:,}"
             self.task.advance(-size)
-            raise VerificationError(f"{wanted.name} from {redact(url)}: {text}", MIRRORS)
+            raise VerificationError(f"{wanted.name} from {url}: {text}", MIRRORS)
 
     def _advance_or_stop(self, amount: int) -> None:
         if self.live.stop.is_set():
@@ -170,32 +173,42 @@ def local_path(url: str) -> Path:
     return Path(url2pathname(urlsplit(url).path))
 
 
-def _too_long(wanted: Wanted, url: str) -> VerificationError:
-    return VerificationError(f"{wanted.name} from {redact(url)}: expected {wanted.size:,} bytes, more arrive", MIRRORS)
+def _too_long(wanted: Wanted, url: Address, allowed: int | None) -> VerificationError:
+    if allowed is None:
+        return VerificationError(f"{wanted.name} from {url}: expected {wanted.size:,} bytes, more arrive", MIRRORS)
+    return VerificationError(
+        f"{wanted.name} from {url}: more than {human_bytes(allowed)}, and the lock doesn't say its size",
+        f"if it is really that large, raise the limit with --max-file-size; else try {_OTHER}",
+    )
 
 
-def _gave_up(wanted: Wanted, url: str, size: int, error: AgainError) -> SatenvError:
+def _gave_up(wanted: Wanted, url: Address, size: int, error: AgainError) -> SatenvError:
     if error.cut_off:
         expected = "more" if wanted.size is None else f"{wanted.size:,}"
         return VerificationError(
-            f"{wanted.name} from {redact(url)}: truncated: expected {expected} bytes, found {size:,} when the transfer "
+            f"{wanted.name} from {url}: truncated: expected {expected} bytes, found {size:,} when the transfer "
             f"broke off ({error.why})",
             "run it again: what is complete is kept, and this file goes on where it broke off; if it goes on so, use "
             f"{_OTHER}",
         )
+    if error.malformed:
+        return SourceError(
+            f"{url}: the server's answer is malformed ({error.why})",
+            f"tell whoever keeps that server (or a proxy on the way), or use {_OTHER}",
+        )
     if error.status:
         return SourceError(
-            f"{redact(url)}: answers {error.why}",
+            f"{url}: answers {error.why}",
             f"the server is in trouble: run it again later (what is complete is kept), or use {_OTHER}",
         )
     return SourceError(
-        f"{redact(url)}: can't be reached ({error.why})",
+        f"{url}: can't be reached ({error.why})",
         "check the network and the proxy settings (HTTPS_PROXY); or use --source mirror=URL-or-DIR, or --source wheels "
         "where only a package index can be reached; for mirror: --from URL-or-DIR; for bundle pack: either",
     )
 
 
-def _refused(wanted: Wanted, url: str, error: RefusedError) -> SourceError:
+def _refused(wanted: Wanted, url: Address, error: RefusedError) -> SourceError:
     if error.status in (401, 403, 407):
         remedy = (
             "store the credentials where conda tools look for them (netrc, RATTLER_AUTH_FILE, keyring), or use "
@@ -206,7 +219,7 @@ def _refused(wanted: Wanted, url: str, error: RefusedError) -> SourceError:
     else:
         remedy = f"run it again later (what is complete is kept), or use {_OTHER}"
     said = f"answers {error.why}" if error.status else f"can't be used ({error.why})"
-    return SourceError(f"{redact(url)}: {said} for {wanted.name}", remedy)
+    return SourceError(f"{url}: {said} for {wanted.name}", remedy)
 
 
 def combined(name: str, failures: Sequence[SatenvError]) -> SatenvError:

@@ -12,14 +12,18 @@ import requests
 import urllib3
 from packaging.utils import canonicalize_name
 
+from cogvideo_sat_env.base.address import Address
 from cogvideo_sat_env.base.artefacts import PipPin
 from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import SourceError
+from cogvideo_sat_env.fetch.deadline import Deadline
 from cogvideo_sat_env.fetch.session import Sessions
+from cogvideo_sat_env.fetch.transfer import phrase, reason
 
 _ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
 _SECONDS = 60
 _TRIES = 3
+_PAGE_SECONDS = 300
 _LARGEST = 200_000_000  # bytes of one project's page
 
 
@@ -28,7 +32,7 @@ class IndexFile:
     """One file of a project; `sha256` is "" where the index doesn't say it."""
 
     file_name: str
-    url: str
+    url: Address
     sha256: str
     size: int | None = None
 
@@ -37,7 +41,7 @@ class Index:
     """The simple indexes at `urls`, in their order (PEP 503 and PEP 691)."""
 
     def __init__(self, urls: Sequence[str]) -> None:
-        self._urls, self._sessions = urls, Sessions()
+        self._urls, self._sessions = [_literal(url) for url in urls], Sessions()
         self._pages: dict[str, list[IndexFile]] = {}
 
     def files(self, project: str) -> list[IndexFile]:
@@ -47,7 +51,7 @@ class Index:
             found, refusals = [], []
             for url in self._urls:
                 try:
-                    found += self._page(f"{url.rstrip('/')}/{name}/")
+                    found += self._page(url / f"{name}/")
                 except _RefusedError as error:
                     refusals.append(str(error))
             if not found:
@@ -58,7 +62,7 @@ class Index:
             self._pages[name] = found
         return self._pages[name]
 
-    def locate(self, pin: PipPin) -> tuple[str, ...]:
+    def locate(self, pin: PipPin) -> tuple[Address, ...]:
         """Return the addresses of exactly this file. Raises SourceError when no index has it."""
         files = self.files(pin.name)
         urls = [f.url for f in files if f.sha256 == pin.sha256]
@@ -72,7 +76,7 @@ class Index:
             )
         return tuple(dict.fromkeys(urls))
 
-    def _page(self, url: str) -> list[IndexFile]:
+    def _page(self, url: Address) -> list[IndexFile]:
         failure = ""
         for _ in range(_TRIES):
             try:
@@ -80,11 +84,11 @@ class Index:
                 with answer:
                     if answer.status_code == 200:
                         return _parse(answer)
-                    failure = f"it answers {answer.status_code} {answer.reason or ''}".strip()
+                    failure = f"it answers {phrase(answer)}"
                     if answer.status_code < 500 and answer.status_code != 429:
                         break
-            except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-                failure = f"it can't be reached ({type(error).__name__})"
+            except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
+                failure = f"it can't be reached ({reason(error)})"
         raise _RefusedError(failure)
 
 
@@ -93,22 +97,31 @@ class _RefusedError(Exception):
 
 
 def _parse(answer: requests.Response) -> list[IndexFile]:
-    body = answer.raw.read(_LARGEST, decode_content=True)
-    if "json" in answer.headers.get("Content-Type", ""):
-        try:
-            return [
-                IndexFile(f["filename"], urljoin(answer.url, f["url"]), _sha256(f), f.get("size"))
-                for f in json.loads(body)["files"]
-            ]
-        except (ValueError, KeyError, TypeError) as error:
-            raise _RefusedError("it answers with something that is no index page") from error
-    page = _Links(answer.url)
-    page.feed(body.decode(answer.encoding or "utf-8", errors="replace"))
+    with Deadline(answer.raw.shutdown, _PAGE_SECONDS) as deadline:
+        body = answer.raw.read(_LARGEST + 1, decode_content=True)
+    if deadline.expired or len(body) > _LARGEST:
+        raise _RefusedError("it answers with a page that doesn't end")
+    try:
+        if "json" in answer.headers.get("Content-Type", ""):
+            return [_from_json(answer.url, file) for file in json.loads(body)["files"]]
+        page = _Links(answer.url)
+        page.feed(body.decode("utf-8", errors="replace"))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, AssertionError) as error:
+        raise _RefusedError("it answers with something that is no index page") from error
     return page.files
 
 
-def _sha256(file: dict) -> str:
-    return (file.get("hashes") or {}).get("sha256", "")
+def _from_json(base: str, file: dict) -> IndexFile:
+    sha256, size = (file.get("hashes") or {}).get("sha256", ""), file.get("size")
+    if not isinstance(file["filename"], str) or not isinstance(sha256, str):
+        raise ValueError("a file without a name")
+    known = isinstance(size, int) and not isinstance(size, bool) and size >= 0
+    return IndexFile(file["filename"], _literal(urljoin(base, file["url"])), sha256, size if known else None)
+
+
+def _literal(url: str) -> Address:
+    """Return an address that no lock wrote: what looks like a variable in it is not one of ours to give away."""
+    return Address(url.replace("$", "%24"))
 
 
 class _Links(HTMLParser):
@@ -124,4 +137,4 @@ class _Links(HTMLParser):
         if tag == "a" and found.get("href"):
             url, _, fragment = urljoin(self._base, found["href"]).partition("#")
             sha256 = fragment.removeprefix("sha256=") if fragment.startswith("sha256=") else ""
-            self.files.append(IndexFile(unquote(urlsplit(url).path.rpartition("/")[2]), url, sha256))
+            self.files.append(IndexFile(unquote(urlsplit(url).path.rpartition("/")[2]), _literal(url), sha256))

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from cogvideo_sat_env.base.address import Address
+from cogvideo_sat_env.fetch.limit import parse_bytes
+
+MAX_FILE_SIZE = "SATENV_MAX_FILE_SIZE"  # what --max-file-size sets, for child processes, too
 INDEX = "index"  # among the places of pip files: the package index that pip is configured with
 
 
@@ -15,8 +20,18 @@ class Wanted:
     name: str
     path: Path
     sha256: str
-    urls: tuple[str, ...]
+    urls: tuple[Address, ...]
     size: int | None = None
+
+    def __post_init__(self) -> None:
+        """Take addresses that are given as text."""
+        object.__setattr__(self, "urls", tuple(map(Address, self.urls)))
+
+
+def max_file_size() -> int:
+    """Return the ceiling for a file whose size the lock doesn't say, in bytes. Raises InputError."""
+    named = os.environ.get(MAX_FILE_SIZE)
+    return parse_bytes(named, MAX_FILE_SIZE) if named else 4 * 10**9
 
 
 @dataclass(frozen=True)
@@ -30,6 +45,7 @@ class Policy:
     stall       seconds without a byte after which a transfer is given up
     min_speed   bytes per second below which, over `window` seconds, it is given up as well
     limit_rate  bytes per second for all transfers together; None: as fast as it goes
+    max_size    bytes of a file whose size the lock doesn't say, at most
     """
 
     jobs: int = 8
@@ -40,6 +56,7 @@ class Policy:
     min_speed: float = 1000.0
     window: float = 30.0
     limit_rate: float | None = None
+    max_size: int = field(default_factory=max_file_size)
 
     @property
     def slowest(self) -> float:

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from cogvideo_sat_env.base.address import Address
+
 if TYPE_CHECKING:
     from cogvideo_sat_env.fetch.session import Sessions
 
 PROBE_SECONDS = 10  # a channel that takes longer to say that a file is there doesn't answer
 
 
-def why_unreachable(url: str) -> str | None:
+def why_unreachable(url: str | Address) -> str | None:
     """Ask for the first byte of `url`; return None when it is there, else the reason in words.
 
     Asked as every file is: with the user's proxies, certificates and credentials, at a mirror that rattler's
@@ -22,20 +24,20 @@ def why_unreachable(url: str) -> str | None:
     from cogvideo_sat_env.fetch.session import Sessions  # the HTTP client loads slowly
 
     sessions = Sessions()
-    reasons = [_ask(sessions, place) for place in sessions.places(url)]
+    reasons = [_ask(sessions, place) for place in sessions.places(Address(url))]
     return None if None in reasons else reasons[0]
 
 
-def _ask(sessions: Sessions, url: str) -> str | None:
+def _ask(sessions: Sessions, url: Address) -> str | None:
     import requests
 
-    from cogvideo_sat_env.fetch.transfer import reason
+    from cogvideo_sat_env.fetch.transfer import phrase, reason
 
     if url.startswith("file:"):
         return None if Path(url2pathname(urlsplit(url).path)).is_file() else "no such file"
     try:
         with sessions.get(url, {"Range": "bytes=0-0"}, PROBE_SECONDS, PROBE_SECONDS) as answer:
-            return None if answer.ok else f"answers {answer.status_code} {answer.reason}"
+            return None if answer.ok else f"answers {phrase(answer)}"
     except requests.Timeout:
         return f"no answer in {PROBE_SECONDS} s"
     except (requests.RequestException, ValueError) as error:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import threading
+from urllib.parse import urlsplit
 
 import requests
-from requests.adapters import HTTPAdapter
 from requests.utils import get_netrc_auth
 
 from cogvideo_sat_env import __version__
+from cogvideo_sat_env.base.address import Address
 from cogvideo_sat_env.fetch import credentials
+from cogvideo_sat_env.fetch.connection import LimitedSession, limit
 from cogvideo_sat_env.fetch.settings import read_settings
 
 CONNECT_SECONDS = 20
@@ -29,9 +31,7 @@ class Sessions:
     def _session(self) -> requests.Session:
         session = getattr(self._local, "session", None)
         if session is None:
-            session = self._local.session = requests.Session()
-            session.mount("https://", HTTPAdapter(pool_maxsize=1))
-            session.mount("http://", HTTPAdapter(pool_maxsize=1))
+            session = self._local.session = LimitedSession()
             session.headers["User-Agent"] = f"satenv/{__version__}"
             session.headers["Accept"] = "*/*"
             session.proxies.update(self._settings.proxies)
@@ -39,18 +39,19 @@ class Sessions:
             session.verify = os.environ.get("SSL_CERT_FILE") or os.environ.get("PIP_CERT") or verify
         return session
 
-    def places(self, url: str) -> tuple[str, ...]:
+    def places(self, url: Address) -> tuple[Address, ...]:
         """Return the addresses that the user's configuration has for `url`: its mirrors, or itself."""
         return self._settings.places(url)
 
     def get(
-        self, url: str, headers: dict[str, str], stall: float, connect: float = CONNECT_SECONDS
+        self, address: Address, headers: dict[str, str], stall: float, connect: float = CONNECT_SECONDS
     ) -> requests.Response:
-        """Ask for `url`, streaming; `stall` and `connect` are timeouts in seconds.
+        """Ask for `address`, streaming; `stall` and `connect` are timeouts in seconds, `stall` also for the whole head.
 
         Raises requests' exceptions, InputError.
         """
-        timeout = (connect, stall)
+        url, timeout = address.reveal(), (connect, stall)
+        limit(2 * (connect + stall))
         answer = self._ask(url, headers, timeout, self._known(url))
         if answer.status_code in REFUSALS and "Authorization" not in answer.request.headers:
             found = self._from_keyring(url)
@@ -75,17 +76,21 @@ class Sessions:
 
     def _known(self, url: str) -> credentials.Credential | None:
         with self._lock:
-            asked = self._asked.get(url.split("/")[2])
+            asked = self._asked.get(_host(url))
         if asked or get_netrc_auth(url):
             return asked  # requests reads netrc itself
         return credentials.stored(url)
 
     def _from_keyring(self, url: str) -> credentials.Credential | None:
-        host = url.split("/")[2]
+        host = _host(url)
         with self._lock:
             if host not in self._asked:
                 self._asked[host] = credentials.from_keyring(url)
             return self._asked[host]
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).netloc.rpartition("@")[2]
 
 
 class _Keep(requests.auth.AuthBase):

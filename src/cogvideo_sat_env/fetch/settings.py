@@ -12,6 +12,7 @@ from pathlib import Path
 
 import yaml
 
+from cogvideo_sat_env.base.address import Address
 from cogvideo_sat_env.base.errors import InputError
 
 
@@ -23,12 +24,15 @@ class Settings:
     verify: str | bool | None = None
     mirrors: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
-    def places(self, url: str) -> tuple[str, ...]:
-        """Return where `url` is to be asked for: at its mirrors, where there are some, else at itself."""
+    def places(self, url: Address) -> tuple[Address, ...]:
+        """Return where `url` is to be asked for: at its mirrors, where there are some, else at itself.
+
+        A file of this machine is never asked for elsewhere.
+        """
         for original, mirrors in self.mirrors.items():
-            base = original.rstrip("/")
-            if mirrors and url.startswith(f"{base}/"):
-                return tuple(f"{mirror.rstrip('/')}{url[len(base) :]}" for mirror in mirrors)
+            base = Address(original.rstrip("/"))
+            if mirrors and url.startswith(f"{base}/") and not url.startswith("file:"):
+                return tuple(Address(mirror) / url[len(base) + 1 :] for mirror in mirrors)
         return (url,)
 
 

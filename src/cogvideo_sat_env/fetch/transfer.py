@@ -3,35 +3,53 @@
 from __future__ import annotations
 
 import email.utils
+import http.client
 import re
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import requests
 import urllib3
 
+from cogvideo_sat_env.base.address import Address
 from cogvideo_sat_env.base.errors import InputError
+from cogvideo_sat_env.base.printable import printable
 from cogvideo_sat_env.base.progress import Task
+from cogvideo_sat_env.fetch.deadline import Deadline
 from cogvideo_sat_env.fetch.limit import Limiter
 from cogvideo_sat_env.fetch.model import Policy
 from cogvideo_sat_env.fetch.partial import Partial
+from cogvideo_sat_env.fetch.redact import redact
 from cogvideo_sat_env.fetch.session import Sessions
 
 AGAIN = (408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529)  # 52x: of a proxy in front of the server
 
 
+_UNREADABLE = {
+    http.client.BadStatusLine, http.client.LineTooLong, http.client.HTTPException, http.client.UnknownProtocol,
+    http.client.IncompleteRead, urllib3.exceptions.InvalidHeader, urllib3.exceptions.HeaderParsingError,
+}  # fmt: skip
+_UNCONNECTED = {
+    urllib3.exceptions.NewConnectionError, urllib3.exceptions.NameResolutionError, urllib3.exceptions.ProxyError,
+    urllib3.exceptions.ConnectTimeoutError, requests.exceptions.ProxyError,
+}  # fmt: skip
+
+
 class AgainError(Exception):
     """Worth another try. `wait` is what the server asks for, in seconds; `cut_off` that a body had begun.
 
-    `slow` says that the bytes that came are too few to count.
+    `slow` says that the bytes that came are too few to count, `malformed` that the answer's head can't be read.
     """
 
     def __init__(
-        self, why: str, *, wait: float | None = None, status: int = 0, cut_off: bool = False, slow: bool = False
-    ) -> None:
+        self, why: str, *, wait: float | None = None, status: int = 0, cut_off: bool = False, slow: bool = False,
+        malformed: bool = False, connected: bool = True,
+    ) -> None:  # fmt: skip
         super().__init__(why)
         self.why, self.wait, self.status, self.cut_off, self.slow = why, wait, status, cut_off, slow
+        self.malformed, self.connected = malformed, connected
 
 
 class RefusedError(Exception):
@@ -43,7 +61,11 @@ class RefusedError(Exception):
 
 
 class TooLongError(Exception):
-    """More bytes arrive than the lock says."""
+    """More bytes arrive than the lock says; where it says nothing, `allowed` is what is taken at most."""
+
+    def __init__(self, allowed: int | None = None) -> None:
+        super().__init__(allowed)
+        self.allowed = allowed
 
 
 class StoppedError(Exception):
@@ -86,7 +108,7 @@ class Live:
 class Transfer:
     """What one address has said so far about the file; `served_as` helps to explain wrong bytes."""
 
-    url: str
+    url: Address
     etag: str = ""
     no_range: bool = False
     served_as: str = ""
@@ -108,7 +130,10 @@ class Transfer:
         live.enter(answer)
         try:
             self._judge(answer, partial, policy, task)
-            self._receive(answer, partial, size, policy, limiter, live, task)
+            if size is None and partial.size + (answer.raw.length_remaining or 0) > policy.max_size:
+                raise TooLongError(policy.max_size)
+            with Deadline(answer.raw.shutdown, policy.stall) as deadline:
+                self._receive(answer, partial, size, policy, limiter, live, task, deadline)
         finally:
             live.leave(answer)
             answer.close()
@@ -118,21 +143,30 @@ class Transfer:
             return sessions.get(self.url, headers, policy.stall)
         except requests.TooManyRedirects as error:
             raise RefusedError("too many redirects") from error
+        except requests.exceptions.InvalidHeader as error:
+            raise AgainError(reason(error), malformed=True) from error
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, ValueError) as error:
             if isinstance(error, InputError):
                 raise
+            if "SOCKS" in str(error):
+                raise RefusedError(str(error)) from error
             raise RefusedError("not an address that can be asked") from error
         except requests.exceptions.SSLError as error:
             raise RefusedError(f"TLS: {reason(error)}") from error
         except requests.Timeout as error:
-            raise AgainError("no answer in time") from error
-        except requests.RequestException as error:
-            raise AgainError(reason(error)) from error
+            raise AgainError(
+                "no answer in time", connected=not isinstance(error, requests.exceptions.ConnectTimeout)
+            ) from error
+        except (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException) as error:
+            kinds = {type(cause) for cause in _causes(error)}
+            if kinds & _UNREADABLE:
+                raise AgainError(reason(error), malformed=True) from error
+            raise AgainError(reason(error), connected=not kinds & _UNCONNECTED) from error
 
     def _judge(self, answer: requests.Response, partial: Partial, policy: Policy, task: Task) -> None:
         status = answer.status_code
         if status == 206:
-            start = re.match(r"bytes (\d+)-", answer.headers.get("Content-Range", ""))
+            start = re.match(r"bytes (\d{1,18})-", answer.headers.get("Content-Range", ""), re.ASCII)
             if start and int(start[1]) == partial.size:
                 return
         if status in (206, 416):  # another range than asked for, or the file is shorter now
@@ -143,32 +177,32 @@ class Transfer:
             _restart(partial, task)  # the server ignores Range, or the file has changed
             self.etag = _strong(answer.headers.get("ETag", "")) or answer.headers.get("Last-Modified", "")
             encoding, kind = answer.headers.get("Content-Encoding", ""), answer.headers.get("Content-Type", "")
-            said = [f"Content-Encoding {encoding}"] if encoding not in ("", "identity") else []
+            said = [f"Content-Encoding {printable(encoding[:80])}"] if encoding not in ("", "identity") else []
             self.served_as = ", ".join(said + (["a web page"] if kind.startswith("text/html") else []))
             return
-        phrase = f"{status} {answer.reason or ''}".strip()
         if status in AGAIN:
             wait = _retry_after(answer.headers.get("Retry-After", ""))
             if wait is not None and wait > policy.longest:
-                raise RefusedError(f"{phrase}, and asks to be left alone for {wait:.0f} s", status)
-            raise AgainError(phrase, wait=wait, status=status)
-        raise RefusedError(phrase, status)
+                raise RefusedError(f"{phrase(answer)}, and asks to be left alone for {wait:.0f} s", status)
+            raise AgainError(phrase(answer), wait=wait, status=status)
+        raise RefusedError(phrase(answer), status)
 
     def _receive(
         self, answer: requests.Response, partial: Partial, size: int | None, policy: Policy, limiter: Limiter,
-        live: Live, task: Task,
+        live: Live, task: Task, deadline: Deadline,
     ) -> None:  # fmt: skip
         spent, counted = 0.0, 0  # in the present window, without the time that our own limit takes
         while True:
             begun = time.monotonic()
-            piece = self._read(answer, limiter.piece, policy, live)
+            deadline.extend(policy.stall)
+            piece = self._read(answer, limiter.piece, policy, live, deadline)
             spent, counted = spent + time.monotonic() - begun, counted + len(piece)
             if live.stop.is_set():
                 raise StoppedError
             if not piece:
                 return
-            if size is not None and partial.size + len(piece) > size:
-                raise TooLongError
+            if partial.size + len(piece) > (policy.max_size if size is None else size):
+                raise TooLongError(policy.max_size if size is None else None)
             partial.write(piece)
             task.advance(len(piece))
             if spent >= policy.window:
@@ -177,15 +211,20 @@ class Transfer:
                 spent, counted = 0.0, 0
             limiter.take(len(piece), live.stop)
 
-    def _read(self, answer: requests.Response, amount: int, policy: Policy, live: Live) -> bytes:
+    def _read(
+        self, answer: requests.Response, amount: int, policy: Policy, live: Live, deadline: Deadline
+    ) -> bytes:  # fmt: skip
         try:
-            return answer.raw.read1(amount, decode_content=False)
-        except urllib3.exceptions.ReadTimeoutError as error:
-            raise AgainError(f"no byte for {policy.stall:.0f} s", cut_off=True) from error
-        except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            piece = answer.raw.read1(amount, decode_content=False) or b""
+        except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError) as error:
             if live.stop.is_set():
                 raise StoppedError from error
+            if deadline.expired or isinstance(error, urllib3.exceptions.ReadTimeoutError):
+                raise AgainError(f"no byte for {policy.stall:.0f} s", cut_off=True) from error
             raise AgainError(reason(error), cut_off=True) from error
+        if deadline.expired and not piece:
+            raise AgainError(f"no byte for {policy.stall:.0f} s", cut_off=True)
+        return piece
 
 
 def _restart(partial: Partial, task: Task) -> None:
@@ -199,24 +238,35 @@ def _strong(etag: str) -> str:
 
 def _retry_after(value: str) -> float | None:
     """Return the seconds that a Retry-After header means: a number, or a date by this machine's clock."""
-    if value.strip().isdigit():
-        return float(value)
     try:
-        moment = email.utils.parsedate_to_datetime(value)
-    except (TypeError, ValueError):
+        if re.fullmatch(r"\s*\d+\s*", value, re.ASCII):
+            return float(value)
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except (TypeError, ValueError, OverflowError, OSError):
         return None
-    return max(0.0, moment.timestamp() - time.time())
+
+
+def phrase(answer: requests.Response) -> str:
+    """Return the status of an answer as it is shown."""
+    return printable(f"{answer.status_code} {(answer.reason or '')[:80]}".strip())
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Give a failure and those that it came from, the innermost last."""
+    seen: BaseException | None = error
+    for _ in range(20):
+        if seen is None:
+            return
+        yield seen
+        inner = getattr(seen, "reason", None)
+        if not isinstance(inner, BaseException):
+            inner = seen.args[-1] if seen.args and isinstance(seen.args[-1], BaseException) else seen.__cause__
+        seen = inner if inner is not seen else None
 
 
 def reason(error: BaseException) -> str:
     """Return the innermost words of a failure: those around it repeat the address, perhaps with a login."""
-    seen = error
-    while True:
-        inner = getattr(seen, "reason", None)
-        if not isinstance(inner, BaseException):
-            inner = seen.args[-1] if seen.args and isinstance(seen.args[-1], BaseException) else seen.__cause__
-        if not isinstance(inner, BaseException) or inner is seen:
-            break
-        seen = inner
+    *_, seen = _causes(error)
     text = str(getattr(seen, "strerror", None) or seen).strip() or type(seen).__name__
-    return re.sub(r"^.*?<[^>]*>: |^\w*ConnectionPool\([^)]*\): ", "", text).strip("() ")
+    text = re.sub(r"^.*?<[^>]*>: |^\w*ConnectionPool\([^)]*\): ", "", text).strip("() ")
+    return redact(printable(text))[:300]

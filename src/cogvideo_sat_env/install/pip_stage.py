@@ -26,6 +26,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from cogvideo_sat_env.base import diskspace
+from cogvideo_sat_env.base.address import Address
 from cogvideo_sat_env.base.artefacts import PipPin
 from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import MissingToolError, PrefixError, SatenvError, SourceError, VerificationError
@@ -79,8 +80,8 @@ def _fetch(
                 _download(python, pin, scratch)
                 _keep(pin, scratch, path)
             else:
-                house = place if "://" in place else Path(place).absolute().as_uri()
-                wanted = Wanted(pin.file_name, path, pin.sha256, (f"{house}/{quote(pin.file_name)}",), pin.size)
+                house = Address(place if "://" in place else Path(place).absolute().as_uri())
+                wanted = Wanted(pin.file_name, path, pin.sha256, (house / quote(pin.file_name),), pin.size)
                 fetch_files([wanted], title="", what="the pip packages", progress=Silent())
             return
         except (SourceError, VerificationError) as error:

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import unquote
 
 from cogvideo_sat_env.base import yamlfile
-from cogvideo_sat_env.base.artefacts import CondaArtefact, PipPin, split_archive, split_url
+from cogvideo_sat_env.base.address import Address
+from cogvideo_sat_env.base.artefacts import CondaArtefact, PipPin, split_archive
 from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError
+from cogvideo_sat_env.base.paths import project_root
 
 WHAT = "a conda-lock file (format version 1)"
 WHEELHOUSE = "${SATENV_WHEELHOUSE}"  # stands for the folder or site that holds the pip files; pip expands it
 Document = tuple[Any, yamlfile.Lines]  # the values of a lock as they stand there, and the lines of them
 _INSTALLED = ("main", "dev")  # categories that `conda-lock install` takes unless told otherwise
-_REMEDY = f"make the lock again: {satenv('lock')}, or conda-lock for one of your own"
+_PIXI = (
+    "pixi writes locks of its own: pixi workspace export conda-environment environment.yml, then make a lock of that "
+    "file with conda-lock lock -f environment.yml"
+)
 _Item = TypeVar("_Item", CondaArtefact, PipPin)
 
 
@@ -27,7 +32,7 @@ class Lock:
 
     path: Path
     platform: str
-    channels: tuple[str, ...]
+    channels: tuple[Address, ...]
     content_hash: str
     conda: tuple[CondaArtefact, ...]
     pip: tuple[PipPin, ...]
@@ -35,15 +40,24 @@ class Lock:
 
 def _platforms(path: Path, data: object, lines: yamlfile.Lines) -> tuple[str, ...]:
     if not isinstance(data, dict) or data.get("version") != 1:
-        found = data.get("version") if isinstance(data, dict) else type(data).__name__
-        raise InputError(
-            f"{path}:{lines.of('version')}: expected {WHAT}; found version {found!r}",
-            f"make it again with: {satenv('lock')}",
-        )
+        if isinstance(data, dict) and "environments" in data and "packages" in data:
+            raise InputError(f"{path}: is a lock of pixi (version {data.get('version')!r}); expected {WHAT}", _PIXI)
+        found = f"version {data.get('version')!r}" if isinstance(data, dict) else type(data).__name__
+        raise InputError(f"{path}:{lines.of('version')}: expected {WHAT}; found {found}", remedy(path))
     metadata = data.get("metadata")
     if not isinstance(metadata, dict) or not isinstance(metadata.get("platforms"), list):
-        raise InputError(f"{path}:{lines.of('metadata')}: expected metadata with a list of platforms", None)
-    return tuple(metadata["platforms"])
+        raise InputError(f"{path}:{lines.of('metadata')}: expected metadata with a list of platforms", remedy(path))
+    return tuple(map(str, metadata["platforms"]))
+
+
+def remedy(path: Path) -> str:
+    """Return how the lock at `path` is made again: by us, or by whoever made it."""
+    try:
+        if path.resolve().is_relative_to(project_root().resolve()):
+            return f"make the lock again: {satenv('lock')}"
+    except InputError:  # no project here: inside a bundle
+        pass
+    return "make that lock again with conda-lock lock (1.0 or newer), or mend the entry in what it is made from"
 
 
 def load_lock(path: Path) -> Document:
@@ -86,20 +100,24 @@ def read_lock(path: Path, platform: str, sizes: dict[str, int] | None = None, do
             "choose one of those with --platform, or see the README for the other variants' locks",
         )
     if not isinstance(data.get("package"), list):
-        raise InputError(f"{path}:{lines.of('package')}: expected a list of packages under 'package'", None)
+        raise InputError(f"{path}:{lines.of('package')}: expected a list of packages under 'package'", remedy(path))
     sizes = sizes or {}
     conda: list[CondaArtefact] = []
     pip: list[PipPin] = []
     for index, entry in enumerate(data["package"]):
         where = f"{path}:{lines.of('package', index)}"
         if not isinstance(entry, dict):
-            raise InputError(f"{where}: a package must be a mapping", _REMEDY)
+            raise InputError(f"{where}: a package must be a mapping", remedy(path))
         if entry.get("platform") != platform or entry.get("category", "main") not in _INSTALLED:
             continue
-        _parse_entry(where, entry, sizes, conda, pip)
+        item = _parse_entry(where, entry, sizes, remedy(path))
+        if isinstance(item, CondaArtefact):
+            conda.append(item)
+        elif item is not None:
+            pip.append(item)
     conda, pip = _once(path, conda), _once(path, pip)
     metadata = data["metadata"]
-    channels = tuple(str(c.get("url", "")) for c in metadata.get("channels") or [] if isinstance(c, dict))
+    channels = tuple(Address(str(c.get("url", ""))) for c in metadata.get("channels") or [] if isinstance(c, dict))
     content_hash = str((metadata.get("content_hash") or {}).get(platform, ""))
     return Lock(path, platform, channels, content_hash, tuple(conda), tuple(pip))
 
@@ -110,54 +128,97 @@ def _once(path: Path, items: list[_Item]) -> list[_Item]:
     for item in items:
         other = found.setdefault(item.name, item)
         if (other.sha256, other.file_name) != (item.sha256, item.file_name):
-            raise InputError(f"{path}: has {item.name} twice: {other.file_name} and {item.file_name}", _REMEDY)
+            raise InputError(f"{path}: has {item.name} twice: {other.file_name} and {item.file_name}", remedy(path))
     return list(found.values())
 
 
-def _parse_entry(where: str, entry: dict, sizes: dict[str, int], conda: list[CondaArtefact], pip: list[PipPin]) -> None:
-    remedy = _REMEDY
+def _parse_entry(where: str, entry: dict, sizes: dict[str, int], again: str) -> CondaArtefact | PipPin | None:
+    """Return what one entry names; None for a virtual package. `again` is how the lock is made again."""
     for key in ("name", "version", "manager", "url"):
-        if not isinstance(entry.get(key), str) or not entry[key]:
-            raise InputError(f"{where}: package {entry.get('name')!r} has no '{key}'", remedy)
-    if entry["manager"] == "conda" and entry["name"].startswith("__"):
-        return  # a virtual package: of the machine that it was locked for
-    hashes = entry.get("hash") or {}
-    sha256 = str(hashes.get("sha256") or "") if isinstance(hashes, dict) else ""
-    if not re.fullmatch(r"[0-9a-f]{64}", sha256):
-        raise InputError(f"{where}: {entry['name']} has no SHA-256; expected 64 hex digits, found {sha256!r}", remedy)
+        _require_text(where, entry, key, again)
+    name, manager, url = entry["name"], entry["manager"], Address(entry["url"])
+    if manager == "conda" and name.startswith("__"):
+        return None  # of the machine that it was locked for
+    sha256, md5 = _hashes(where, entry, url, again)
     dependencies = entry.get("dependencies") or {}
     if not isinstance(dependencies, dict):
-        raise InputError(f"{where}: 'dependencies' of {entry['name']} must map names to versions", remedy)
+        raise InputError(f"{where}: 'dependencies' of {name} must map names to versions", again)
     depends = tuple(f"{dep} {bound}".strip() for dep, bound in sorted(dependencies.items()))
-    if entry["manager"] == "pip":
-        file_name = unquote(entry["url"].rpartition("/")[2].partition("#")[0])
-        pip.append(PipPin(entry["name"], entry["version"], sha256, file_name, sizes.get(sha256), depends))
-        return
-    if entry["manager"] != "conda":
-        raise InputError(f"{where}: {entry['name']}: manager must be conda or pip, not {entry['manager']!r}", remedy)
-    channel, subdir, file_name = split_url(entry["url"])
+    channel, subdir, file_name = url.package()
+    if manager == "pip":
+        return PipPin(name, entry["version"], sha256, file_name, sizes.get(sha256), depends)
+    if manager != "conda":
+        raise InputError(f"{where}: {name}: manager must be conda or pip, not {manager!r}", again)
     try:
-        name, version, build = split_archive(file_name)
+        found, version, build = split_archive(file_name)
     except ValueError as error:
-        raise InputError(f"{where}: {error}", remedy) from error
+        raise InputError(f"{where}: {error}", again) from error
     if subdir not in (entry["platform"], "noarch"):
-        raise InputError(
-            f"{where}: {name} is for {entry['platform']!r}, but its URL is in the subdir {subdir!r}", remedy
-        )
-    if name != entry["name"] or version != entry["version"]:
-        raise InputError(f"{where}: {entry['name']} {entry['version']} has the URL of {name} {version}", remedy)
-    conda.append(
-        CondaArtefact(
-            name,
-            version,
-            build,
-            subdir,
-            channel,
-            file_name,
-            f"{channel}/{subdir}/{file_name}",
-            sha256,
-            str(hashes.get("md5") or ""),
-            sizes.get(sha256),
-            depends,
-        )
+        platform = entry["platform"]
+        raise InputError(f"{where}: {name} is for {platform!r}, but its URL is in the subdir {subdir!r}", again)
+    if found != name or version != entry["version"]:
+        raise InputError(f"{where}: {name} {entry['version']} has the URL of {found} {version}", again)
+    return CondaArtefact(
+        name, version, build, subdir, channel, file_name, channel / f"{subdir}/{file_name}", sha256, md5,
+        sizes.get(sha256), depends,
+    )  # fmt: skip
+
+
+def _require_text(where: str, entry: dict, key: str, again: str) -> None:
+    value = entry.get(key)
+    if isinstance(value, str) and value:
+        return
+    if value is None or value == "" or isinstance(value, (dict, list)):
+        raise InputError(f"{where}: package {entry.get('name')!r} has no '{key}'", again)
+    raise InputError(
+        f"{where}: {key} of package {str(entry.get('name'))!r} stands without quotes: YAML reads it as {value!r}, "
+        "and 1.10 as 1.1",
+        f"put it into quotes there: {key}: '…', as conda-lock does",
     )
+
+
+def _hashes(where: str, entry: dict, url: Address, again: str) -> tuple[str, str]:
+    """Return SHA-256 and MD5 ("" where there is none) of an entry. Raises InputError without a SHA-256."""
+    hashes = entry.get("hash") if isinstance(entry.get("hash"), dict) else {}
+    sha256, md5 = (str(hashes.get(kind) or "").strip().lower() for kind in ("sha256", "md5"))
+    if re.fullmatch(r"[0-9a-f]{64}", sha256):
+        return sha256, md5
+    name = entry["name"]
+    if re.match(r"(git|hg|svn|bzr)\+", url):
+        raise InputError(
+            f"{where}: {name} is from git ({url}): a commit proves no file",
+            f"put a released version or a wheel of {name} in its place in what the lock is made from, and lock again",
+        )
+    if not sha256 and md5:
+        raise InputError(
+            f"{where}: {name} has no SHA-256, only an MD5, which proves nothing",
+            "lock again with conda-lock 1.0 or newer, from a channel whose repodata.json has SHA-256 (conda index "
+            "writes them)",
+        )
+    raise InputError(f"{where}: {name} has no SHA-256; expected 64 hex digits, found {sha256!r}", again)
+
+
+def public_text(path: Path) -> str:
+    """Return the lock at `path` without the secrets in its addresses: for copies that others get.
+
+    What holds none is returned as it is. Raises InputError when one can't be taken out.
+    """
+    text = path.read_text(encoding="utf-8")
+    secret = {url: address for url in _addresses(load_lock(path)[0]) if (address := Address(url)).secrets()}
+    for url in sorted(secret, key=len, reverse=True):
+        text = text.replace(url, str(secret[url]))
+    for address in secret.values():
+        if any(word in text for word in address.secrets() if len(word) > 3):
+            raise InputError(
+                f"{path}: a secret of {address} can't be taken out", "write a variable for it there: $NAME"
+            )
+    return text
+
+
+def _addresses(data: Any) -> Iterator[str]:
+    if isinstance(data, str):
+        if "://" in data:
+            yield data
+    elif isinstance(data, (dict, list)):
+        for value in data.values() if isinstance(data, dict) else data:
+            yield from _addresses(value)

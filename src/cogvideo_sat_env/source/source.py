@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
+from urllib.request import url2pathname
 
+from cogvideo_sat_env.base.address import Address
 from cogvideo_sat_env.base.artefacts import CondaArtefact
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.fetch.model import INDEX
 from cogvideo_sat_env.fetch.reachable import why_unreachable
-from cogvideo_sat_env.fetch.redact import redact
 
-if TYPE_CHECKING:
-    pass
-
+_EXAMPLE = "e.g. --source mirror=/data/mirror or --source mirror=https://mirror.example.org/conda"
+_NOWHERE = Address("")
 KINDS = ("auto", "channel", "mirror", "wheels")
 
 
@@ -25,16 +24,16 @@ class Source:
     """A kind of source; `where` is the base URL of a mirror (file:// for a folder). `then` are tried after it."""
 
     kind: str
-    where: str = ""
+    where: Address = _NOWHERE
     then: tuple[Source, ...] = ()
 
     def __str__(self) -> str:
-        own = f"{self.kind}={redact(self.where)}" if self.where else self.kind  # shown, and kept in the receipt
+        own = f"{self.kind}={self.where}" if self.where else self.kind  # shown, and kept in the receipt
         return " ".join([own, *map(str, self.then)])
 
-    def locate(self, artefact: CondaArtefact) -> tuple[str, ...]:
+    def locate(self, artefact: CondaArtefact) -> tuple[Address, ...]:
         """Return the URLs of an artefact in the order to try them."""
-        own = f"{self.where}/{quote(artefact.channel_path)}" if self.kind == "mirror" else artefact.url
+        own = self.where / quote(artefact.channel_path) if self.kind == "mirror" else artefact.url
         return (own, *(url for source in self.then for url in source.locate(artefact)))
 
     def find_links(self) -> list[str]:
@@ -45,8 +44,8 @@ class Source:
         places = []
         for source in (self, *self.then):
             if source.kind == "mirror":
-                house = f"{source.where}/wheelhouse"
-                places += [house] if why_unreachable(f"{house}/index.html") is None else []
+                house = source.where / "wheelhouse"
+                places += [house] if why_unreachable(house / "index.html") is None else []
             else:
                 places.append(INDEX)
         return places or [INDEX]
@@ -70,18 +69,32 @@ def parse_sources(texts: Sequence[str]) -> Source:
 def parse_source(text: str) -> Source:
     """Read `auto`, `channel`, `mirror=URL-or-DIR` or `wheels`. Raises InputError naming what is expected."""
     kind, equals, where = text.partition("=")
-    if kind not in KINDS or bool(equals) != (kind == "mirror") or (equals and not where):
-        raise InputError(
-            f"--source {redact(text)!r}: expected auto, channel, wheels or mirror=WHERE",
-            "e.g. --source mirror=/data/mirror or --source mirror=https://mirror.example.org/conda",
-        )
-    if kind == "mirror" and "://" not in where:
+    if kind not in KINDS or bool(equals) != (kind == "mirror") or (equals and not where.strip()):
+        shown = f"{kind}={Address(where)}" if equals else kind
+        raise InputError(f"--source {shown!r}: expected auto, channel, wheels or mirror=WHERE", _EXAMPLE)
+    return Source(kind, _mirror(where) if equals else _NOWHERE)
+
+
+def _mirror(where: str) -> Address:
+    """Return the base address of a mirror that is written as an address or a folder."""
+    if "://" in where:
+        address = Address(where.rstrip("/"))
+        try:
+            parts = urlsplit(address)
+            web = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+            usable = web or parts.scheme == "file"
+        except ValueError:  # brackets that don't match, or a port that is no number
+            usable = False
+        if not usable or not where.isprintable() or " " in where:
+            raise InputError(f"mirror={str(address)!r}: expected the address of a web server or a folder", _EXAMPLE)
+        if parts.scheme != "file":
+            return address
+        where = url2pathname(parts.path)
+    try:
         folder = Path(where).expanduser().absolute()
-        if not folder.is_dir():
-            raise InputError(f"{folder}: no such folder; expected a mirror: CHANNEL/SUBDIR/FILE below it", None)
-        where = folder.as_uri()
-    elif kind == "mirror" and (not where.startswith(("http://", "https://", "file://")) or len(where.split()) != 1):
-        raise InputError(
-            f"--source {redact(text)!r}: expected the address of a web server", "http://, https:// or file://"
-        )
-    return Source(kind, where.rstrip("/"))
+        found = folder.is_dir()
+    except (RuntimeError, ValueError, OSError):  # no such user, a null byte, a name that is too long
+        folder, found = Path(where), False
+    if not found:
+        raise InputError(f"{folder}: no such folder; expected a mirror: CHANNEL/SUBDIR/FILE below it", _EXAMPLE)
+    return Address(folder.as_uri())

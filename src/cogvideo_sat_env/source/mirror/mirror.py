@@ -163,8 +163,10 @@ def _pip_urls(pin: PipPin, mirrors: Sequence[str], ask: Callable[[PipPin], tuple
     failure: SourceError | None = None
     for mirror in mirrors:
         try:
-            house = "" if mirror == "channel" else f"{parse_source(f'mirror={mirror}').where}/{WHEELHOUSE}"
-            urls += (f"{house}/{quote(pin.file_name)}",) if house else ask(pin)
+            if mirror == "channel":
+                urls += ask(pin)
+            else:
+                urls += (parse_source(f"mirror={mirror}").where / f"{WHEELHOUSE}/{quote(pin.file_name)}",)
         except SourceError as error:  # of no account where another one has it
             failure = error
     if failure and not urls:
