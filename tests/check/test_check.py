@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,7 +18,7 @@ from cogvideo_sat_env.spec.environment import read_environment
 from cogvideo_sat_env.spec.requirements import read_requirements
 
 PROJECT = Path(__file__).parents[2]
-LOCKS = {path.read_bytes() for path in (PROJECT / "conda-lock.yml", *PROJECT.glob("locks/conda-lock-*.yml"))}
+LOCKS = {path.read_bytes() for path in (PROJECT / "conda-lock.yml", *PROJECT.glob("locks/*-conda-lock.yml"))}
 _rendered: dict[tuple, list[Output]] = {}
 _parsed: dict[bytes, tuple] = {}
 
@@ -218,6 +219,14 @@ def test_missing_wheel_locks_are_named(project):
     for path in (project / "locks").glob("wheels-*.txt"):
         path.unlink()
     only_finding(project, r"locks: no wheel lock")
+
+
+def test_metadata_that_was_frozen_for_another_spec_is_named(project):
+    shutil.copytree(PROJECT / "metadata", project / "metadata", ignore=shutil.ignore_patterns("*.zst"))
+    edit(project / "metadata/manifest.json", '"scipy"', '"skipy"')
+    only_finding(project, r"metadata/manifest\.json: was frozen without scipy \| .*satenv freeze metadata")
+    (project / "metadata/manifest.json").write_text("[]")
+    only_finding(project, r"metadata/manifest\.json: .*not the manifest of frozen metadata")
 
 
 def test_a_missing_size_is_named(project):

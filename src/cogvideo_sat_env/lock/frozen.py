@@ -15,6 +15,7 @@ from cogvideo_sat_env.base.hashing import sha256_file
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+_REMEDY = "restore the folder, or freeze again"
 SUBDIRS = ("noarch", "linux-64", "linux-aarch64", "osx-64", "osx-arm64", "win-64")
 
 
@@ -82,27 +83,32 @@ def frozen_channels(folder: Path, channels: Sequence[str]) -> Iterator[list[str]
         yield local
 
 
-def _verify(folder: Path) -> None:
-    """Compare the folder with its manifest, if it has one: `satenv freeze` writes it, a mirror has none."""
+def read_manifest(folder: Path) -> dict:
+    """Return the manifest of frozen metadata. Raises InputError when it is malformed, or of another format."""
     path = folder / MANIFEST
-    if not path.is_file():
-        return
-    remedy = "restore the folder, or freeze again"
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        version, files = manifest["format"], {name: str(facts["sha256"]) for name, facts in manifest["files"].items()}
+        version = manifest["format"]
+        if version == FORMAT and not all(isinstance(facts["sha256"], str) for facts in manifest["files"].values()):
+            raise ValueError("a file without its SHA-256")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: not the manifest of frozen metadata: {error}", remedy) from error
+        raise InputError(f"{path}: not the manifest of frozen metadata: {error}", _REMEDY) from error
     if version != FORMAT:
-        raise InputError(
-            f"{path}: format {version!r}; expected {FORMAT}", "use the version of this program that wrote it"
-        )
+        raise InputError(f"{path}: format {version!r}; expected {FORMAT}", "use the program that wrote it")
+    return manifest
+
+
+def _verify(folder: Path) -> None:
+    """Compare the folder with its manifest, if it has one: `satenv freeze` writes it, a mirror has none."""
+    if not (folder / MANIFEST).is_file():
+        return
+    files = {name: facts["sha256"] for name, facts in read_manifest(folder)["files"].items()}
     there = {file.relative_to(folder).as_posix() for file in folder.rglob("repodata.json*")}
     for name in sorted(there | set(files)):
         found = sha256_file(folder / name) if name in there else "no such file"
         expected = files.get(name, "none: the manifest doesn't name it")
         if found != expected:
-            raise VerificationError(f"{folder / name}: expected SHA-256 {expected}, found {found}", remedy)
+            raise VerificationError(f"{folder / name}: expected SHA-256 {expected}, found {found}", _REMEDY)
 
 
 def _check(path: Path) -> None:
