@@ -148,6 +148,7 @@ def test_nvcc_of_torchs_cuda_with_headers_passes(prefix):
 
 
 def test_the_environments_nvcc_of_another_minor_fails(prefix):
+    prefix.file("conda-meta/history", "")
     torch(prefix, "12.9")
     nvcc(prefix, "12.4")
     result = prefix.check("toolchain.nvcc")

@@ -1,4 +1,4 @@
-"""Remedies from the breakage ledger: a failed check's own words are searched for the ledger's exact errors."""
+"""Remedies by cause and by source: the ledger's for its exact errors, and what fits how the environment was made."""
 
 from __future__ import annotations
 
@@ -54,6 +54,40 @@ def install(
                 return f"mamba install '{item['conda']}{wanted}'"
             return f"pip install --no-deps '{item['name']}{wanted}'"
     return None
+
+
+def fit(remedy: str, restore: str | None, conda: bool, requirements: Iterable[Mapping[str, Any]]) -> str:
+    """Return a remedy that installs packages, as it can be typed in this environment.
+
+    `restore`: the command that brings back what the lock says, in an environment that has a receipt: whatever its
+    source, and where mamba may not be there. Else mamba or conda install in a conda environment, and pip in a venv.
+    What a remedy says beside installing (unset, pip uninstall) stays.
+    """
+    parts = remedy.split("; ")
+    if not any(map(_installs, parts)):
+        return remedy
+    if restore:
+        kept = [part for part in parts if not _installs(part)]
+        return "; ".join([*kept, restore])
+    return remedy if conda else "; ".join(_with_pip(part, requirements) for part in parts)
+
+
+def _installs(part: str) -> bool:
+    return re.match(r"(mamba|conda|pip) install |conda env config vars set ", part) is not None
+
+
+def _with_pip(part: str, requirements: Iterable[Mapping[str, Any]]) -> str:
+    """Return `mamba install` with conda's names as `pip install` with PyPI's; what isn't on PyPI is left out."""
+    if not part.startswith(("mamba install ", "conda install ")):
+        return part
+    names = {item["conda"]: item["name"] for item in requirements if item.get("conda")}
+    wanted = []
+    for spec in re.findall(r"'([^']+)'|([\w.-]+)", part.split(" install ", 1)[1]):
+        found = re.match(r"([\w.-]+)(.*)", spec[0] or spec[1])
+        if found and found[1] in names:
+            bound = f"={found[2]}.*" if re.fullmatch(r"=[\d.]+", found[2]) else found[2]
+            wanted.append(f"'{names[found[1]]}{bound}'")
+    return f"pip install {' '.join(wanted)}" if wanted else part
 
 
 def _advice(entry: Entry) -> Advice:

@@ -22,7 +22,7 @@ from cogvideo_sat_env.doctor.causes import Suspect, import_culprits
 from cogvideo_sat_env.doctor.checks._probe import loader_errors
 from cogvideo_sat_env.doctor.exit_reasons import how_it_ended, last_words, read_outcome, stale_lock
 from cogvideo_sat_env.doctor.model import FAILED, GPU, NOT_RUN, PASSED, WARNING, CheckResult, CheckSpec
-from cogvideo_sat_env.doctor.remedies import advise, install
+from cogvideo_sat_env.doctor.remedies import advise, fit, install
 from cogvideo_sat_env.doctor.symptoms import explain, read_symptoms
 from cogvideo_sat_env.spec.breakage import Ledger
 
@@ -32,6 +32,7 @@ _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _STARTED = "started"  # checks/_harness.py
 _LOADER = ("LD_PRELOAD", "LD_LIBRARY_PATH")
 _IMPORTS = "imports.together"
+_OF_THE_MACHINE = ("toolchain", "hardware", "network", "storage", "sat")  # their remedies aren't packages of the lock
 _EXPLAINED = ("ledger", "breaks", "means")  # of a failure whose cause is another
 _TRIAL = 20.0  # seconds for one trial of an import without some of the user's settings
 STUCK_REMEDY = (
@@ -275,17 +276,20 @@ class CheckRun:
             advice = advise(self._setup.ledger, spec.id, words, outcome.get("ledger") or ())
             if advice is not None:
                 details |= {"ledger": advice.id, "breaks": advice.breaks}
-                remedy = advice.remedy
+                ours = spec.subject in _OF_THE_MACHINE and not self._inputs["conda"]  # there is no mamba
+                remedy = remedy if remedy and ours else advice.remedy
         if outcome["status"] == FAILED and not remedy:
-            conda = (self._setup.prefix / "conda-meta").is_dir()
             words = f"{finding} {json.dumps(details)}"
-            remedy = install(self._inputs["requirements"], words, conda, self._inputs["bounds"])
+            remedy = install(self._inputs["requirements"], words, self._inputs["conda"], self._inputs["bounds"])
             if not remedy:
                 symptom = explain(self._symptoms, spec.id, f"{finding}\n{output}")
                 if symptom is not None:
                     remedy = symptom.remedy.replace("PREFIX", f"'{self._setup.prefix}'")
                     details["means"] = symptom.means
             remedy = remedy or _last_resort(self._setup.prefix, spec.id, finding)
+        if remedy and spec.subject not in _OF_THE_MACHINE:
+            restore = self._inputs["restore"] if self._inputs["receipt"] else None
+            remedy = fit(remedy, restore, self._inputs["conda"], self._inputs["requirements"])
         if outcome["status"] == FAILED:
             details["output"] = _ANSI.sub("", output).splitlines()[-_TAIL_LINES:]
         remedy = spell_out(remedy) if remedy else None

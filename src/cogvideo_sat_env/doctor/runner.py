@@ -124,11 +124,6 @@ class Doctor:
             for entry in self._ledger.entries
             if entry.pypi_name
         ]
-        bounds += [
-            {"id": entry.id, "name": "python", "bound": entry.bound}
-            for entry in self._ledger.entries
-            if entry.package == "python"
-        ]
         provided = receipt.get("not_provided") or []
         return {
             "prefix": str(self.prefix),

@@ -31,7 +31,7 @@ PYTHONS = ((3, 10), (3, 11), (3, 12), (3, 13))
 SAT = "SwissArmyTransformer"
 # Distributions that install the same top-level module `decord`.
 DECORDS = ("decord", "decord2", "eva-decord")
-_REINSTALL_SAT = "pip uninstall -y sat; pip install --force-reinstall --no-deps 'SwissArmyTransformer==0.4.12'"
+_REINSTALL_SAT = "pip install --force-reinstall --no-deps 'SwissArmyTransformer==0.4.12'"
 # Libraries that torch, decord and the compilers bring themselves; another copy in front of them breaks ABI or CUDA.
 _RIVALS = re.compile(
     r"lib(cudart|cublas|cublasLt|cudnn\w*|nccl|cusparse|cusolver|cufft|curand|nvrtc|nvJitLink|torch\w*|c10|stdc\+\+"
@@ -47,18 +47,23 @@ def distribution(request: ProbeRequest) -> ProbeOutcome:
         problem = _wrong_sat(names)
         if problem:
             problems.append(problem)
-            remedies.append(_REINSTALL_SAT)
+            remedies += [f"{_pip(request)} uninstall -y sat", _REINSTALL_SAT] if "sat" in names else [_REINSTALL_SAT]
     decords = [name for name in DECORDS if name in names]
     if len(decords) > 1:
         problems.append(f"{' and '.join(decords)} overwrite each other: both install the module decord")
-        remedies.append(
-            f"pip uninstall -y {' '.join(decords)}; pip install --no-deps '{decords[0]}=={names[decords[0]]}'"
-        )
+        remedies += [
+            f"{_pip(request)} uninstall -y {' '.join(decords)}",
+            f"pip install --no-deps '{decords[0]}=={names[decords[0]]}'",
+        ]
     if problems:
         return failed("; ".join(problems), "; ".join(remedies), decord=decords)
     parts = [] if request.data_only else [f"{SAT} {names[key(SAT)]} provides sat"]
     parts.append(f"{decords[0]} {names[decords[0]]} provides decord" if decords else "no distribution provides decord")
     return passed(", ".join(parts), decord=decords)
+
+
+def _pip(request: ProbeRequest) -> str:
+    return f"'{request.inputs['prefix']}/bin/python' -m pip"
 
 
 def _wrong_sat(names: dict[str, str]) -> str | None:
@@ -305,7 +310,7 @@ def libraries(request: ProbeRequest) -> ProbeOutcome:
         which = " and ".join(f"{maker}'s ({path})" for maker, path in runtimes.items())
         return warning(
             f"{len(runtimes)} OpenMP runtimes in one process: {which}; they fight for cores, and can crash or hang",
-            "unset LD_PRELOAD; in a conda environment: mamba install '_openmp_mutex=*=*_llvm'", **details,
+            "unset LD_PRELOAD" + ("; mamba install '_openmp_mutex=*=*_llvm'" if request.conda else ""), **details,
         )  # fmt: skip
     if "torch" not in sys.modules:
         return not_run("not run: torch isn't loaded, so there is nothing to see (imports.together says why)", **details)

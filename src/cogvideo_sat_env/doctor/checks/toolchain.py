@@ -60,7 +60,8 @@ def compiler(request: ProbeRequest) -> ProbeOutcome:
     first = version[0].strip() if version else "unknown version"
     ninja = shutil.which("ninja")
     if ninja is None or _run([ninja, "--version"], "").returncode != 0:
-        return failed("ninja is not on PATH; torch compiles no extension without it", "pip install ninja")
+        return failed("ninja is not on PATH; torch compiles no extension without it",
+                      request.restore if request.inputs["receipt"] else "pip install ninja")  # fmt: skip
     own = Path(program).absolute().is_relative_to(prefix)
     return passed(f"{'the environment' if own else 'the host'}'s {program}: {first}; ninja {ninja}",
                   compiler=program, version=first, ninja=ninja, own=own)  # fmt: skip
