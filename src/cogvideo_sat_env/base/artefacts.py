@@ -6,9 +6,13 @@ import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+import yaml
+
 from cogvideo_sat_env.base.address import Address
 
 CHANNEL_ALIAS = "https://conda.anaconda.org"  # conda's own default for channel names
+
+yaml.representer.SafeRepresenter.add_representer(Address, lambda dumper, address: dumper.represent_str(str(address)))
 
 _ARCHIVE = re.compile(r"^(?P<name>.+)-(?P<version>[^-]+)-(?P<build>[^-]+)(?P<ext>\.conda|\.tar\.bz2)$")
 

@@ -7,10 +7,7 @@ from typing import Any
 
 import yaml
 
-from cogvideo_sat_env.base.address import Address
 from cogvideo_sat_env.base.errors import InputError
-
-yaml.representer.SafeRepresenter.add_representer(Address, lambda dumper, address: dumper.represent_str(str(address)))
 
 MAX_DEPTH = 100  # our files nest four deep; libyaml's composer recurses, and would overflow the stack at some 100,000
 MAX_BYTES = 64 * 1024 * 1024  # a conda-lock.yml of ten platforms has 5 MB; more than this is not one of our files
