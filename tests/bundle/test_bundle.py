@@ -143,7 +143,7 @@ def test_the_same_input_gives_the_same_bytes(site: Site, tmp_path: Path) -> None
     assert str(tmp_path).encode() not in content and str(airgap.PROJECT).encode() not in content
 
 
-def test_its_own_commands_need_nothing_but_python(sat: Path, tmp_path: Path) -> None:
+def test_its_own_commands_need_nothing_but_python(site: Site, sat: Path) -> None:
     run = bare(sat.name, "verify", "--json", cwd=sat.parent)
     assert run.returncode == 0, run.stderr
     listed = json.loads(bare(sat, "list", "--json").stdout)
@@ -153,7 +153,15 @@ def test_its_own_commands_need_nothing_but_python(sat: Path, tmp_path: Path) -> 
         and listed["variants"]["linux-64-cpu"]["installed_bytes"] > 8000
     )
     assert "0 added, 0 removed, 0 changed" in bare(sat, "diff", sat).stdout
-    assert bare(sat, "frobnicate").returncode == 2 and bare(sat).returncode == 2
+    for wrong in ("frobnicate",), (), ("verify", "--frobnicate"), ("verify", "--signer", sat), ("verify", "--signers"), \
+        ("verify", "--signers", ""), ("verify", "--signers="), ("verify", "--signers", "--json"), ("verify", "x"), \
+        ("verify", "--identity", "me"), ("verify", "--signers", sat, "--identity", ""), ("install", "--signers", " "), \
+        ("install", "-p", "x", "--signer", sat), ("install", "--identity", "me"), ("diff",), ("list", "--base", ""):  # fmt: skip
+        run = bare(sat, *wrong)
+        assert run.returncode == 2 and "error:" in run.stderr and run.stdout == "", (wrong, run.stderr)
+        if wrong[:1] == ("verify",):
+            same = site.satenv("bundle", "verify", str(sat), *map(str, wrong[1:]))
+            assert same.returncode in (2, 3), (wrong, same.stdout)
 
 
 def test_its_data_is_a_plain_tar_archive_with_a_channel(sat: Path, tmp_path: Path) -> None:
@@ -333,6 +341,94 @@ def test_what_cannot_be_written_or_read_is_named_at_once(site: Site, tmp_path: P
     for path in (tmp_path, Path("/dev/zero")):  # the latter has no end to look at
         with pytest.raises(SatenvError, match="is no file; expected a bundle"):
             open_bundle(path)
+
+
+def run_as_told(bundle: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """`python3 FILE`, as a user types it, with variables of theirs."""
+    command = [os.path.realpath(sys.executable), str(bundle), *arguments]
+    environment = {"PATH": os.environ["PATH"], "HOME": str(bundle.parent), **variables}
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=bundle.parent / "trap", env=environment
+    )
+
+
+@pytest.fixture
+def trap(sat: Path) -> Path:
+    """A working directory with modules of the names that a bundle loads."""
+    folder = sat.parent / "trap"
+    folder.mkdir()
+    for name in ("hashlib", "argparse", "cogvideo_sat_env", "shlex"):  # others Python itself may load before us
+        (folder / f"{name}.py").write_text("raise SystemExit('a module of the user was loaded')\n")
+    return folder
+
+
+def test_no_setting_of_the_user_reaches_a_bundles_code(sat: Path, trap: Path) -> None:
+    for variables in ({}, {"PYTHONPATH": str(trap)}, {"PYTHONSTARTUP": str(trap / "shlex.py"), "PYTHONOPTIMIZE": "2"}):
+        run = run_as_told(sat, "verify", **variables)
+        assert run.returncode == 0 and "every byte" in run.stdout, run.stderr
+    closed = subprocess.run(
+        ["sh", "-c", f'"{sys.executable}" "{sat}" list >&-'], capture_output=True, text=True, check=False
+    )
+    assert "Traceback" not in closed.stderr and len(closed.stderr.splitlines()) <= 2, closed.stderr
+
+
+def one_message(run: subprocess.CompletedProcess[str]) -> bool:
+    return run.returncode not in (0, 70) and "Traceback" not in run.stderr and 0 < len(run.stderr.splitlines()) <= 2
+
+
+@pytest.mark.e2e
+@pytest.mark.fault("bundle-start", "error", "python3 FILE itself says that the bundle is damaged or cut short")
+def test_a_damaged_bundle_says_so_itself(sat: Path, trap: Path) -> None:
+    content, damaged = sat.read_bytes(), sat.parent / "damaged.pyz"
+    tail = open_bundle(sat).manifest["data_size"]
+    chosen = random.Random(11)
+    cuts = [9, 61, 62, 511, 512, 1000, tail - 1, tail, tail + 1, len(content) - 22, len(content) - 1]
+    cuts += chosen.sample(range(9, len(content)), 39)
+    for size in cuts:
+        damaged.write_bytes(content[:size])
+        run = run_as_told(damaged, "verify")
+        assert one_message(run), (size, run.stderr)
+        # Python's own words where the file ends in one of the packages, which is a zip archive without a program
+        assert "damaged-or-cut-short" in run.stderr or "__main__" in run.stderr or size < 60, (size, run.stderr)
+    flips = [chosen.randrange(len(content)) for _ in range(100)] + [
+        chosen.randrange(tail, len(content)) for _ in range(156)
+    ]
+    for position in flips:
+        broken = bytearray(content)
+        broken[position] ^= 1 << chosen.randrange(8)
+        damaged.write_bytes(broken)
+        run = run_as_told(damaged, "verify")
+        assert one_message(run), (position - tail, run.stderr)
+    for broken in (content + content, content + b"x" * 100, b"x" * 100 + content, content + bytes(70_000)):
+        damaged.write_bytes(broken)
+        run = run_as_told(damaged, "verify")
+        assert (run.returncode == 0 and broken == content) or one_message(run), run.stderr
+
+
+def test_an_older_bundle_over_a_newer_one_is_refused(site: Site, tmp_path: Path, world: Path) -> None:
+    everything = airgap.locked(world, f"{site.server.url}/conda-forge")
+    site.write_lock([a for a in everything if a.name != "old"])
+    assert site.satenv("bundle", "pack", str(tmp_path / "v1.pyz"), "--variant", "cpu",
+                       SOURCE_DATE_EPOCH="1700000000").returncode == 0  # fmt: skip
+    site.write_lock([a for a in everything if a.name != "data"])
+    assert site.satenv("bundle", "pack", str(tmp_path / "v2.pyz"), "--variant", "cpu",
+                       SOURCE_DATE_EPOCH="1700000001").returncode == 0  # fmt: skip
+    assert site.install(tmp_path / "v2.pyz").returncode == 0
+    run = site.install(tmp_path / "v1.pyz", "--replace")
+    assert run.returncode == 3 and "is older than the bundle" in run.stderr and "--older" in run.stderr
+    assert (site.prefix / "share" / "old" / "body").exists()
+    run = site.install(tmp_path / "v1.pyz", "--replace", "--older")
+    assert run.returncode == 0 and not (site.prefix / "share" / "old" / "body").exists(), run.stderr
+    assert site.install(tmp_path / "v2.pyz", "--replace").returncode == 3, "it was there before"
+
+
+def test_the_bundles_own_install_takes_what_the_tools_takes() -> None:
+    from cogvideo_sat_env.bundle import start
+    from cogvideo_sat_env.cli.bundle import install
+
+    (own,) = start.parser("x")._subparsers._group_actions
+    flags = {flag for action in own.choices["install"]._actions for flag in action.option_strings} - {"-h", "--help"}
+    assert flags == {flag for option in install.params for flag in option.opts if flag.startswith("-")}
 
 
 def test_a_mirror_with_wrong_bytes_isnt_packed(site: Site, tmp_path: Path) -> None:

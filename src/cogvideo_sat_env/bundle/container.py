@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cogvideo_sat_env.base.errors import InputError, VerificationError
+from cogvideo_sat_env.bundle.front import first_bytes
 from cogvideo_sat_env.bundle.manifest import parse
 
 MANIFEST = "manifest.json"
@@ -219,4 +220,7 @@ def _data(path: Path, manifest: dict[str, Any], front: int) -> Data:
         if size != volume["size"]:
             raise VerificationError(f"{place}: expected {volume['size']:,} bytes, found {size:,}", _BROKEN)
         segments.append((place, size))
+    with open(path, "rb") as stream:
+        if stream.read(front) not in (first_bytes(), b""):
+            raise VerificationError(f"{path}: its first {front:,} bytes are damaged", _BROKEN)
     return Data(segments)

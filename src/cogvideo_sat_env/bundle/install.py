@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -45,11 +46,12 @@ def install_bundle(
     base: Path | None = None,
     signers: Path | None = None,
     identity: str | None = None,
+    older: bool = False,
 ) -> InstallOutcome:
     """Make the environment that `request` is about out of the bundle at `path`, without network.
 
-    Raises VerificationError (a byte differs, wrong signer), InputError (wrong platform, base or volume missing), and
-    what installing raises.
+    `older`: also over an environment of a newer bundle. Raises VerificationError (a byte differs, wrong signer),
+    InputError (wrong platform, base or volume missing, an older bundle), and what installing raises.
     """
     bundle = open_bundle(path, base)
     if signers:
@@ -68,8 +70,10 @@ def install_bundle(
             made, archive = _python_package(part, request.python, Path(scratch))
             plan = replace(plan, artefacts=[*plan.artefacts, made])
         creation.require_buildable(target, _variant(part))
-        if not options.repair and receipt.is_up_to_date(target, receipt.read(target), plan.fingerprint):
+        found = receipt.read(target)
+        if not options.repair and receipt.is_up_to_date(target, found, plan.fingerprint):
             return InstallOutcome(target, "up-to-date", "bundle", plan.facts["variant"], packages=plan.packages)
+        plan = replace(plan, facts={**plan.facts, "bundle": _history(bundle, target, found, older)})
         require_usable(target, plan, options)  # before minutes of proving
         if wheels:
             _extract_alone(archive, made, cache, progress)
@@ -80,6 +84,21 @@ def install_bundle(
     return (
         creation.prove(outcome, progress) if request.doctor and outcome.status in ("created", "replaced") else outcome
     )
+
+
+def _history(bundle: Bundle, target: Path, found: Mapping[str, Any] | None, older: bool) -> dict[str, Any]:
+    """Return what the receipt keeps of the bundle, so that nobody's old one, signed as it is, takes its place unseen.
+
+    Raises InputError where the prefix was made from a newer one, unless `older`.
+    """
+    made, before = bundle.manifest.get("made", 0), (found or {}).get("bundle") or {}
+    history = [*before.get("before", ()), *([before["id"]] if before else ())]
+    if before and before["id"] != bundle.id and not older and (made < before["made"] or bundle.id in history):
+        raise InputError(
+            f"{bundle.path}: is older than the bundle that {target} was made from ({before['id'][:16]})",
+            "install the newer one; to go back on purpose, add --older",
+        )
+    return {"id": bundle.id, "made": made, "before": [entry for entry in history if entry != bundle.id]}
 
 
 def _choose(bundle: Bundle, device: str) -> Part:

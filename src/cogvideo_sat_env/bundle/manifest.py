@@ -64,6 +64,7 @@ def parse(content: bytes, name: str) -> dict[str, Any]:
         )
     _require(manifest, _MANIFEST, "the manifest")
     _require_members(manifest)
+    _require(manifest.get("made", 0), int, "the manifest, 'made'")  # bundles of old versions have none
     if not re.fullmatch(r"\d+", manifest["tool"]["key"]):
         raise ValueError("the tool's key is no number")
     for volume in manifest["volumes"]:

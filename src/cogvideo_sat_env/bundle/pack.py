@@ -118,6 +118,7 @@ def pack(
     diskspace.require(out.parent, total, "the bundle")
     facts = {
         "schema": 1, "name": "cogvideo-sat-env", "tool_version": __version__, "source": content.source,
+        "made": _made(infos),
         "parts": {part.variant: _part_facts(part, content, infos) for part in content.parts},
         "tool": {"key": _tool_key(root), "wheels": sets}, "specs": list(content.specs),
         "not_provided": [asdict(item) for item in content.not_provided],
@@ -134,6 +135,17 @@ def pack(
         tuple(v["name"] for v in made.manifest["volumes"]), signed, time.perf_counter() - start,
         content.python_needed or f"with any Python {content.pythons[0]} to {content.pythons[-1]}",
     )  # fmt: skip
+
+
+def _made(infos: Mapping[str, Info]) -> int:
+    """Return when the content was made, in seconds: SOURCE_DATE_EPOCH, else the newest package's date."""
+    named = os.environ.get("SOURCE_DATE_EPOCH", "")
+    if named:
+        if not named.isdecimal():
+            raise InputError(f"SOURCE_DATE_EPOCH={named}: expected seconds since 1970", "e.g. git log -1 --format=%ct")
+        return int(named)
+    stamps = [info.index.get("timestamp") for info in infos.values()]  # milliseconds
+    return max((stamp for stamp in stamps if isinstance(stamp, int)), default=0) // 1000
 
 
 def _base(since: Path | None) -> tuple[str, str, frozenset[str]] | None:

@@ -18,9 +18,10 @@ def describe(bundle: Bundle) -> tuple[dict[str, Any], str]:
         count_size[1] += member.size
     found = {
         "bundle": str(bundle.path), "id": bundle.id, "tool_version": manifest["tool_version"],
-        "source": manifest["source"], "bytes": manifest["data_size"] + len(bundle.tail),
+        "source": manifest["source"], "made": manifest.get("made", 0),
+        "bytes": manifest["data_size"] + len(bundle.tail),
         "volumes": [volume["name"] for volume in manifest["volumes"]], "base": manifest["base"],
-        "tail_offset": 0 if manifest["volumes"] else manifest["data_size"],
+        "tail_offset": bundle.path.stat().st_size - len(bundle.tail),
         "variants": {
             name: {
                 "platform": part["platform"], "lock": part["lock"], "lock_sha256": part["lock_sha256"],

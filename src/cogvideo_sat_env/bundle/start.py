@@ -5,95 +5,108 @@ Python's standard library only.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from cogvideo_sat_env.base.errors import InputError, SatenvError
 from cogvideo_sat_env.base.progress import human_bytes
+from cogvideo_sat_env.base.run import run
 from cogvideo_sat_env.bundle import signature
 from cogvideo_sat_env.bundle.container import Bundle, open_bundle
 from cogvideo_sat_env.bundle.report import compare, describe
 from cogvideo_sat_env.bundle.unpack_tool import cache_dir, unpack_project, unpack_tool
 from cogvideo_sat_env.bundle.verify import verify
 
-_USAGE = """usage: python3 {name} COMMAND
-
-  install -p PREFIX [--signers FILE] [--base OLD.pyz] [--replace] [--json]
-                      prove every byte, then make the environment; no network, no root, nothing but this Python
-  verify [--signers FILE] [--identity WHO] [--base OLD.pyz] [--json]
-                      prove every byte
-  list [--json]       what is in it, and how much space it needs
-  diff OLD.pyz        what differs from another bundle
-  satenv ARGUMENTS    any other command of the tool, e.g. satenv doctor
-"""
 _RUN = (
     "import sys; sys.path.insert(0, sys.argv.pop(1)); del sys.argv[0];"
     " from cogvideo_sat_env.__main__ import main; main()"
 )
+# what is handed on to `satenv bundle install`, which has the same options and says what they mean
+_FLAGS = ("--replace", "--repair", "--older", "--break-lock", "--no-doctor", "--json", "-q", "--quiet")
+_VALUES = ("-n", "--name", "--variant", "--python", "--allow-link-scripts", "--wait")
 
 
 def main(path: str) -> int:
     """Run the command line of the bundle at `path`; return the exit code (or become the tool)."""
-    arguments = sys.argv[1:]
-    try:
-        return _run(Path(path), arguments)
-    except SatenvError as error:
-        if "--json" in arguments:
-            print(json.dumps({"error": error.message, "remedy": error.remedy, "exit_code": error.exit_code}, indent=2))
-        else:
-            print(f"satenv: {error.message}", file=sys.stderr)
-            if error.remedy:
-                print(f"  {error.remedy}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("satenv: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        return 0
+    return run("satenv", lambda: _run(Path(path), sys.argv[1:]))
 
 
-def _run(path: Path, arguments: list[str]) -> int:
-    command, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
-    if command in ("", "-h", "--help", "help"):
-        print(_USAGE.format(name=path.name), end="")
-        return 0 if command else 2
-    if command == "install" and not {"-h", "--help"} & set(rest):
-        bundle = open_bundle(path, _option(rest, "--base"))
-        _check_signature(bundle, rest)
+def parser(name: str) -> argparse.ArgumentParser:
+    """Return the command line of the bundle called `name`. What it doesn't know is an error, as is an empty value."""
+    top = argparse.ArgumentParser(
+        f"python3 {name}", description="Carry the environment to a site without internet.", allow_abbrev=False
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        added.add_argument("--json", action="store_true", help="one JSON object on standard output")
+        return added
+
+    prove = command("verify", "verify every byte")
+    install = command("install", "verify every byte, then make the environment: no network, no root, only this Python")
+    for added in (prove, install):
+        added.add_argument("--signers", type=_file, metavar="FILE", help="allowed signers; unsigned is refused then")
+        added.add_argument("--identity", type=_text, metavar="WHO", help="who of them must have signed")
+    for added in (prove, install, command("list", "what is in it, and how much space it needs")):
+        added.add_argument("--base", type=_file, metavar="OLD.pyz", help="the bundle that a delta applies on top of")
+    install.add_argument("-p", "--prefix", type=_text, help="folder of the environment")
+    for flag in _FLAGS:
+        if flag != "--json":
+            install.add_argument(flag, action="store_true", help="as in: satenv bundle install --help")
+    for option in _VALUES:
+        install.add_argument(option, type=_text, metavar="VALUE", help="as in: satenv bundle install --help")
+    command("diff", "what differs from another bundle").add_argument("old", type=_file, metavar="OLD.pyz")
+    tool = commands.add_parser("satenv", help="any other command of the tool: satenv doctor", add_help=False)
+    tool.add_argument("arguments", nargs=argparse.REMAINDER)
+    return top
+
+
+def _text(value: str) -> str:
+    if not value.strip():
+        raise argparse.ArgumentTypeError("expected a value, found an empty one")
+    return value
+
+
+def _file(value: str) -> Path:
+    return Path(_text(value))
+
+
+def _run(path: Path, arguments: Sequence[str]) -> int:
+    if arguments[:1] == ["satenv"]:  # everything after it is the tool's, options too
+        return _tool(open_bundle(path), arguments[1:])
+    given = parser(path.name).parse_args(arguments)
+    bundle = open_bundle(path, getattr(given, "base", None))
+    if given.command == "install":
+        if given.signers:
+            signature.check(bundle, given.signers, given.identity)  # before its tool is unpacked
+        elif given.identity:
+            parser(path.name).error("--identity says who of --signers must have signed")
         bundle.require_base()
-        return _tool(bundle, ["bundle", "install", str(path), *rest])
-    if command in ("verify", "list", "diff"):
-        return _own(command, path, rest)
-    if command in ("satenv", "install"):
-        bundle = open_bundle(path, _option(rest, "--base"))
-        return _tool(bundle, rest if command == "satenv" else ["bundle", "install", *rest])
-    print(f"satenv: {command!r}: no such command", file=sys.stderr)
-    print(_USAGE.format(name=path.name), end="", file=sys.stderr)
-    return 2
+        return _tool(bundle, ["bundle", "install", str(path), *arguments[1:]])
+    if given.command == "verify":
+        return _verify(path, bundle, given)
+    if given.command == "diff":
+        found, text = compare(open_bundle(given.old), bundle)
+    else:
+        found, text = describe(bundle)
+    print(json.dumps(found, indent=2) if given.json else text)
+    return 0
 
 
-def _own(command: str, path: Path, rest: list[str]) -> int:
-    as_json = "--json" in rest
-    bundle = open_bundle(path, _option(rest, "--base"))
-    if command == "list":
-        print(json.dumps(describe(bundle)[0], indent=2) if as_json else describe(bundle)[1])
-        return 0
-    if command == "diff":
-        others = [word for word in rest if not word.startswith("-")]
-        if len(others) != 1:
-            raise InputError("diff: expected the other bundle", "e.g. python3 new.pyz diff old.pyz")
-        found, text = compare(open_bundle(Path(others[0])), bundle)
-        print(json.dumps(found, indent=2) if as_json else text)
-        return 0
-    signer = _check_signature(bundle, rest)
+def _verify(path: Path, bundle: Bundle, given: argparse.Namespace) -> int:
+    if given.identity and not given.signers:
+        parser(path.name).error("--identity says who of --signers must have signed")
+    signer = signature.check(bundle, given.signers, given.identity) if given.signers else None
     start = time.perf_counter()
     size = verify(bundle)
     seconds = time.perf_counter() - start
-    if as_json:
+    if given.json:
         print(json.dumps({"bundle": str(path), "id": bundle.id, "members": len(bundle.members), "bytes": size,
                           "signed_by": signer, "seconds": round(seconds, 3), "exit_code": 0}, indent=2))  # fmt: skip
     else:
@@ -102,22 +115,7 @@ def _own(command: str, path: Path, rest: list[str]) -> int:
     return 0
 
 
-def _check_signature(bundle: Bundle, rest: list[str]) -> str | None:
-    signers = _option(rest, "--signers")
-    identity = _option(rest, "--identity")
-    return signature.check(bundle, signers, str(identity) if identity else None) if signers else None
-
-
-def _option(rest: list[str], name: str) -> Path | None:
-    for number, word in enumerate(rest):
-        if word == name and number + 1 < len(rest):
-            return Path(rest[number + 1])
-        if word.startswith(f"{name}="):
-            return Path(word.partition("=")[2])
-    return None
-
-
-def _tool(bundle: Bundle, arguments: list[str]) -> int:
+def _tool(bundle: Bundle, arguments: Sequence[str]) -> int:
     cache = cache_dir().absolute()
     python = unpack_tool(bundle, cache)
     project = unpack_project(bundle, cache)

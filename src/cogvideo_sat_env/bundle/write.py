@@ -16,22 +16,16 @@ from typing import Any
 from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError, VerificationError
 from cogvideo_sat_env.bundle.container import MANIFEST, PIECE, Member, make_tail
+from cogvideo_sat_env.bundle.front import EPOCH, first_bytes, with_main
 
-EPOCH = 1577836800  # 2020-01-01
 _BLOCK, _RECORD = 512, 10240  # of tar
 _SOURCE = Path(__file__).resolve().parents[1]
 _RUNTIME = (
-    "__init__.py", "base/__init__.py", "base/complete.py", "base/diskspace.py", "base/errors.py", "base/printable.py",
-    "base/progress.py", "bundle/__init__.py",
-    "bundle/container.py", "bundle/manifest.py", "bundle/verify.py", "bundle/signature.py", "bundle/unpack_tool.py",
-    "bundle/report.py", "bundle/start.py",
+    "__init__.py", "base/__init__.py", "base/complete.py", "base/diskspace.py", "base/errors.py", "base/machine.py",
+    "base/printable.py", "base/progress.py", "base/run.py", "base/stdio.py", "bundle/__init__.py",
+    "bundle/container.py", "bundle/front.py", "bundle/manifest.py", "bundle/report.py", "bundle/signature.py",
+    "bundle/start.py", "bundle/unpack_tool.py", "bundle/verify.py",
 )  # fmt: skip
-_MAIN = b"""import sys
-if sys.version_info < (3, 10):
-    sys.exit("satenv: this is Python %d.%d; a bundle needs Python 3.10 to 3.13" % sys.version_info[:2])
-from cogvideo_sat_env.bundle.start import main
-sys.exit(main(sys.path[0]))
-"""
 
 
 @dataclass(frozen=True)
@@ -110,12 +104,12 @@ def write_bundle(
             "framing_sha256": framing.hexdigest(), "volumes": listed,
             "base": {"name": base[0], "id": base[1]} if base else None,
         }  # fmt: skip
-        tail = make_tail(_tail_members(manifest))
+        tail = make_tail(with_main(_tail_members(manifest), make_tail))
         if names:
             volumes.close()
             front = path.with_name(f".{path.name}.{mark}.partial")
             partials.append(front)
-            front.write_bytes(tail)
+            front.write_bytes(first_bytes() + tail)
         else:
             volumes.write(tail, size)
             volumes.close()
@@ -131,14 +125,15 @@ def write_bundle(
 def _tail_members(manifest: Mapping[str, Any]) -> dict[str, bytes]:
     content = (json.dumps(manifest, sort_keys=True, indent=1) + "\n").encode("utf-8")
     code = {f"cogvideo_sat_env/{name}": (_SOURCE / name).read_bytes() for name in _RUNTIME}
-    return {"__main__.py": _MAIN, MANIFEST: content, **code}
+    return {MANIFEST: content, **code}
 
 
 def _layout(
     ordered: Sequence[Item], base: tuple[str, str, frozenset[str]] | None
 ) -> tuple[list[Member], list[tuple[int, bytes]], int]:
     """Return the members with their places, what lies between them (offset, bytes), and the size of it all."""
-    members, between, offset = [], [], 0
+    first = first_bytes()
+    members, between, offset = [], [(0, first)], len(first)
     padding = b""
     for item in ordered:
         sha256 = item.sha256 or ""

@@ -11,10 +11,29 @@ import click
 
 from cogvideo_sat_env.cli.options import LOCK, WAIT, examples
 
-_FILE = click.Path(path_type=Path)
+
+class _Named(click.Path):
+    """A path that has to be named: `--signers "$UNSET"` must not mean that nobody has to have signed."""
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        if not str(value).strip():
+            self.fail("expected a path, found an empty one", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class _Words(click.types.StringParamType):
+    """A text that isn't empty."""
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not value.strip():
+            self.fail("expected a value, found an empty one", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+_FILE = _Named(path_type=Path)
 _BASE = click.option("--base", type=_FILE, help="The bundle that a delta applies on top of.")
 _SIGNERS = click.option("--signers", type=_FILE, help="Allowed signers (man ssh-keygen); unsigned is refused then.")
-_IDENTITY = click.option("--identity", metavar="WHO", help="Who of them must have signed.")
+_IDENTITY = click.option("--identity", type=_Words(), metavar="WHO", help="Who of them must have signed.")
 _JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 _QUIET = click.option("-q", "--quiet", is_flag=True, help="No progress.")
 
@@ -114,6 +133,8 @@ def verify(file, base, signers, identity, as_json, quiet) -> None:
     from cogvideo_sat_env.bundle.verify import verify as prove
 
     opened = open_bundle(file, base)
+    if identity and not signers:
+        raise click.UsageError("--identity says who of --signers must have signed")
     signer = signature.check(opened, signers, identity) if signers else None
     total, start = sum(m.size for m in opened.members.values()), time.perf_counter()
     with choose(json=as_json, quiet=quiet).task(f"Proving {len(opened.members)} files", total, "bytes") as task:
@@ -170,6 +191,7 @@ def diff(old, new, as_json) -> None:
 @_SIGNERS
 @_IDENTITY
 @click.option("--replace", is_flag=True, help="Replace an environment of ours that was made from something else.")
+@click.option("--older", is_flag=True, help="Also over an environment that was made from a newer bundle.")
 @click.option("--repair", is_flag=True, help="Compare every file of the environment; put right what differs.")
 @click.option(
     "--allow-link-scripts", multiple=True, metavar="PACKAGE|all",
@@ -182,8 +204,8 @@ def diff(old, new, as_json) -> None:
 @click.option("--no-doctor", is_flag=True, help="Don't run the doctor at the end.")
 @_JSON
 @_QUIET
-def install(file, prefix, name, variant, python, base, signers, identity, replace, repair, allow_link_scripts,
-            break_lock, wait, no_doctor, as_json, quiet) -> None:  # fmt: skip
+def install(file, prefix, name, variant, python, base, signers, identity, replace, older, repair,
+            allow_link_scripts, break_lock, wait, no_doctor, as_json, quiet) -> None:  # fmt: skip
     """Make the environment out of a bundle: no network, no root. Every byte is proven before the prefix is touched."""
     from cogvideo_sat_env.base.progress import choose
     from cogvideo_sat_env.bundle.install import install_bundle
@@ -191,12 +213,20 @@ def install(file, prefix, name, variant, python, base, signers, identity, replac
     from cogvideo_sat_env.create.outcome import outcome_text
     from cogvideo_sat_env.install.job import Options
 
+    if identity and not signers:
+        raise click.UsageError("--identity says who of --signers must have signed")
     options = Options(
         replace=replace, repair=repair, break_lock=break_lock, allow_link_scripts=allow_link_scripts, wait=wait
     )
     request = Request(prefix=prefix, name=name, variant=variant, python=python, options=options, doctor=not no_doctor)
     outcome = install_bundle(
-        file, request, choose(json=as_json, quiet=quiet), base=base, signers=signers, identity=identity
+        file,
+        request,
+        choose(json=as_json, quiet=quiet),
+        base=base,
+        signers=signers,
+        identity=identity,
+        older=older,
     )
     click.echo(json.dumps(outcome.to_json(), indent=2) if as_json else outcome_text(outcome), nl=as_json)
     sys.exit(outcome.exit_code)
