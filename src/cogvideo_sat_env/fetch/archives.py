@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from cogvideo_sat_env.base.address import Address
 from cogvideo_sat_env.base.artefacts import CondaArtefact
 from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError
@@ -51,8 +52,8 @@ def fetch(
     wanted = []
     unique = {a.sha256: a for a in artefacts}
     for artefact in unique.values():
-        urls = locate(artefact)
-        urls = (urls,) if isinstance(urls, str) else tuple(urls)
+        located = locate(artefact)
+        urls = tuple(map(Address, (located,) if isinstance(located, str) else located))
         path = artefact_path(cache, artefact.sha256, artefact.file_name)
         wanted.append(Wanted(artefact.file_name, path, artefact.sha256, urls, artefact.size))
     fetch_files(

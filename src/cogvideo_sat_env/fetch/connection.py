@@ -34,7 +34,7 @@ def _left(seconds: float) -> float:
 class _Response(http.client.HTTPResponse):
     def _read_status(self) -> tuple[str, int, str]:
         for _ in range(_INTERIM):
-            version, status, reason = super()._read_status()
+            version, status, reason = super()._read_status()  # type: ignore[misc] # private, and what there is
             if not 100 <= status < 200 or status == 101:
                 return version, status, reason
             if not any(self.fp.readline(1000) in (b"\r\n", b"\n", b"") for _ in range(_LINES)):
@@ -50,13 +50,17 @@ class _Limited:
     timeout: float
 
     def connect(self) -> None:
-        self._within(self.timeout * _ADDRESSES, super().connect)
+        self._within(self.timeout * _ADDRESSES, super().connect)  # type: ignore[misc] # that of the class behind
 
     def getresponse(self) -> Any:
-        return self._within(self.timeout, super().getresponse)
+        return self._within(self.timeout, super().getresponse)  # type: ignore[misc]
+
+    def _shut_down(self) -> None:
+        if self.sock is not None:
+            self.sock.shutdown(socket.SHUT_RDWR)
 
     def _within(self, seconds: float, step: Any) -> Any:
-        with Deadline(lambda: self.sock.shutdown(socket.SHUT_RDWR), _left(seconds)) as deadline:
+        with Deadline(self._shut_down, _left(seconds)) as deadline:
             try:
                 answer = step()
             except Exception as error:  # whatever the library makes of a connection that ends
@@ -78,7 +82,7 @@ class LimitedAdapter(HTTPAdapter):
 
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
         """Return the pool of connections to a host."""
-        pool = super().get_connection_with_tls_context(*args, **kwargs)
+        pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
         if not issubclass(pool.ConnectionCls, _Limited):
             pool.ConnectionCls = _limited(pool.ConnectionCls)
         return pool

@@ -77,7 +77,8 @@ class Downloader:
     def _download(self, wanted: Wanted, url: Address, partial: Partial, is_last: bool) -> None:
         transfer = Transfer(url)
         attempts = self.policy.attempts if is_last else min(self.policy.attempts, _BEFORE_THE_NEXT)
-        vain, fresh, differed = 0, False, None
+        vain, fresh = 0, False
+        differed: SatenvError | None = None
         for _ in range(_MOST_RESUMED):
             before, begun, wait, wrong = partial.size, time.monotonic(), None, True
             try:
