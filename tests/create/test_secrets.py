@@ -74,6 +74,9 @@ def leaks(*places: Path, texts: tuple[str, ...] = ()) -> list[str]:
     return found
 
 
+@pytest.mark.fault(
+    "secrets", "environment", "they reach the server; prefix, cache, mirror, bundle and output hold none"
+)
 @pytest.mark.parametrize("form", WRITTEN)
 def test_what_a_run_leaves_holds_no_secret(lab: Lab, form: str) -> None:
     lock = own_lock(lab, WRITTEN[form])
@@ -111,6 +114,7 @@ def test_a_refusal_shows_no_secret(lab: Lab) -> None:
     assert leaks(lab.home, texts=tuple(run.stdout + run.stderr for run in runs)) == []
 
 
+@pytest.mark.fault("unset-variable", "error", "names the variables, before anything is asked")
 def test_a_variable_that_is_not_set_is_one_clear_error(lab: Lab) -> None:
     lock = own_lock(lab, WRITTEN["variables"])
     run = lab.satenv(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from cogvideo_sat_env.cli.options import LOCK, WAIT, examples
+from cogvideo_sat_env.cli.options import LOCK, MAX_FILE_SIZE, WAIT, examples
 
 
 class _Named(click.Path):
@@ -69,6 +69,7 @@ def bundle() -> None:
 @click.option("--variant", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True,
               help="As in mirror.")  # fmt: skip
 @LOCK
+@MAX_FILE_SIZE
 @click.option("--from", "mirrors", multiple=True, metavar="WHERE", help="What completes the mirror, as in mirror.")
 @click.option("--python", "pythons", multiple=True, metavar="3.X",
               help="A Python of the target that the tool shall run with; may be repeated [3.10 to 3.13]. "

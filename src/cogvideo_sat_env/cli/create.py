@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from cogvideo_sat_env.cli.options import LOCK, WAIT, examples
+from cogvideo_sat_env.cli.options import LOCK, MAX_FILE_SIZE, WAIT, examples
 
 
 @click.command(
@@ -36,6 +36,7 @@ from cogvideo_sat_env.cli.options import LOCK, WAIT, examples
     "be repeated: each file comes from the first that has it right.",
 )
 @LOCK
+@MAX_FILE_SIZE
 @click.option(
     "--variant",
     type=click.Choice(["auto", "cuda", "cpu"]),

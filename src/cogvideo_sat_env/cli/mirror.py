@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from cogvideo_sat_env.cli.options import LOCK, examples
+from cogvideo_sat_env.cli.options import LOCK, MAX_FILE_SIZE, examples
 
 
 @click.command(
@@ -28,6 +28,7 @@ from cogvideo_sat_env.cli.options import LOCK, examples
     help="auto: what suits this machine; for a platform that is named, cuda where there is one.",
 )  # fmt: skip
 @LOCK
+@MAX_FILE_SIZE
 @click.option(
     "--from", "mirrors", multiple=True, metavar="WHERE",
     help="A mirror (folder or address) to take from, or `channel`; may be repeated, tried in order. "

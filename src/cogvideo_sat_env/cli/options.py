@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -16,6 +17,21 @@ WAIT = click.option(
 LOCK = click.option(
     "--lock", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
     help="A conda-lock file in place of the project's own, e.g. one by satenv lock --with-channel.",
+)  # fmt: skip
+
+
+def _allow(_: click.Context, __: click.Parameter, value: str | None) -> None:
+    from cogvideo_sat_env.fetch.limit import parse_bytes
+    from cogvideo_sat_env.fetch.model import MAX_FILE_SIZE
+
+    if value is not None:
+        parse_bytes(value, "--max-file-size")
+        os.environ[MAX_FILE_SIZE] = value  # for processes that fetch for this one, too
+
+
+MAX_FILE_SIZE = click.option(
+    "--max-file-size", metavar="BYTES", expose_value=False, callback=_allow,
+    help="The most that is fetched of a file whose size the lock doesn't say, e.g. 10G. [default: 4G]",
 )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from cogvideo_sat_env.cli.options import LOCK, WAIT, examples
+from cogvideo_sat_env.cli.options import LOCK, MAX_FILE_SIZE, WAIT, examples
 
 
 def _target(prefix: Path | None, name: str | None) -> Path:
@@ -33,6 +33,7 @@ def _target(prefix: Path | None, name: str | None) -> Path:
     help="As for satenv create. [default: what it was made from]",
 )  # fmt: skip
 @LOCK
+@MAX_FILE_SIZE
 @click.option("--variant", type=click.Choice(["auto", "cuda", "cpu"]), help="[default: the one it has]")
 @click.option("--no-keep", is_flag=True, help="Don't keep the former environment; there is no undo then.")
 @click.option("--verify", type=click.Choice(["changed", "full"]), default="changed", help="As for satenv create.")
