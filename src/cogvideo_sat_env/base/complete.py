@@ -72,6 +72,8 @@ def make_once(
     """
     found = found or (lambda folder: is_complete(folder, kind))
     if found(folder):
+        with suppress(OSError):
+            os.utime(folder)  # for cache prune: it is in use
         return
     parent, name = os.path.split(folder)
     os.makedirs(parent, exist_ok=True)

@@ -14,12 +14,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from cogvideo_sat_env.base.paths import cache_dir
 from cogvideo_sat_env.base.progress import human_bytes
 from cogvideo_sat_env.base.run import run
 from cogvideo_sat_env.bundle import signature
 from cogvideo_sat_env.bundle.container import Bundle, open_bundle
 from cogvideo_sat_env.bundle.report import compare, describe
-from cogvideo_sat_env.bundle.unpack_tool import cache_dir, unpack_project, unpack_tool
+from cogvideo_sat_env.bundle.unpack_tool import unpack_project, unpack_tool
 from cogvideo_sat_env.bundle.verify import verify
 
 _RUN = (
@@ -116,7 +117,7 @@ def _verify(path: Path, bundle: Bundle, given: argparse.Namespace) -> int:
 
 
 def _tool(bundle: Bundle, arguments: Sequence[str]) -> int:
-    cache = cache_dir().absolute()
+    cache = cache_dir()
     python = unpack_tool(bundle, cache)
     project = unpack_project(bundle, cache)
     environment = {**os.environ, "SATENV_CACHE": str(cache)}

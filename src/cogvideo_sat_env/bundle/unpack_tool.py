@@ -16,17 +16,10 @@ from pathlib import Path
 from cogvideo_sat_env.base import diskspace
 from cogvideo_sat_env.base.complete import is_complete_venv, make_once, noexec
 from cogvideo_sat_env.base.errors import InputError, PrefixError
+from cogvideo_sat_env.base.paths import current_platform
 from cogvideo_sat_env.bundle.container import Bundle
 
 PROJECT = "project/"
-
-
-def cache_dir() -> Path:
-    """Return the cache directory as scripts/satenv does. Raises InputError without HOME and SATENV_CACHE."""
-    named, xdg, home = (os.environ.get(name) for name in ("SATENV_CACHE", "XDG_CACHE_HOME", "HOME"))
-    if not (named or xdg or home):
-        raise InputError("neither HOME nor SATENV_CACHE is set", "name a cache directory in SATENV_CACHE")
-    return Path(named) if named else Path(xdg or f"{home}/.cache") / "cogvideo-sat-env"
 
 
 def unpack_project(bundle: Bundle, cache: Path) -> Path:
@@ -53,12 +46,12 @@ def unpack_tool(bundle: Bundle, cache: Path) -> Path:
     Raises InputError when the bundle has none for this Python and machine.
     """
     version = "{}.{}".format(*sys.version_info)
-    key = f"{version}/{_platform()}"
+    key = f"{version}/{current_platform()}"
     wheels = bundle.manifest["tool"]["wheels"].get(key)
     if wheels is None:
         there = ", ".join(sorted(bundle.manifest["tool"]["wheels"]))
         raise InputError(
-            f"{bundle.name}: has no tool for Python {version} on {_platform()}; it has: {there}",
+            f"{bundle.name}: has no tool for Python {version} on {current_platform()}; it has: {there}",
             "run it with one of those Pythons, on that platform",
         )
     if noexec(diskspace.existing(cache)):
@@ -70,14 +63,6 @@ def unpack_tool(bundle: Bundle, cache: Path) -> Path:
     with diskspace.watch(folder.parent, "the tool"):
         make_once(str(folder), lambda place: _write_tool(bundle, wheels, Path(place)), version, is_complete_venv)
     return folder / "bin" / "python"
-
-
-def _platform() -> str:
-    import platform
-
-    names = {"x86_64": "64", "amd64": "64", "aarch64": "aarch64", "arm64": "arm64"}
-    system = {"linux": "linux", "darwin": "osx"}.get(sys.platform, sys.platform)
-    return f"{system}-{names.get(platform.machine().lower(), platform.machine().lower())}"
 
 
 def _write_tool(bundle: Bundle, wheels: list[str], folder: Path) -> None:

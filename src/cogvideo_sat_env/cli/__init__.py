@@ -12,6 +12,7 @@ from cogvideo_sat_env.base.errors import EXIT_CODES
 from cogvideo_sat_env.base.run import run
 from cogvideo_sat_env.cli.build import build
 from cogvideo_sat_env.cli.bundle import bundle
+from cogvideo_sat_env.cli.cache import cache
 from cogvideo_sat_env.cli.check import check
 from cogvideo_sat_env.cli.create import create
 from cogvideo_sat_env.cli.doctor import doctor
@@ -43,7 +44,9 @@ def cli() -> None:
     """Make the environment for fine-tuning CogVideoX with SAT from a lock, verify it, and prove that it trains."""
 
 
-for _subcommand in (create, update, undo, doctor, check, lock, freeze, mirror, bundle, plan, publish, why, build, sat):
+for _subcommand in (
+    create, update, undo, doctor, check, lock, freeze, mirror, bundle, plan, publish, why, build, sat, cache,
+):  # fmt: skip
     cli.add_command(_subcommand)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from cogvideo_sat_env.base import cache_use
 from cogvideo_sat_env.base.files import write_atomically
 from cogvideo_sat_env.base.permissions import SHARED_FILE, cache_umask, only_owner_writes
 from cogvideo_sat_env.install import package_manifest
@@ -28,6 +29,7 @@ def link_bytecode(
     Nothing is taken from there if it is to be made `anew`.
     """
     facts = {} if anew else _read(facts_path)
+    cache_use.mark_used(Path(facts_path))
     owner = _owner(kept)
     shipped = {target for _, target, _ in targets(manifest_path, site, ())}
     lacking = []

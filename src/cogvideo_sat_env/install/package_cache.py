@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from cogvideo_sat_env.base import diskspace
+from cogvideo_sat_env.base import cache_use, diskspace
 from cogvideo_sat_env.base.artefacts import CondaArtefact
 from cogvideo_sat_env.base.cache_layers import find_file, trusted_layers
 from cogvideo_sat_env.base.errors import SatenvError, VerificationError
@@ -49,6 +49,7 @@ class PackageCache:
         with diskspace.watch(cache, "the package cache"), cache_umask():
             self.packages.mkdir(parents=True, exist_ok=True)
         require_private(cache, self.packages)
+        cache_use.hold(cache, lambda: progress.say(f"{cache}: waiting for a prune of the cache to end"))
         self._trusted = trusted_layers(layers, progress)
 
     def find(self, artefacts: Sequence[CondaArtefact], plain: bool = True) -> dict[str, PackageManifest]:
@@ -87,6 +88,7 @@ class PackageCache:
     ) -> PackageManifest | None:
         if manifest:
             if different is None:
+                cache_use.mark_used(manifest.path)
                 return manifest
             self.forget(artefact, manifest.folder, different)
         return self._verify_in_layer(artefact)

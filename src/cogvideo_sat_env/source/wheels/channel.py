@@ -13,10 +13,12 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from cogvideo_sat_env.base import cache_use
 from cogvideo_sat_env.base.artefacts import CondaArtefact, split_url
 from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError, PrefixError, VerificationError
 from cogvideo_sat_env.base.files import link_or_copy
+from cogvideo_sat_env.base.permissions import cache_umask, require_private
 from cogvideo_sat_env.base.progress import Progress
 from cogvideo_sat_env.lock.solve import solve
 from cogvideo_sat_env.source.local_channel import index_channel
@@ -72,8 +74,10 @@ def build_channel(
         )
     programs = [names.programs[s.name] for s in environment.conda if s.name in names.programs]
     _make_folder(cache)
+    require_private(cache, *(cache / name for name in ("files", "built", "packages", "channels")))
+    cache_use.hold(cache, lambda: progress.say(f"{cache}: waiting for a prune of the cache to end"))
     try:
-        with _hold(cache, progress):
+        with cache_umask(), _hold(cache, progress):
             sweep(cache)
             conversion = convert(wheels, programs, interpreter=interpreter, names=names, cache=cache, progress=progress)
             progress.say(f"Conda packages from wheels: {conversion.converted} converted, {conversion.reused} reused")
@@ -89,7 +93,8 @@ def build_channel(
 
 def _make_folder(cache: Path) -> None:
     try:
-        cache.mkdir(parents=True, exist_ok=True)
+        with cache_umask():
+            cache.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise PrefixError(
             f"{cache}: {error.strerror}; expected a folder for converted wheels", "set SATENV_CACHE"
@@ -117,6 +122,7 @@ def _channel(conversion: Conversion, interpreter: Interpreter, cache: Path) -> P
     listing = "\n".join(sorted(f"{package.file_name} {package.sha256}" for package in conversion.packages))
     target = cache / "channels" / hashlib.sha256(listing.encode()).hexdigest()[:16]
     if target.is_dir():
+        cache_use.mark_used(target)
         return target
     _refuse_clashes(conversion.packages)
     target.parent.mkdir(exist_ok=True)

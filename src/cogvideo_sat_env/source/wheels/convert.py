@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
+from cogvideo_sat_env.base import cache_use
 from cogvideo_sat_env.base.artefacts import PipPin
 from cogvideo_sat_env.base.errors import PrefixError, SourceError, VerificationError
 from cogvideo_sat_env.base.hashing import sha256_file
@@ -154,7 +155,10 @@ def _cached(cache: Path, key: str, interpreter: Interpreter) -> Package | None:
     except (OSError, ValueError, KeyError, TypeError):  # missing or damaged: it is made again
         return None
     same = package.python_version in (None, interpreter.environment["python_full_version"])
-    return package if good and same and package.key == key else None
+    if not (good and same and package.key == key):
+        return None
+    cache_use.mark_used(folder)
+    return package
 
 
 def _publish(cache: Path, made: Path, package: Package) -> None:

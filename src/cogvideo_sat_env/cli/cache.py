@@ -1,0 +1,59 @@
+"""`satenv cache`: what takes the room in the cache, and freeing it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from cogvideo_sat_env.cli.options import examples
+
+
+@click.group()
+def cache() -> None:
+    """List what is in the cache, and delete what isn't needed any more."""
+
+
+@cache.command("list", **examples("satenv cache list                 by kind, with what deleting would really free"))
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def list_command(as_json: bool) -> None:
+    """Show what takes the room in the cache: by kind, and how much of it deleting would free."""
+    from cogvideo_sat_env.base.paths import cache_dir
+    from cogvideo_sat_env.create.cache_prune import list_cache
+
+    found = list_cache(cache_dir())
+    click.echo(json.dumps(found.to_json(), indent=2) if as_json else found.to_text())
+
+
+@cache.command(
+    **examples("""
+    satenv cache prune                                       what wasn't used for 30 days, and leftovers
+    satenv cache prune --older-than 0d --dry-run             everything that no running command uses; only say what
+    satenv cache prune --older-than 0d --keep-locks conda-lock.yml locks/wheels-linux-64-py311.txt
+    """)
+)
+@click.option("--older-than", metavar="AGE", default="30d", show_default=True, help="Unused for so long: 12h, 30d, 8w.")
+@click.option(
+    "--keep-locks", multiple=True, metavar="FILE...", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Keep what this lock names, however old; may be repeated, and more files may follow.",
+)  # fmt: skip
+@click.argument("more", nargs=-1, metavar="", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--dry-run", is_flag=True, help="Say what would be deleted; delete nothing.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def prune(older_than: str, keep_locks: tuple[Path, ...], more: tuple[Path, ...], dry_run: bool, as_json: bool) -> None:
+    """Delete from the cache what wasn't used for long, and what killed runs left.
+
+    Environments stay whole: their files are their own, also where the cache has the same ones. What is deleted is
+    fetched or made again when it is needed. Safe beside running commands.
+    """
+    from cogvideo_sat_env.base.errors import InputError
+    from cogvideo_sat_env.base.paths import cache_dir
+    from cogvideo_sat_env.create.cache_prune import parse_age, prune_cache
+
+    if more and not keep_locks:
+        raise InputError(
+            f"{more[0]}: which files to keep is said with --keep-locks", "e.g. --keep-locks conda-lock.yml"
+        )
+    done = prune_cache(cache_dir(), parse_age(older_than), [*keep_locks, *more], dry_run)
+    click.echo(json.dumps(done.to_json(), indent=2) if as_json else done.to_text())
