@@ -83,7 +83,7 @@ def checkout(tmp_path_factory) -> Path:
 def built(checkout, tmp_path_factory):
     """The channel for this machine, with the recipe's tests run; and what the command printed."""
     out = tmp_path_factory.mktemp("build") / "channel"
-    run = satenv("build", "--out", str(out), "--json", SATENV_PROJECT=str(checkout))
+    run = satenv("build", "--out", str(out), "--all-tests", "--json", SATENV_PROJECT=str(checkout))
     assert run.returncode == 0, run.stdout + run.stderr
     return out, json.loads(run.stdout)
 

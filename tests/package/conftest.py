@@ -73,14 +73,9 @@ def small(tmp_path: Path) -> Path:
 
 def build_small(root: Path, out: Path, **options) -> command.Outcome:
     """Build the small project, without its tests unless asked for."""
-    options = {
-        "platform": "linux-64",
-        "channels": [str(root.parent / "empty")],
-        "test": False,
-        "progress": Silent(),
-        **options,
-    }
-    return command.build(root, out, **options)
+    progress = options.pop("progress", Silent())
+    options = {"platform": "linux-64", "channels": [str(root.parent / "empty")], "test": False, **options}
+    return command.build(root, out, command.Options(**options), progress)
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,8 @@ import zstandard
 
 from cogvideo_sat_env.base.errors import InputError, PrefixError, SatenvError, VerificationError
 from cogvideo_sat_env.base.paths import current_platform
+from cogvideo_sat_env.package.build import command
+from cogvideo_sat_env.package.build.base import Base
 from cogvideo_sat_env.package.build.channel import Channel
 
 pytestmark = pytest.mark.skipif(current_platform() != "linux-64", reason="the small recipe is for linux-64")
@@ -223,3 +225,26 @@ def test_a_failed_build_leaves_no_channel(make, small, tmp_path):
     with pytest.raises(SatenvError, match=r"first 1\.0: "):
         make()
     assert not (tmp_path / "channel").exists()
+
+
+def test_without_a_channel_pytorch_is_fetched_for_tests_only_when_asked(make, small, monkeypatch):
+    """The index has PyTorch with CUDA alone, 4 GB: what needs it says so, the rest is tested."""
+    recipe = small / "recipe" / "recipe.yaml"
+    recipe.write_text(
+        recipe.read_text().replace("requirements: {run: [first]}", "requirements: {run: [first, pytorch]}")
+    )
+    empty = (small.parent / "empty").as_uri()
+    fetched = []
+    monkeypatch.setattr(command, "find_base", lambda *_: Base((empty,), wheels=True))
+    monkeypatch.setattr(command, "whole_environment_to_fetch", lambda _: "100 wheels, 4.1 GB")
+    monkeypatch.setattr(command, "whole_environment", lambda *_: fetched.append(1) or empty)
+
+    def tests(**options) -> dict[str, str]:
+        return {item.name: item.tests for item in make(test=True, platform=current_platform(), **options).packages}
+
+    said = tests()
+    assert said["first"] == "1 test passed" and not fetched
+    words = "1 test not run: they need 100 wheels, 4.1 GB, of the package index; --all-tests fetches them"
+    assert said["second"] == words
+    assert tests() == said and not fetched
+    assert tests(all_tests=True)["second"] == "1 test not run: wheels don't provide pytorch" and fetched

@@ -35,9 +35,13 @@ from cogvideo_sat_env.cli.options import examples
     help="Where Python and the tests' packages come from [default: environment.yml's channels, else wheels].",
 )  # fmt: skip
 @click.option("--no-test", is_flag=True, help="Don't run the recipe's tests.")
+@click.option(
+    "--all-tests", is_flag=True,
+    help="Where PyTorch has to come from the package index (4 GB), fetch it for the tests that need it.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
-def build(out, platform, variants, wheelhouse, channels, no_test, as_json, quiet) -> None:
+def build(out, platform, variants, wheelhouse, channels, no_test, all_tests, as_json, quiet) -> None:
     """Build the metapackage cogvideo-sat-env, and the pieces that conda channels lack, into an indexed channel.
 
     From the files of PyPI that recipe/ names by SHA-256. Run twice, the bytes are the same; run again after a failure,
@@ -45,18 +49,13 @@ def build(out, platform, variants, wheelhouse, channels, no_test, as_json, quiet
     """
     from cogvideo_sat_env.base.paths import project_root
     from cogvideo_sat_env.base.progress import choose
+    from cogvideo_sat_env.package.build.command import Options
     from cogvideo_sat_env.package.build.command import build as build_channel
 
-    outcome = build_channel(
-        project_root(),
-        out.absolute(),
-        platform=platform,
-        variants=variants,
-        wheelhouse=wheelhouse,
-        channels=channels,
-        test=not no_test,
-        progress=choose(json=as_json, quiet=quiet),
-    )
+    if no_test and all_tests:
+        raise click.UsageError("--no-test and --all-tests exclude each other")
+    options = Options(platform, variants, wheelhouse, channels, not no_test, all_tests)
+    outcome = build_channel(project_root(), out.absolute(), options, choose(json=as_json, quiet=quiet))
     if as_json:
         click.echo(json.dumps(outcome.to_json(), indent=2))
     else:

@@ -12,22 +12,25 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from cogvideo_sat_env.base.artefacts import channel_url
-from cogvideo_sat_env.base.errors import InputError, VerificationError
+from cogvideo_sat_env.base.artefacts import PipPin, channel_url
+from cogvideo_sat_env.base.errors import InputError, SourceError, VerificationError
 from cogvideo_sat_env.base.paths import cache_dir
-from cogvideo_sat_env.base.progress import Progress
+from cogvideo_sat_env.base.progress import Progress, human_bytes
+from cogvideo_sat_env.fetch.index import Index
+from cogvideo_sat_env.fetch.pip_config import index_urls
 from cogvideo_sat_env.fetch.reachable import why_unreachable
 from cogvideo_sat_env.package.build.worker import do
 from cogvideo_sat_env.source.local_channel import index_channel
 from cogvideo_sat_env.source.wheels.channel import build_channel
-from cogvideo_sat_env.source.wheels.convert import Package, convert
+from cogvideo_sat_env.source.wheels.convert import Package, convert, to_fetch
 from cogvideo_sat_env.source.wheels.fetch import file_path
 from cogvideo_sat_env.source.wheels.interpreter import Interpreter
 from cogvideo_sat_env.source.wheels.lockfile import WheelLock, choose_python, read_wheel_lock
 from cogvideo_sat_env.spec.environment import read_environment
 from cogvideo_sat_env.spec.pypi_names import load_names
 
-NEEDED = ("pip", "setuptools", "ninja")  # what recipe.yaml asks for to build with, and the program of python-ninja
+# what recipe.yaml asks for to build with, the program of python-ninja, and what tests without PyTorch need
+NEEDED = ("pip", "setuptools", "ninja", "numpy", "braceexpand", "pyyaml")
 
 
 @dataclass(frozen=True)
@@ -61,10 +64,35 @@ def find_base(root: Path, named: Sequence[str], progress: Progress) -> Base:
     return Base((_from_wheels(root, progress),), wheels=True)
 
 
+def whole_environment_to_fetch(root: Path) -> str:
+    """Return how much `whole_environment` would download, in words; nothing when all is in the cache."""
+    interpreter, lock = choose_python(root / "locks", None)
+    return _amount(to_fetch(read_wheel_lock(lock), interpreter=interpreter, names=load_names(), cache=cache_dir()))
+
+
+def _amount(pins: Sequence[PipPin]) -> str:
+    """Return number and size of the files as the package index tells them; nothing for no file."""
+    if not pins:
+        return ""
+    index, size = Index(index_urls()), 0
+    try:
+        for pin in pins:
+            found = next((f.size for f in index.files(pin.name) if f.sha256 == pin.sha256 and f.size is not None), None)
+            if found is None:
+                return f"{len(pins)} wheels, of a size that the index doesn't tell"
+            size += found
+    except SourceError:  # asked for their size only: fetching them will say what is wrong
+        return f"{len(pins)} wheels, of unknown size"
+    return f"{len(pins)} wheels, {human_bytes(size)}"
+
+
 def whole_environment(root: Path, progress: Progress) -> str:
     """Return the URL of a channel with all of environment.yml that wheels provide: what tests of SAT need."""
     interpreter, lock = choose_python(root / "locks", None)
     environment = read_environment(root / "environment.yml")
+    amount = whole_environment_to_fetch(root)
+    if amount:
+        progress.say(f"Fetching for the tests: {amount}")
     channel = build_channel(environment, lock, python=interpreter.executable, cache=cache_dir(), progress=progress)
     return channel.path.resolve().as_uri()
 
@@ -75,6 +103,9 @@ def _from_wheels(root: Path, progress: Progress) -> str:
     lock = replace(whole, pins=tuple(pin for pin in whole.pins if pin.name in NEEDED))
     cache = cache_dir()
     cache.mkdir(parents=True, exist_ok=True)
+    amount = _amount(to_fetch(lock, interpreter=interpreter, names=load_names(), cache=cache))
+    if amount:
+        progress.say(f"Fetching to build with: {amount}")
     with FileLock(cache / "wheels.lock"):
         done = convert(lock, [], interpreter=interpreter, names=load_names(), cache=cache, progress=progress)
         return _channel(done.packages, lock, interpreter, cache).resolve().as_uri()

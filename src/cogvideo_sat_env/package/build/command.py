@@ -14,12 +14,13 @@ from cogvideo_sat_env.base.errors import InputError, SatenvError, SolveError, Ve
 from cogvideo_sat_env.base.paths import cache_dir, current_platform
 from cogvideo_sat_env.base.progress import Progress, human_bytes
 from cogvideo_sat_env.lock.solve import solve
-from cogvideo_sat_env.package.build.base import Base, find_base, whole_environment
+from cogvideo_sat_env.package.build.base import Base, find_base, whole_environment, whole_environment_to_fetch
 from cogvideo_sat_env.package.build.channel import Channel, Made
 from cogvideo_sat_env.package.build.failure import explain, log_lines
 from cogvideo_sat_env.package.build.outputs import READERS, Output, inputs_digest, plan, timestamp
 from cogvideo_sat_env.package.build.repack import repack
 from cogvideo_sat_env.package.build.worker import do
+from cogvideo_sat_env.spec.pypi_names import load_names
 from cogvideo_sat_env.spec.variants import read_variants
 
 
@@ -61,27 +62,37 @@ class Outcome:
         return "\n".join(lines) + "\n"
 
 
-def build(
-    root: Path,
-    out: Path,
-    *,
-    platform: str | None = None,
-    variants: Sequence[str] = (),
-    wheelhouse: Path | None = None,
-    channels: Sequence[str] = (),
-    test: bool = True,
-    progress: Progress,
-) -> Outcome:
+ALL_TESTS = "--all-tests"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `satenv build` can be told.
+
+    `platform` is a conda subdir (None: this machine's), `variants` devices or names of data/variants.yml (none: all);
+    `wheelhouse` takes the place of the package index, `channels` that of environment.yml's. `all_tests`: fetch PyTorch
+    for the tests where it has to come from the package index.
+    """
+
+    platform: str | None = None
+    variants: Sequence[str] = ()
+    wheelhouse: Path | None = None
+    channels: Sequence[str] = ()
+    test: bool = True
+    all_tests: bool = False
+
+
+def build(root: Path, out: Path, options: Options, progress: Progress) -> Outcome:
     """Build the packages of the recipe of the project `root` into the channel `out`, index last.
 
-    What is there already from the same inputs is kept; an existing channel stays whole on any failure. `wheelhouse`
-    takes the place of the package index, `channels` that of environment.yml's. Raises SatenvError.
+    What is there already from the same inputs is kept; an existing channel stays whole on any failure.
+    Raises SatenvError.
     """
     start = time.perf_counter()
-    platform = platform or current_platform()
-    if wheelhouse is not None and not wheelhouse.is_dir():
-        raise InputError(f"{wheelhouse}: no such folder; expected the files of PyPI there", "see --wheelhouse")
-    outputs = plan(root / "recipe", platform, variants)
+    platform = options.platform or current_platform()
+    if options.wheelhouse is not None and not options.wheelhouse.is_dir():
+        raise InputError(f"{options.wheelhouse}: no such folder; expected the files of PyPI there", "see --wheelhouse")
+    outputs = plan(root / "recipe", platform, options.variants)
     outcome = Outcome(out, platform, "up-to-date")
     if platform in READERS:
         outcome.alternatives["decord"] = f"it has no wheel; {READERS[platform]} is built in its place"
@@ -91,23 +102,28 @@ def build(
     with channel.hold():
         have = {output: found for output in outputs if (found := channel.find(output, digests[output]))}
         channel.forget({f"{output.subdir}/{output.file_name}" for output in have})
-        if all(output in have and (have[output][1].tests or not test) for output in outputs):
+        if all(output in have and not _to_test(have[output][1], options) for output in outputs):
             outcome.packages = [_line(output, "kept", have[output][1]) for output in outputs]
             channel.discard()
         else:
             for output, (path, made) in have.items():
                 channel.keep(output, path, made.inputs, made.tests)  # later ones are tested with them
-            run = _Run(root, channel, platform, wheelhouse, channels, progress)
+            run = _Run(root, channel, platform, options, progress)
             with progress.task("Building", len(outputs), "packages") as task:
                 for output in outputs:
                     task.note(output.name)
                     kept = have[output][1] if output in have else None
-                    outcome.packages.append(run.one(output, digests[output], kept, test))
+                    outcome.packages.append(run.one(output, digests[output], kept))
                     task.advance(1)
             channel.publish(platform)
             outcome.status = "built"
     outcome.seconds = round(time.perf_counter() - start, 1)
     return outcome
+
+
+def _to_test(made: Made, options: Options) -> bool:
+    """Return whether tests of the package are still to be run: none were, or not those that need PyTorch."""
+    return options.test and (not made.tests or (options.all_tests and ALL_TESTS in made.tests))
 
 
 def _line(output: Output, status: str, made: Made) -> Built:
@@ -119,25 +135,22 @@ def _line(output: Output, status: str, made: Made) -> Built:
 class _Run:
     """One run: looks for the channels only when something has to be built or tested."""
 
-    def __init__(
-        self, root: Path, channel: Channel, platform: str, wheelhouse: Path | None, named: Sequence[str],
-        progress: Progress,
-    ) -> None:  # fmt: skip
-        self._root, self._channel, self._platform, self._wheelhouse = root, channel, platform, wheelhouse
-        self._named, self._progress = named, progress
+    def __init__(self, root: Path, channel: Channel, platform: str, options: Options, progress: Progress) -> None:
+        self._root, self._channel, self._platform, self._options = root, channel, platform, options
+        self._wheelhouse, self._progress = options.wheelhouse, progress
 
     @cached_property
     def _base(self) -> Base:
-        return find_base(self._root, self._named, self._progress)
+        return find_base(self._root, self._options.channels, self._progress)
 
     @cached_property
     def _whole_environment(self) -> str:
         return whole_environment(self._root, self._progress)
 
-    def one(self, output: Output, inputs: str, kept: Made | None, test: bool) -> Built:
+    def one(self, output: Output, inputs: str, kept: Made | None) -> Built:
         """Build and test one package, as far as that isn't done yet."""
         made = kept or self._channel.keep(output, self._build(output), inputs)
-        if test and not made.tests:
+        if _to_test(made, self._options):
             path = self._channel.staging / output.subdir / output.file_name
             made = self._channel.keep(output, path, inputs, self._test(output, path))
         return _line(output, "kept" if kept else "built", made)
@@ -162,7 +175,7 @@ class _Run:
 
     def _test(self, output: Output, path: Path) -> str:
         """Run the package's tests (its contents the build has checked); return what was run, or why not."""
-        answer = do({"do": "count tests", "package": str(path)})
+        answer = do({"do": "describe", "package": str(path)})
         if "error" in answer:
             raise VerificationError(f"{path}: {answer['error']}", "delete that file and run again")
         count = answer["count"]
@@ -170,7 +183,7 @@ class _Run:
             return "contents checked"
         tests = f"{count} test{'s' if count > 1 else ''}"
         channels = [self._channel.index_staging(), *self._base.channels]
-        reason = self._why_not(output, channels)
+        reason = self._why_not(output, answer["names"], channels)
         if reason:
             return f"{tests} not run: {reason}"
         log = self._log(output, "test")
@@ -186,21 +199,35 @@ class _Run:
             )
         return f"{tests} passed"
 
-    def _why_not(self, output: Output, channels: list[str]) -> str:
+    def _why_not(self, output: Output, needs: Sequence[str], channels: list[str]) -> str:
         """Return why the package can't be installed here for its tests, or nothing. May add to `channels`."""
         if output.subdir not in ("noarch", current_platform()):
             return f"this machine is {current_platform()}"
         if not self._base.wheels:
             return ""
+        never = sorted(set(needs) & set(load_names().absent))
+        if never:
+            return f"wheels don't provide {', '.join(never)}"
+        if self._missing(output, channels) is None:
+            return ""
+        amount = "" if self._options.all_tests else whole_environment_to_fetch(self._root)
+        if amount:
+            return f"they need {amount}, of the package index; {ALL_TESTS} fetches them"
         channels.append(self._whole_environment)
+        missing = self._missing(output, channels)
+        if missing is None:
+            return ""
+        return f"wheels don't provide {', '.join(missing)}" if missing else "wheels don't satisfy its requirements"
+
+    def _missing(self, output: Output, channels: list[str]) -> list[str] | None:
+        """Return the names that none of the channels has and the package needs; None when it can be installed."""
         machine = next(v.virtual_packages for v in read_variants() if v.platform == self._platform)
         machine = {name: version for name, version in machine.items() if name != "__cuda"}
         try:
             solve(channels, [f"{output.name} =={output.version} {output.build}"], current_platform(), machine)
         except SolveError as error:
-            missing = sorted(set(re.findall(r"─ (\S+) [^\n]*, for which no candidates were found", error.message)))
-            return f"wheels don't provide {', '.join(missing)}" if missing else "wheels don't satisfy its requirements"
-        return ""
+            return sorted(set(re.findall(r"─ (\S+) [^\n]*, for which no candidates were found", error.message)))
+        return None
 
     def _log(self, output: Output, step: str) -> Path:
         folder = cache_dir() / "build-logs"

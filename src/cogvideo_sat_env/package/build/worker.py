@@ -90,10 +90,12 @@ def _build(request: Mapping[str, Any]) -> dict[str, Any]:
     return {"package": str(result.packages[0])}
 
 
-def _count_tests(request: Mapping[str, Any]) -> dict[str, Any]:
+def _describe(request: Mapping[str, Any]) -> dict[str, Any]:
     from rattler_build.package import Package
 
-    return {"count": Package.from_file(request["package"]).test_count}  # those of its contents were run by the build
+    package = Package.from_file(request["package"])
+    # tests of its contents aren't among them: the build has run those
+    return {"count": package.test_count, "names": [spec.split()[0] for spec in package.depends]}
 
 
 def _test(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,7 +125,7 @@ def _pack_program(request: Mapping[str, Any]) -> dict[str, Any]:
 _DO = {
     "render": _outputs,
     "build": _build,
-    "count tests": _count_tests,
+    "describe": _describe,
     "test": _test,
     "pack a program": _pack_program,
 }

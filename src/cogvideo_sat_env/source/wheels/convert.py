@@ -28,7 +28,7 @@ from cogvideo_sat_env.base.artefacts import PipPin
 from cogvideo_sat_env.base.errors import PrefixError, SourceError, VerificationError
 from cogvideo_sat_env.base.hashing import sha256_file
 from cogvideo_sat_env.base.progress import Progress
-from cogvideo_sat_env.source.wheels.fetch import EPOCH, fetch
+from cogvideo_sat_env.source.wheels.fetch import EPOCH, fetch, file_path
 from cogvideo_sat_env.source.wheels.interpreter import Interpreter
 from cogvideo_sat_env.source.wheels.layout import lay_out
 from cogvideo_sat_env.source.wheels.lockfile import WheelLock, is_sdist
@@ -114,6 +114,12 @@ def convert(
                 _publish(cache, work / package.key / "out", package)
                 have[package.key] = package
     return Conversion(tuple(have[key] for key, _, _ in jobs), len(todo), len(jobs) - len(todo))
+
+
+def to_fetch(lock: WheelLock, *, interpreter: Interpreter, names: Names, cache: Path) -> list[PipPin]:
+    """Return the files of the lock that `convert` would have to download: no package of them is in the cache."""
+    missing = [pin for pin in lock.pins if not _cached(cache, _wheel_key(pin, lock, interpreter, names), interpreter)]
+    return [pin for pin in missing if not file_path(cache, pin).is_file()]
 
 
 def sweep(cache: Path) -> None:
