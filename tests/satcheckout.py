@@ -61,7 +61,8 @@ def training(**args: Any) -> dict[str, Any]:
     """Return the other sections of a training run that nothing is wrong with."""
     values: dict[str, Any] = {
         "mode": "finetune", "load": "transformer", "no_load_rng": True, "force_train": True, "train_iters": 1000,
-        "save": "ckpts", "save_interval": 500, "train_data": ["clips"], "valid_data": ["clips"],
+        "save": "ckpts", "save_interval": 500, "split": "1,0,0", "eval_batch_size": 1,
+        "eval_interval": 100, "train_data": ["clips"], "valid_data": ["clips"],
     }  # fmt: skip
     return {
         "args": {name: value for name, value in (values | args).items() if value is not None},

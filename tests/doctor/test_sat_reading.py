@@ -75,6 +75,9 @@ FAULTS: list[tuple[str, str, dict[str, Any], str]] = [
     ("sat.save", WARNING, {"args.save_interval": 5000}, "save_interval: 250"),
     ("sat.data", FAILED, {"args.train_data": None}, "train_data"),
     ("sat.data", FAILED, {"args.train_data_weights": [1, 2]}, "one for each folder"),
+    ("sat.split", FAILED, {"args.split": None}, "split: 1,0,0"),
+    ("sat.split", FAILED, {"args.split": "100,1,1"}, "split: 1,0,0"),
+    ("sat.evaluation", FAILED, {"args.eval_batch_size": None}, "eval_batch_size: 1"),
     ("sat.placeholder", FAILED, {"args.load": "{your CogVideoX SAT folder}/transformer"}, "path"),
     ("sat.target", FAILED, {"data.target": "data_video.OtherDataset"}, "name"),
     ("sat.load", FAILED, {"args.load": "nowhere"}, "path"),
@@ -104,7 +107,8 @@ def test_a_value_that_fails_is_named_with_its_line_and_what_to_write(sat, rule, 
     named = [dotted.rpartition(".")[2] for dotted in values]
     assert any(name in text for name in named) or rule in (
         "sat.latent-frames", "sat.precision", "sat.lora", "sat.resume", "sat.force-train", "sat.channels", "sat.load",
-        "sat.batch", "sat.save", "sat.data", "sat.size", "sat.length",
+        "sat.batch", "sat.save", "sat.data", "sat.size", "sat.length", "sat.split",
+        "sat.evaluation",
     )  # fmt: skip
 
 
@@ -144,17 +148,7 @@ def test_the_command_line_loses_against_the_yaml_and_that_is_said(sat):
 def test_a_key_that_no_parser_knows_is_dropped_silently_upstream_and_said_here(sat, tmp_path):
     installed = tmp_path / "sat"
     installed.mkdir()
-    names = (
-        "mode",
-        "load",
-        "no-load-rng",
-        "force-train",
-        "train-iters",
-        "save",
-        "save-interval",
-        "train-data",
-        "valid-data",
-    )
+    names = (name.replace("_", "-") for name in training()["args"])
     (installed / "arguments.py").write_text("".join(f'add_argument("--{name}")\n' for name in names))
     write_yaml(sat / "configs" / "sft.yaml", training(sav_interval=5, only_log_video_latents=True))
     (found,) = code.options(run_of(sat), installed)

@@ -310,6 +310,8 @@ def writing_to(folder: Path) -> Iterator[None]:
 
 def _last_resort(prefix: Path, check: str, finding: str) -> str:
     """Return what to do about a failure that nobody has met before."""
+    if check.startswith("sat."):
+        return f"correct that; the same command with --only {check} --json shows everything that it printed"
     if "Error building extension" in finding and any(character.isspace() for character in str(prefix)):
         return "make the environment in a folder without spaces: torch passes paths to the linker unquoted"
     return f"see everything that it printed: {satenv('doctor --json -p', prefix)} --only {check}"

@@ -192,7 +192,7 @@ def run(request: ProbeRequest) -> ProbeOutcome:
     losses = [float(loss) for loss in _LOSS.findall(said)]
     saved = sorted(folder.glob("saved/*/*/mp_rank_00_model_states.pt"))
     if code != 0:
-        return failed(_named(said, code), details_output=said[-3000:])
+        return failed(_named(said, code))
     if not saved:
         return failed(f"train_video.py ended with code 0 and saved nothing: {last_error(said)}")
     shown = ", ".join(f"{loss:.4f}" for loss in losses[:4])
@@ -226,8 +226,7 @@ def _prepare(request: ProbeRequest, config: dict[str, Any]) -> ProbeOutcome | No
                            str(folder / "prepare.json")], capture_output=True, text=True, errors="replace",
                           cwd=folder, timeout=_PREPARE_SECONDS, check=False)  # fmt: skip
     if done.returncode:
-        return failed(f"a VAE of your config's shape can't be made: {last_error(done.stderr)}",
-                      details_output=(done.stdout + done.stderr)[-3000:])  # fmt: skip
+        return failed(f"a VAE of your config's shape can't be made: {last_error(done.stderr)}")  # fmt: skip
     for part in ("videos", "labels"):
         (folder / "clips" / part).mkdir(parents=True)
     own = (facts.get("clips") or {}).get("paths") or []

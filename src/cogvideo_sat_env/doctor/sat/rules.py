@@ -399,6 +399,35 @@ def lengths(run: Run) -> Iterator[Finding]:
                         "one for each folder", error="AssertionError")  # fmt: skip
 
 
+def split(run: Run) -> Iterator[Finding]:
+    """SAT's own split of the data wants blocks of 10,000 samples."""
+    if not run.training or not str(run.config.get("data.target", "")).endswith("SFTDataset"):
+        return
+    value = str(run.config.get("args.split", "1000,1,1"))  # SAT's default
+    parts = [part for part in value.replace("/", ",").split(",") if part.strip(" 0.")]
+    if len(parts) > 1:
+        at = "args.split" if run.config.has("args.split") else "args.train_data"
+        yield run.found(
+            "split", at, f"split: {value}: SAT splits the clips in blocks of 10,000 and refuses fewer",
+            "split: 1,0,0, and valid_data for the evaluation", error="AssertionError: assert block_size <= len(ds)",
+            edit=(_path("args.split"), "1,0,0"),
+        )  # fmt: skip
+
+
+def evaluation(run: Run) -> Iterator[Finding]:
+    """SAT multiplies with these two, which have no default."""
+    args = run.config.get("args", {})
+    if not run.training or not args.get("valid_data"):
+        return
+    for name, value in (("eval_batch_size", 1), ("eval_interval", 100)):
+        if args.get(name) is None:
+            yield run.found(
+                "evaluation", "args.valid_data", f"valid_data without {name}, which SAT reckons with",
+                f"{name}: {value}", error="TypeError: unsupported operand type(s)",
+                edit=(_path(f"args.{name}"), value),
+            )  # fmt: skip
+
+
 def command_line(run: Run) -> Iterator[Finding]:
     """Upstream lays the YAML's `args` over the command line, not the other way round."""
     for name, value in run.options:
@@ -436,5 +465,5 @@ def experiment(run: Run) -> Iterator[Finding]:
 
 RULES: tuple[Callable[[Run], Iterable[Finding]], ...] = (
     sections, patch_size, interpolation, latent_input, latent_frames, ofs, sizes, table_frames, text_length, channels,
-    lora, precision, missing_keys, resume, warmup, batch_size, lengths, experiment, command_line,
+    lora, precision, missing_keys, resume, warmup, batch_size, lengths, split, evaluation, experiment, command_line,
 )  # fmt: skip
