@@ -13,12 +13,15 @@ DATA = Path(__file__).resolve().parents[1] / "data"
 
 
 def project_root() -> Path:
-    """Return the project's root: SATENV_PROJECT, else the checkout that this file lies in.
+    """Return the project's root: SATENV_PROJECT, else the checkout that this file lies in, else what pip installed.
 
-    Raises InputError when neither holds an environment.yml.
+    Raises InputError when none of them holds an environment.yml.
     """
     named = os.environ.get("SATENV_PROJECT")
     root = Path(named).resolve() if named else Path(__file__).resolve().parents[3]
+    installed = Path(sys.prefix) / "share" / "cogvideo-sat-env"
+    if not named and not (root / "environment.yml").is_file() and (installed / "environment.yml").is_file():
+        return installed
     if not (root / "environment.yml").is_file():
         raise InputError(
             f"{root / 'environment.yml'}: no such file; expected the project's environment.yml there",

@@ -30,7 +30,7 @@ from cogvideo_sat_env.source.mirror.selection import OWN, OWN_LOCKS, WHEELHOUSE,
 from cogvideo_sat_env.source.wheels.names import NotProvided
 
 _PROJECT = (
-    "environment.yml", "conda-lock.yml", "environments", "locks", "scripts", "src", "README.md", "LICENSE",
+    "environment.yml", "conda-lock.yml", "environments", "locks", "recipe", "scripts", "src", "README.md", "LICENSE",
     "pyproject.toml",
 )  # fmt: skip
 _NOT_OURS = re.compile(r"/__pycache__/|\.pyc$|/\.|\.egg-info/|~$")  # caches, hidden files, what editors leave
@@ -184,6 +184,10 @@ def _part_facts(part: Part, content: Content, infos: Mapping[str, Info]) -> dict
 
 
 def _project_items(root: Path) -> list[Item]:
+    if not (root / "src").is_dir():
+        raise InputError(
+            f"{root}: holds the locks, not the program that a bundle carries", "pack with scripts/satenv of a checkout"
+        )
     items = []
     for name in _PROJECT:
         top = root / name

@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from cogvideo_sat_env.cli.options import examples
+from cogvideo_sat_env.cli.options import examples, require_maintainer_tools
 
 
 @click.command(
@@ -24,6 +24,7 @@ def check(as_json) -> None:
     from cogvideo_sat_env.base.paths import project_root
     from cogvideo_sat_env.check.agreement import check_project
 
+    require_maintainer_tools()
     findings = check_project(project_root())
     if as_json:
         click.echo(json.dumps({"ok": not findings, "findings": [asdict(finding) for finding in findings]}, indent=2))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from cogvideo_sat_env.cli.options import examples
+from cogvideo_sat_env.cli.options import examples, require_maintainer_tools
 
 
 @click.command(
@@ -65,6 +65,7 @@ def lock(
     from cogvideo_sat_env.base.progress import choose
     from cogvideo_sat_env.lock import relock
 
+    require_maintainer_tools()
     progress = choose(json=as_json, quiet=quiet)
     root = project_root()
     if render and (only or frozen or conda or update or wheels):

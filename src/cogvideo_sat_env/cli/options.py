@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
 
 from cogvideo_sat_env.base.command_name import program_name
+from cogvideo_sat_env.base.errors import MissingToolError
 
 WAIT = click.option(
     "--wait", type=click.FloatRange(min=0), metavar="SECONDS",
@@ -33,6 +35,15 @@ MAX_FILE_SIZE = click.option(
     "--max-file-size", metavar="BYTES", expose_value=False, callback=_allow,
     help="The most that is fetched of a file whose size the lock doesn't say, e.g. 10G. [default: 4G]",
 )  # fmt: skip
+
+
+def require_maintainer_tools() -> None:
+    """Raise MissingToolError without conda-lock: from a bundle, or after `pip install` without [maintainer]."""
+    if find_spec("conda_lock") is None:
+        raise MissingToolError(
+            "conda-lock is not among the tools of this program; satenv lock and satenv check need it",
+            "run scripts/satenv of a checkout, which brings it, or: pip install 'conda-lock>=4,<5' tomlkit",
+        )
 
 
 def examples(text: str) -> dict[str, str]:
