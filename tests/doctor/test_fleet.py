@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -87,7 +88,7 @@ def coordinator():
 
 def test_ranks_tell_and_are_answered(coordinator):
     rank0, port = coordinator
-    client = Client("127.0.0.1", port, b"one run", 2, 5.0)
+    client = Client(["127.0.0.1"], port, b"one run", 2, 5.0)
     assert abs(client.clock_skew()) < 1.0
     answers = []
     asking = threading.Thread(target=lambda: answers.append(client.ask("hello", {"host": "b"}, 10.0)))
@@ -100,19 +101,19 @@ def test_ranks_tell_and_are_answered(coordinator):
 
 def test_a_rank_of_another_run_is_not_let_in(coordinator):
     with pytest.raises(SourceError) as caught:
-        Client("127.0.0.1", coordinator[1], b"another run", 1, 5.0)
+        Client(["127.0.0.1"], coordinator[1], b"another run", 1, 5.0)
     assert "belongs to another run" in caught.value.message
 
 
 def test_one_who_connects_and_says_nothing_keeps_nobody_out(coordinator):
     """A port scanner, as security departments run them."""
     with socket.create_connection(("127.0.0.1", coordinator[1])):
-        assert abs(Client("127.0.0.1", coordinator[1], b"one run", 1, 5.0).clock_skew()) < 1.0
+        assert abs(Client(["127.0.0.1"], coordinator[1], b"one run", 1, 5.0).clock_skew()) < 1.0
 
 
 def test_a_silent_program_on_rank_0s_port_is_an_error_and_no_hang():
     with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(SourceError) as caught:
-        Client("127.0.0.1", other.getsockname()[1], b"one run", 1, 0.2)
+        Client(["127.0.0.1"], other.getsockname()[1], b"one run", 1, 0.2)
     assert "belongs to another program" in caught.value.message and "SATENV_FLEET_PORT" in caught.value.remedy
 
 
@@ -127,7 +128,7 @@ def test_a_rank_that_ends_too_early_is_not_waited_for(coordinator):
     text = (
         "import sys, os; sys.path.insert(0, sys.argv[1]);"
         " from cogvideo_sat_env.doctor.fleet.messages import Client;"
-        " m = Client('127.0.0.1', int(sys.argv[2]), b'one run', 1, 5.0); m.clock_skew(); os._exit(9)"
+        " m = Client(['127.0.0.1'], int(sys.argv[2]), b'one run', 1, 5.0); m.clock_skew(); os._exit(9)"
     )
     subprocess.run([sys.executable, "-c", text, str(SOURCE), str(port)], check=False)
     assert rank0.wait("hello", {1}, 600.0) == {1} and rank0.lost == {1}
@@ -135,7 +136,7 @@ def test_a_rank_that_ends_too_early_is_not_waited_for(coordinator):
 
 def test_rank_0_that_never_comes_is_an_error():
     with pytest.raises(SourceError) as caught:
-        Client("127.0.0.1", 1, b"one run", 1, 0.1)
+        Client(["127.0.0.1"], 1, b"one run", 1, 0.1)
     assert "can't reach rank 0" in caught.value.message and "MASTER_ADDR" in caught.value.remedy
 
 
@@ -150,15 +151,16 @@ def hello(host: str, clock: float = 0.0, **facts):
     return {"host": host, "name": host, "clock": clock, "facts": fact | facts, "problem": ""}
 
 
-def done(digest: str = "d", status: str = "passed", finding: str = "trained", unknown=(), checks=None):
+def done(digest: str = "d", status: str = "passed", finding: str = "trained", unknown=(), checks=None, nodes=()):
     details = {"digest": digest, "losses": [1.0, 0.5], "device": "cpu"} if status == "passed" else {}
     training = {"status": status, "finding": finding, "remedy": None, "details": details, "seconds": 1.0}
-    return {"training": training, "unknown": list(unknown), "checks": checks}
+    return {"training": training, "unknown": list(unknown), "unknown_nodes": list(nodes), "checks": checks}
 
 
-def merged(here, results=None, absent=(), silent=(), lost=(), nodes=None):
+def merged(here, results=None, absent=(), silent=(), lost=(), nodes=None, words=None):
     results = results if results is not None else {rank: done() for rank in here}
-    found = compare.merge(here, results, set(absent), set(silent), set(lost), nodes, 120.0)
+    attendance = compare.Attendance(set(absent), set(silent), set(lost), words or {}, nodes, 120.0)
+    found = compare.merge(here, results, attendance)
     return {result.id: result for result in found}
 
 
@@ -248,11 +250,13 @@ for argument in "$@"; do case $argument in
     -*) ;;
     *) break;;
 esac; shift; done
-export SLURM_JOB_ID=5 SLURM_STEP_ID=0 SLURM_STEP_NUM_TASKS=$ranks MASTER_ADDR=127.0.0.1
+export SLURM_JOB_ID=5 SLURM_STEP_ID=0 SLURM_STEP_NUM_TASKS=$ranks
 rank=0; pids=
 while [ $rank -lt $ranks ]; do
     if [ "${DEAD_RANK:-}" != $rank ]; then
-        SLURM_PROCID=$rank SLURM_LOCALID=0 SLURMD_NODENAME=node$rank "$@" & pids="$pids $!"
+        address=127.0.0.1
+        [ "${LOST_RANK:-}" != $rank ] || address=first-node.invalid
+        MASTER_ADDR=$address SLURM_PROCID=$rank SLURM_LOCALID=0 SLURMD_NODENAME=node$rank "$@" & pids="$pids $!"
     fi
     rank=$((rank + 1))
 done
@@ -313,6 +317,42 @@ def test_a_rank_that_never_comes_is_a_finding_within_a_limit(job):
     code, found, _ = job(3, "--patience", "0.05", DEAD_RANK="2")
     assert code == 1 and found["fleet.ranks"]["finding"] == "rank 2 never came within 6 s"
     assert found["fleet.training"]["finding"] == "not run: not all ranks came"
+
+
+def test_a_rank_that_cannot_find_rank_0_reaches_the_report_with_its_own_words_at_once(job):
+    """The one who started the ranks passes them on: rank 0 would wait for two minutes, and know no reason."""
+    start = time.monotonic()
+    code, found, printed = job(3, LOST_RANK="1")
+    assert code == 1 and time.monotonic() - start < 60.0, printed
+    words = "rank 1 on node1: can't reach rank 0: first-node.invalid"
+    assert found["fleet.ranks"]["status"] == "failed" and words in found["fleet.ranks"]["finding"], printed
+    assert found["identity.activation"]["details"]["hosts"] == {"node0": "passed", "node2": "passed"}
+
+
+def test_names_that_only_slurm_knows_are_a_warning():
+    found = merged(three(), {0: done(), 1: done(nodes=["c"]), 2: done()})["fleet.names"]
+    assert found.status == "warning" and "b doesn't find c" in found.finding and "MASTER_ADDR" in found.remedy
+
+
+def test_a_master_address_of_the_users_own_is_not_replaced(monkeypatch):
+    """A job would take it, too; only Slurm's own names are looked up with Slurm."""
+    monkeypatch.setattr(slurm, "resolves", lambda name: False)
+    monkeypatch.setattr(slurm, "addresses", lambda node, environ: ("10.0.0.7",))
+    assert slurm.find(SLURM).otherwise == ("10.0.0.7",)
+    assert slurm.find(SLURM | {"MASTER_ADDR": "first"}).otherwise == ()
+
+
+def test_the_addresses_of_a_node_are_read_from_scontrol(tmp_path, prefix):
+    program = """
+case "$1" in
+    getaddrs) echo "$2: [127.0.0.2]:6818";;
+    *) printf 'NodeName=%s Arch=x86_64\n   NodeAddr=127.0.0.3 NodeHostName=x\n' "$3";;
+esac
+"""
+    prefix.program("scontrol", program, tmp_path / "bin")
+    environ = {"PATH": f"{tmp_path}/bin:/usr/bin:/bin", "SLURM_LAUNCH_NODE_IPADDR": "127.0.0.4"}
+    assert slurm.addresses("n7", environ) == ("127.0.0.2", "127.0.0.3", "127.0.0.4")
+    assert slurm.addresses("n7", {"PATH": "/nothing"}) == ()
 
 
 def test_a_srun_that_refuses_is_quoted(job, prefix, tmp_path):

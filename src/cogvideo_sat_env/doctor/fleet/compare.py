@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from cogvideo_sat_env.base.command_name import satenv
@@ -15,27 +16,38 @@ _SKEW_WARNED, _SKEW_BROKEN = 1.0, 60.0  # seconds: logs that don't fit together;
 _SHOWN = 4
 
 
+@dataclass(frozen=True)
+class Attendance:
+    """Which ranks didn't do their part.
+
+    absent    never came within `patience` seconds
+    silent    came, and sent no result
+    lost      their connection ended
+    words     the last words of ranks that gave up before they could come
+    nodes     as many hosts as were asked for, None when that was not given
+    """
+
+    absent: set[int]
+    silent: set[int]
+    lost: set[int]
+    words: Mapping[int, str]
+    nodes: int | None
+    patience: float
+
+
 def merge(
-    here: Mapping[int, Hello],
-    results: Mapping[int, Mapping[str, Any]],
-    absent: set[int],
-    silent: set[int],
-    lost: set[int],
-    nodes: int | None,
-    patience: float,
+    here: Mapping[int, Hello], results: Mapping[int, Mapping[str, Any]], attendance: Attendance
 ) -> list[CheckResult]:
     """Return the results over all ranks.
 
-    `here`: what each rank sent first (host, name, facts, clock); `results`: what it found; `absent`: ranks that never
-    came within `patience` seconds; `silent`: that came and sent no result; `lost`: whose connection ended; `nodes`: as
-    many hosts as were asked for, None when that was not given.
+    `here`: what each rank sent first (host, name, facts, clock); `results`: what it found.
     """
     found = [
-        _ranks(here, absent, silent, lost, nodes, patience),
+        _ranks(here, attendance),
         _same(here),
         _clock(here),
         _names(here, results),
-        _training(here, results, absent),
+        _training(here, results, attendance.absent),
     ]
     return found + _checks(here, results)
 
@@ -44,11 +56,11 @@ def _result(check: str, status: str, finding: str, remedy: str | None = None, **
     return CheckResult(f"fleet.{check}", QUICK, status, 0.0, finding, remedy, details)
 
 
-def _ranks(
-    here: Mapping[int, Hello], absent: set[int], silent: set[int], lost: set[int], nodes: int | None, patience: float
-) -> CheckResult:
+def _ranks(here: Mapping[int, Hello], attendance: Attendance) -> CheckResult:
     hosts = sorted({item["host"] for item in here.values()})
-    problems = []
+    words, nodes, patience = attendance.words, attendance.nodes, attendance.patience
+    absent, silent, lost = (group - set(words) for group in (attendance.absent, attendance.silent, attendance.lost))
+    problems = list(words.values())
     never, broken = sorted(absent - lost), sorted((absent & lost) | (silent & lost))
     if never:
         problems.append(f"{_numbered('rank', never)} never came within {patience:.0f} s")
@@ -59,9 +71,9 @@ def _ranks(
     if slow:
         where = sorted({here[rank]["host"] for rank in slow})
         problems.append(f"{_numbered('rank', slow)} on {_listed(where)} came, but never reported what it found")
-    if nodes is not None and len(hosts) != nodes and not absent:
+    if nodes is not None and len(hosts) != nodes and not absent and not words:
         problems.append(f"{len(here)} ranks are on {_count(len(hosts), 'host')} ({_listed(hosts)}), {nodes} asked for")
-    details = {"hosts": hosts, "never": never, "died": broken, "silent": slow}
+    details = {"hosts": hosts, "never": never, "died": broken, "silent": slow, "gave_up": sorted(words)}
     if problems:
         remedy = "see the output of these ranks; srun --label or torchrun --tee 3 shows whose words are whose"
         return _result("ranks", FAILED, "; ".join(problems), remedy, **details)
@@ -150,6 +162,14 @@ def _names(here: Mapping[int, Hello], results: Mapping[int, Mapping[str, Any]]) 
             "names", FAILED, f"{host} doesn't find {_listed(names)}" +
             (f"; nor do {len(unknown) - 1} more hosts find all" if unknown.keys() - {host} else ""),
             "correct DNS or /etc/hosts on that host: NCCL and torchrun connect by name", unknown=unknown,
+        )  # fmt: skip
+    nodes = {here[rank]["host"]: item["unknown_nodes"] for rank, item in results.items() if item["unknown_nodes"]}
+    if nodes:
+        host, names = next(iter(nodes.items()))
+        return _result(
+            "names", WARNING, f"{host} doesn't find {_listed(names)}, as Slurm calls the nodes; by address it works",
+            "in job scripts, name the first node by its address: export MASTER_ADDR=… (scontrol show node tells it)",
+            unknown=nodes,
         )  # fmt: skip
     return _result("names", PASSED, "every host finds every other by its name")
 

@@ -8,15 +8,18 @@ import re
 import secrets
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from shutil import which
 from typing import Any
 
 from cogvideo_sat_env.base.command_name import satenv
-from cogvideo_sat_env.base.errors import InputError, MissingToolError, SatenvError
+from cogvideo_sat_env.base.errors import InputError, MissingToolError, SatenvError, SourceError
 from cogvideo_sat_env.doctor.fleet import slurm
+from cogvideo_sat_env.doctor.fleet.messages import GONE, Client
 
+_PASS_ON = 30.0  # seconds to reach rank 0, which may start later than the rank that gave up
 _SOURCE = Path(__file__).resolve().parents[3]
 # As scripts/satenv does it: no PYTHONPATH of ours, which the doctor would rightly complain of.
 _MAIN = (
@@ -44,7 +47,9 @@ def launch(prefix: Path, nodes: int, ranks: int, arguments: Sequence[str], envir
     rank = [sys.executable, "-I", "-B", "-c", _MAIN, str(_SOURCE), "doctor", "-p", str(prefix), *arguments, "--json"]
     srun = which("srun", path=environ.get("PATH"))
     if srun and (nodes > 1 or environ.get("SLURM_JOB_ID")):
-        command = [srun, f"--nodes={nodes}", f"--ntasks={ranks}", "--overlap", "--export=ALL", *rank]
+        # a rank that gives up may not take the others with it: rank 0 reports
+        how = ["--overlap", "--export=ALL", "--kill-on-bad-exit=0"]
+        command = [srun, f"--nodes={nodes}", f"--ntasks={ranks}", *how, *rank]
     elif nodes > 1:
         raise MissingToolError(
             f"no srun on PATH; expected Slurm to reach {nodes} nodes",
@@ -57,7 +62,12 @@ def launch(prefix: Path, nodes: int, ranks: int, arguments: Sequence[str], envir
             str(prefix / "bin" / "python"), "-m", "torch.distributed.run", "--standalone",
             "--local-addr=127.0.0.1", f"--nproc-per-node={ranks}", "--no-python", *rank,
         ]  # fmt: skip
-    env = {**environ, slurm.KEY: secrets.token_hex(16), "OMP_NUM_THREADS": environ.get("OMP_NUM_THREADS", "1")}
+    key, port = secrets.token_hex(16), environ.get(slurm.PORT) or str(20000 + secrets.randbelow(20000))
+    env = {
+        **environ, slurm.KEY: key, slurm.PORT: port, "OMP_NUM_THREADS": environ.get("OMP_NUM_THREADS", "1")
+    }  # fmt: skip
+    first = slurm.first_host(environ.get("SLURM_JOB_NODELIST", ""))
+    hosts = (first, *slurm.addresses(first, environ)) if first else ("127.0.0.1",)
     try:
         launcher = subprocess.Popen(
             command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -68,11 +78,11 @@ def launch(prefix: Path, nodes: int, ranks: int, arguments: Sequence[str], envir
             f"{command[0]} can't be started: {error.strerror}", f"{satenv('doctor')} without --nodes"
         ) from error
     try:
-        out, err = launcher.communicate()
+        out, err = _read(launcher, lambda rank, words: _pass_on(rank, words, hosts, int(port), key.encode()))
     finally:
         if launcher.poll() is None:  # interrupted: the launcher ends its ranks before it ends itself
             launcher.terminate()
-            launcher.communicate()
+            launcher.wait()
     answers = _objects(out)
     report = next((answer for answer in answers if "results" in answer), None)
     if report is not None:
@@ -87,6 +97,37 @@ def launch(prefix: Path, nodes: int, ranks: int, arguments: Sequence[str], envir
         f"no report from rank 0 ({os.path.basename(command[0])} ended with {launcher.returncode}): {summary[:400]}",
         f"{satenv('doctor')} on one node first",
     )
+
+
+def _read(launcher: subprocess.Popen[str], on_error: Callable[[int, str], None]) -> tuple[str, str]:
+    """Return what the ranks print, when all have ended; `on_error` gets number and words of each failure at once."""
+    assert launcher.stdout is not None and launcher.stderr is not None
+    errors: list[str] = []
+    stderr = launcher.stderr
+    reader = threading.Thread(target=lambda: errors.extend(stderr), daemon=True)
+    reader.start()
+    text, seen = "", 0
+    for line in launcher.stdout:
+        text += line
+        if not line.startswith("}"):
+            continue
+        answers = _objects(text)
+        for answer in answers[seen:]:
+            rank = re.match(r"rank (\d+)\b", str(answer.get("error", "")))
+            if rank:
+                on_error(int(rank[1]), str(answer["error"]))
+        seen = len(answers)
+    launcher.wait()
+    reader.join()
+    return text, "".join(errors)
+
+
+def _pass_on(rank: int, words: str, hosts: Sequence[str], port: int, key: bytes) -> None:
+    """Send rank 0 the last words of a rank that couldn't reach it; without them it would wait for that one."""
+    try:
+        Client(hosts, port, key, rank, _PASS_ON).ask(GONE, words, _PASS_ON)
+    except SourceError:  # rank 0 then says that the rank never came, later
+        return
 
 
 def _objects(text: str) -> list[dict[str, Any]]:

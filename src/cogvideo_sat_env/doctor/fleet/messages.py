@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
+from collections.abc import Sequence
 from multiprocessing import AuthenticationError
 from multiprocessing import connection as connections
 from multiprocessing.connection import Connection, Listener, answer_challenge, deliver_challenge
 from typing import Any
 
 from cogvideo_sat_env.base.errors import SourceError
+from cogvideo_sat_env.doctor.fleet.slurm import PORT
 
+GONE = "gone"
 _PINGS = 5
 _GREETING = 10.0  # seconds that a listener may take to say its first word
 _LARGEST = 64 * 2**20  # bytes of one message; a report of all checks has about a hundredth
@@ -20,7 +24,8 @@ _LARGEST = 64 * 2**20  # bytes of one message; a report of all checks has about 
 class Coordinator:
     """Rank 0's side, on `port` (0: any).
 
-    `messages[rank][kind]` is what came; `lost` holds the ranks whose connection ended.
+    `messages[rank][kind]` is what came (GONE: the last words of a rank, sent on by who started it); `lost` holds the
+    ranks whose connection ended.
     """
 
     def __init__(self, port: int, key: bytes, ranks: int) -> None:
@@ -87,10 +92,12 @@ class Coordinator:
                     continue
                 with self._news:
                     self.messages.setdefault(rank, {})[kind] = content
+                    if kind == GONE:
+                        self.lost.add(rank)
                     self._news.notify_all()
-                    while kind not in self._answers:
+                    while kind != GONE and kind not in self._answers:
                         self._news.wait()
-                _send(connection, self._answers[kind])
+                _send(connection, self._answers.get(kind))
         except (EOFError, OSError, ValueError):
             with self._news:
                 self.lost.add(rank)
@@ -98,34 +105,44 @@ class Coordinator:
 
 
 class Client:
-    """The side of every other rank."""
+    """The side of every other rank; `address` is the one at which rank 0 answered."""
 
-    def __init__(self, address: str, port: int, key: bytes, rank: int, seconds: float) -> None:
-        """Connect to rank 0, which may come later, at most `seconds`. Raises SourceError."""
+    def __init__(self, hosts: Sequence[str], port: int, key: bytes, rank: int, seconds: float) -> None:
+        """Connect to rank 0, which may come later, at one of `hosts`, at most `seconds`.
+
+        Raises SourceError; at once when none of the names leads to an address.
+        """
         self._rank = rank
         deadline = time.monotonic() + seconds
+        problems: dict[str, str] = {}
         while True:
-            try:
-                self._connection = connections.Client((address, port))
-                if not self._connection.poll(min(_GREETING, seconds)):
-                    raise SourceError(
-                        f"{address}:{port} belongs to another program, which says nothing",
-                        "export SATENV_FLEET_PORT with another port",
-                    )
-                answer_challenge(self._connection, key)
-                deliver_challenge(self._connection, key)
-                return
-            except AuthenticationError as error:
-                raise SourceError(
-                    f"{address}:{port} belongs to another run", "export SATENV_FLEET_PORT with another port"
-                ) from error
-            except (OSError, EOFError) as error:
-                if time.monotonic() > deadline:
-                    raise SourceError(
-                        f"rank {rank} can't reach rank 0 at {address}:{port} within {seconds:.0f} s: {error}",
-                        "is rank 0 alive, is its name right (MASTER_ADDR), does a firewall close ports 20000 to 39999?",
-                    ) from error
-                time.sleep(0.2)
+            unknown = 0
+            for host in hosts:
+                try:
+                    self._connection = self._connect(host, port, key, min(_GREETING, seconds))
+                    self.address = host
+                    return
+                except AuthenticationError:
+                    problems[host] = "belongs to another run"
+                except socket.gaierror as error:
+                    unknown += 1
+                    problems[host] = f"has no address ({error.strerror})"
+                except (OSError, EOFError) as error:
+                    problems[host] = str(error)
+            others = all("another" in problem for problem in problems.values())
+            if unknown == len(hosts) or others or time.monotonic() > deadline:
+                raise SourceError(*_unreachable(rank, port, problems, others, unknown == len(hosts)))
+            time.sleep(0.2)
+
+    @staticmethod
+    def _connect(host: str, port: int, key: bytes, greeting: float) -> Connection:
+        connection = connections.Client((host, port))
+        if not connection.poll(greeting):
+            connection.close()
+            raise OSError("belongs to another program, which sends nothing")
+        answer_challenge(connection, key)
+        deliver_challenge(connection, key)
+        return connection
 
     def clock_skew(self) -> float:
         """Return by how many seconds this host's clock is ahead of rank 0's; as exact as half of a message's way."""
@@ -147,6 +164,17 @@ class Client:
             raise SourceError(f"rank {self._rank}: rank 0 is gone", "see the output of rank 0") from error
         late = f"rank {self._rank}: no answer from rank 0 within {seconds:.0f} s"
         raise SourceError(late, "see the output of rank 0")
+
+
+def _unreachable(rank: int, port: int, problems: dict[str, str], others: bool, unknown: bool) -> tuple[str, str]:
+    """Return message and remedy of a rank that can't reach rank 0."""
+    shown = "; ".join(f"{host}:{port} {problem}" for host, problem in problems.items())
+    message = f"rank {rank} can't reach rank 0: {shown}"
+    if others:
+        return message, f"export {PORT} with another port"
+    if unknown:
+        return message, "export MASTER_ADDR with the address of the first node, or correct DNS or /etc/hosts there"
+    return message, "is rank 0 alive, is its name right (MASTER_ADDR), does a firewall close ports 20000 to 39999?"
 
 
 def _send(connection: Connection, content: Any) -> None:

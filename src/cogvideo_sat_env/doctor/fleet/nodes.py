@@ -19,9 +19,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from cogvideo_sat_env.base.errors import InputError
-from cogvideo_sat_env.doctor.fleet import compare, launch
-from cogvideo_sat_env.doctor.fleet.messages import Client, Coordinator
+from cogvideo_sat_env.base.errors import InputError, SatenvError
+from cogvideo_sat_env.doctor.fleet import compare, launch, slurm
+from cogvideo_sat_env.doctor.fleet.messages import GONE, Client, Coordinator
 from cogvideo_sat_env.doctor.fleet.slurm import Step, find
 from cogvideo_sat_env.doctor.model import FULL, QUICK, CheckResult, CheckSpec
 from cogvideo_sat_env.doctor.report import Report
@@ -80,14 +80,21 @@ def examine(prefix: Path, asked: FleetOptions, environ: Mapping[str, str] | None
         )
     if place.rank == 0:
         return _lead(prefix, asked, place)
-    _follow(prefix, asked, place)
+    try:
+        _follow(prefix, asked, place)
+    except SatenvError as error:  # who started the ranks passes this on to rank 0
+        words = error.message.removeprefix(f"rank {place.rank}").lstrip(": ")
+        error.message = f"rank {place.rank} on {place.host}: {words}"
+        raise
     return None
 
 
 def _follow(prefix: Path, asked: FleetOptions, place: Step) -> None:
-    client = Client(place.address, place.port, place.key, place.rank, _JOIN * asked.patience)
+    hosts = (place.address, *place.otherwise)
+    client = Client(hosts, place.port, place.key, place.rank, _JOIN * asked.patience)
     hello = _hello(prefix, asked, place) | {"clock": client.clock_skew()}
     plan = client.ask("hello", hello, (_JOIN + _EXTRA) * asked.patience)
+    plan["address"] = client.address
     client.ask("result", _work(prefix, asked, place, plan), (_CHECKED[asked.level] + _EXTRA) * asked.patience)
 
 
@@ -102,7 +109,9 @@ def _lead(prefix: Path, asked: FleetOptions, place: Step) -> Report:
         plan = {
             "together": not absent,
             "device": "cuda" if all(item["gpus"] > item["local_rank"] for item in here.values()) else "cpu",
-            "address": place.address, "port": _free_port(), "names": sorted({item["name"] for item in here.values()}),
+            "address": place.address if slurm.resolves(place.address) else "127.0.0.1", "port": _free_port(),
+            "names": sorted({item["name"] for item in here.values()}),
+            "nodes": sorted({item["host"] for item in here.values()}),
         }  # fmt: skip
         coordinator.answer("hello", plan)
         results = {0: _work(prefix, asked, place, plan)}
@@ -111,7 +120,11 @@ def _lead(prefix: Path, asked: FleetOptions, place: Step) -> Report:
         coordinator.answer("result", None)
     finally:
         coordinator.close()
-    merged = compare.merge(here, results, absent, silent, coordinator.lost, asked.nodes, _JOIN * asked.patience)
+    words = {rank: sent[GONE] for rank, sent in coordinator.messages.items() if GONE in sent}
+    attendance = compare.Attendance(
+        absent, silent, coordinator.lost, words, asked.nodes, _JOIN * asked.patience
+    )  # fmt: skip
+    merged = compare.merge(here, results, attendance)
     hosts = tuple({"rank": rank} | item for rank, item in here.items())
     return FleetReport(
         prefix=prefix, level=asked.level, started=started, duration=time.monotonic() - clock,
@@ -142,21 +155,14 @@ def _work(prefix: Path, asked: FleetOptions, place: Step, plan: Mapping[str, Any
     if place.local_rank == 0:
         doctor = Doctor(prefix, options=asked.options, patience=asked.patience)
         checks = [result.to_json() for result in doctor.run(asked.level, asked.only, asked.skip).results]
-    return {"training": training, "checks": checks, "unknown": [n for n in plan["names"] if not _is_known(n)]}
+    unknown = {kind: [name for name in plan[kind] if not slurm.resolves(name)] for kind in ("names", "nodes")}
+    return {"training": training, "checks": checks, "unknown": unknown["names"], "unknown_nodes": unknown["nodes"]}
 
 
 def _one(prefix: Path, asked: FleetOptions, check: str, options: Mapping[str, Any]) -> CheckResult:
     doctor = Doctor(prefix, checks=_CHECKS, options=options, patience=asked.patience)
     (result,) = doctor.run(FULL, only=[check]).results
     return result
-
-
-def _is_known(name: str) -> bool:
-    try:
-        socket.getaddrinfo(name, None)
-    except OSError:
-        return False
-    return True
 
 
 def _free_port() -> int:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import platform
 import re
+import socket
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cogvideo_sat_env.base.errors import InputError
+from cogvideo_sat_env.doctor.children import run_child
 
+_SCONTROL = 10.0  # seconds for an answer of Slurm's controller
 KEY, PORT = "SATENV_FLEET_KEY", "SATENV_FLEET_PORT"
 
 
@@ -17,6 +20,8 @@ KEY, PORT = "SATENV_FLEET_KEY", "SATENV_FLEET_PORT"
 class Step:
     """This rank's place in the job, and where rank 0 listens.
 
+    address    rank 0's host, as it is called
+    otherwise  where else it may be, when that name leads nowhere: addresses that Slurm knows
     key  what all ranks of one run know; keeps runs apart. A secret only when this program started the ranks itself.
     """
 
@@ -27,6 +32,7 @@ class Step:
     address: str
     port: int
     key: bytes
+    otherwise: tuple[str, ...] = ()
 
 
 def find(environ: Mapping[str, str]) -> Step | None:
@@ -57,7 +63,35 @@ def find(environ: Mapping[str, str]) -> Step | None:
         )
     port = _number(environ, PORT) if environ.get(PORT) else 20000 + zlib.crc32(run.encode()) % 20000
     host = environ.get("SLURMD_NODENAME") or platform.node()
-    return Step(rank, ranks, local, host, address, port, (environ.get(KEY) or run).encode())
+    own = rank == 0 or bool(environ.get("MASTER_ADDR"))  # a name that the user gives is what a job will take
+    otherwise = () if own or resolves(address) else addresses(address, environ)
+    return Step(rank, ranks, local, host, address, port, (environ.get(KEY) or run).encode(), otherwise)
+
+
+def resolves(name: str) -> bool:
+    """Return whether a host's name leads to an address."""
+    try:
+        socket.getaddrinfo(name, None)
+    except OSError:
+        return False
+    return True
+
+
+def addresses(node: str, environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the addresses under which Slurm knows a node, then that of the node where srun was started.
+
+    The latter is rank 0's in a batch job: its script runs on the first node.
+    """
+    found = []
+    for question, answer in (
+        (["getaddrs", node], rf"^{re.escape(node)}: (\[?[\w.:]+?\]?)(?::\d+)?$"),
+        (["show", "node", node], r"\bNodeAddr=(\S+)"),
+    ):
+        done = run_child(["scontrol", *question], _SCONTROL, environ)
+        found += [match.strip("[]") for match in re.findall(answer, done.stdout, re.MULTILINE)]
+    if environ.get("SLURM_LAUNCH_NODE_IPADDR"):
+        found.append(environ["SLURM_LAUNCH_NODE_IPADDR"])
+    return tuple(address for address in dict.fromkeys(found) if address != node and resolves(address))
 
 
 def first_host(nodes: str) -> str | None:
