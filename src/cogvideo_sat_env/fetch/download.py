@@ -20,6 +20,7 @@ from cogvideo_sat_env.base.progress import Progress, Task, human_bytes
 from cogvideo_sat_env.fetch.limit import Limiter
 from cogvideo_sat_env.fetch.model import Policy, Wanted
 from cogvideo_sat_env.fetch.partial import Partial, hold
+from cogvideo_sat_env.fetch.proxies import is_usable
 from cogvideo_sat_env.fetch.session import Sessions
 from cogvideo_sat_env.fetch.transfer import AgainError, Live, RefusedError, StoppedError, TooLongError, Transfer
 
@@ -90,11 +91,13 @@ class Downloader:
                 partial.keep_as(wanted.path)
                 return
             except RefusedError as error:
-                raise _refused(wanted, url, error) from error
+                raise _refused(wanted, url, error, self.sessions.proxy(url)) from error
             except AgainError as error:
                 gained = partial.size - before > self.policy.slowest * (time.monotonic() - begun)
                 vain = 0 if gained and not error.slow else vain + 1
-                failure: SatenvError = _gave_up(wanted, url, partial.size, error)
+                failure: SatenvError = _gave_up(
+                    wanted, url, partial.size, error, None if error.connected else self.sessions.proxy(url)
+                )
                 wait, wrong = error.wait, False
             except TooLongError as error:
                 failure = _too_long(wanted, url, error.allowed)
@@ -183,7 +186,9 @@ def _too_long(wanted: Wanted, url: Address, allowed: int | None) -> Verification
     )
 
 
-def _gave_up(wanted: Wanted, url: Address, size: int, error: AgainError) -> SatenvError:
+def _gave_up(
+    wanted: Wanted, url: Address, size: int, error: AgainError, proxy: tuple[Address, str] | None
+) -> SatenvError:
     if error.cut_off:
         expected = "more" if wanted.size is None else f"{wanted.size:,}"
         return VerificationError(
@@ -202,6 +207,8 @@ def _gave_up(wanted: Wanted, url: Address, size: int, error: AgainError) -> Sate
             f"{url}: answers {error.why}",
             f"the server is in trouble: run it again later (what is complete is kept), or use {_OTHER}",
         )
+    if proxy:
+        return _through(url, *proxy, error.why)
     return SourceError(
         f"{url}: can't be reached ({error.why})",
         "check the network and the proxy settings (HTTPS_PROXY); or use --source mirror=URL-or-DIR, or --source wheels "
@@ -209,7 +216,16 @@ def _gave_up(wanted: Wanted, url: Address, size: int, error: AgainError) -> Sate
     )
 
 
-def _refused(wanted: Wanted, url: Address, error: RefusedError) -> SourceError:
+def _through(url: Address, proxy: Address, setting: str, why: str) -> SourceError:
+    return SourceError(
+        f"{url}: can't be reached through the proxy {proxy}, which {setting} names ({why})",
+        f"correct or unset {setting}; what is to be asked without a proxy goes into NO_PROXY",
+    )
+
+
+def _refused(wanted: Wanted, url: Address, error: RefusedError, proxy: tuple[Address, str] | None) -> SourceError:
+    if proxy and (error.status == 407 or not is_usable(proxy[0])):
+        return _through(url, *proxy, error.why if error.status else "it is no address of a proxy")
     if error.status in (401, 403, 407):
         remedy = (
             "store the credentials where conda tools look for them (netrc, RATTLER_AUTH_FILE, keyring), or use "

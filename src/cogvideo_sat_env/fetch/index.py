@@ -88,7 +88,9 @@ class Index:
                     if answer.status_code < 500 and answer.status_code != 429:
                         break
             except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
-                failure = f"it can't be reached ({reason(error)})"
+                proxy = self._sessions.proxy(url)
+                through = f" through the proxy {proxy[0]}, which {proxy[1]} names" if proxy else ""
+                failure = f"it can't be reached{through} ({reason(error)})"
         raise _RefusedError(failure)
 
 

@@ -9,11 +9,8 @@ import sys
 from cogvideo_sat_env.base.errors import SourceError
 
 
-def index_urls() -> list[str]:
-    """Return the http(s) simple indexes that pip would ask, first the main one.
-
-    Raises SourceError when pip can't be asked.
-    """
+def pip_options(*names: str) -> dict[str, str]:
+    """Return those of these options that pip's configuration or variables set. Raises SourceError."""
     child = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False)
     if child.returncode != 0:
         raise SourceError(f"pip can't read its configuration: {child.stderr.strip()}", "mend pip's configuration file")
@@ -21,8 +18,17 @@ def index_urls() -> list[str]:
     for line in child.stdout.splitlines():  # sorted by pip; `:env:` stands before `global` and `user` and wins
         key, found, value = line.partition("=")
         section, _, option = key.rpartition(".")
-        if found and option in ("index-url", "extra-index-url") and (option not in settings or section == ":env:"):
+        if found and option in names and (option not in settings or section == ":env:"):
             settings[option] = str(ast.literal_eval(value))
+    return settings
+
+
+def index_urls() -> list[str]:
+    """Return the http(s) simple indexes that pip would ask, first the main one.
+
+    Raises SourceError when pip can't be asked.
+    """
+    settings = pip_options("index-url", "extra-index-url")
     main = settings.get("index-url")
     if main is None:
         from pip._internal.models.index import PyPI  # pip's own constant: the address stands in no file of ours

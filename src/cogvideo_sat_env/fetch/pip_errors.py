@@ -6,6 +6,8 @@ import re
 
 from cogvideo_sat_env.base.errors import MissingToolError, PrefixError, SatenvError, SolveError, SourceError
 from cogvideo_sat_env.base.errors import VerificationError as Wrong
+from cogvideo_sat_env.fetch.pip_config import pip_options
+from cogvideo_sat_env.fetch.proxies import pip_proxy
 from cogvideo_sat_env.fetch.redact import redact
 
 INDEX = "the configured package index"
@@ -57,6 +59,12 @@ def pip_error(output: str, doing: str, *, where: str = INDEX, wrong: str = _OTHE
     missing = re.search(r"No matching distribution found for ([^\s;(]+(?: ?[<>=!~]=?[^\s;(]+)*)", output)
     name = f" (wanted: {missing[1]})" if missing else ""
     if unreachable := _UNREACHABLE.search(output):
+        if re.search(r"(?i)proxy|SOCKS", output) and (setting := pip_proxy(pip_options("proxy"))):
+            return SourceError(
+                f"{doing}: {where} can't be reached through the proxy that {setting} names: "
+                f"{redact(unreachable[0])[:400]}{name}",
+                f"correct or unset {setting}; what is to be asked without a proxy goes into NO_PROXY",
+            )
         return SourceError(f"{doing}: {where} can't be reached: {redact(unreachable[0])[:400]}{name}", _CHECK)
     if status := re.search(r"\b(?!404)([45]\d\d) (?:Client|Server) Error[^\n]*", output):
         return SourceError(f"{doing}: {where} answers {redact(status[0])}{name}", _CHECK)

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from cogvideo_sat_env.base.address import Address
+from cogvideo_sat_env.base.errors import InputError
 
 if TYPE_CHECKING:
     from cogvideo_sat_env.fetch.session import Sessions
@@ -41,4 +42,7 @@ def _ask(sessions: Sessions, url: Address, seconds: float) -> str | None:
     except requests.Timeout:
         return f"no answer in {seconds:g} s"
     except (requests.RequestException, ValueError) as error:
-        return reason(error)
+        if isinstance(error, InputError):
+            raise
+        proxy = sessions.proxy(url)
+        return f"{reason(error)}; through the proxy {proxy[0]}, which {proxy[1]} names" if proxy else reason(error)

@@ -13,6 +13,7 @@ from cogvideo_sat_env import __version__
 from cogvideo_sat_env.base.address import Address
 from cogvideo_sat_env.fetch import credentials
 from cogvideo_sat_env.fetch.connection import LimitedSession, limit
+from cogvideo_sat_env.fetch.proxies import proxy_of
 from cogvideo_sat_env.fetch.settings import read_settings
 
 CONNECT_SECONDS = 20
@@ -42,6 +43,10 @@ class Sessions:
     def places(self, url: Address) -> tuple[Address, ...]:
         """Return the addresses that the user's configuration has for `url`: its mirrors, or itself."""
         return self._settings.places(url)
+
+    def proxy(self, address: Address) -> tuple[Address, str] | None:
+        """Return the proxy that is asked for `address`, and the setting that names it."""
+        return proxy_of(address.reveal(), self._settings.proxies)
 
     def get(
         self, address: Address, headers: dict[str, str], stall: float, connect: float = CONNECT_SECONDS

@@ -148,8 +148,6 @@ class Transfer:
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, ValueError) as error:
             if isinstance(error, InputError):
                 raise
-            if "SOCKS" in str(error):
-                raise RefusedError(str(error)) from error
             raise RefusedError("not an address that can be asked") from error
         except requests.exceptions.SSLError as error:
             raise RefusedError(f"TLS: {reason(error)}") from error

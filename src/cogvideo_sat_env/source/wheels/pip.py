@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from cogvideo_sat_env.base.child import clean_environment
 from cogvideo_sat_env.base.errors import SourceError
 from cogvideo_sat_env.fetch.pip_errors import last_words, pip_error
+from cogvideo_sat_env.fetch.proxies import lend_socks
 
 # settings of the user's that are about where to install, or would add what the lock doesn't name
 _DROPPED = (
@@ -30,10 +32,11 @@ def run_pip(python: Path, arguments: Sequence[str], doing: str, **environment: s
     for name in _DROPPED:
         settings.pop(name, None)
     settings["PIP_USER"] = "0"  # a configuration file may say otherwise, and pip refuses that in a virtual environment
-    child = subprocess.run(
-        [sys.executable, "-m", "pip", "--python", str(python), *arguments],
-        capture_output=True, text=True, check=False, env=settings,
-    )  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="satenv-") as folder:
+        child = subprocess.run(
+            [sys.executable, "-m", "pip", "--python", str(python), *arguments],
+            capture_output=True, text=True, check=False, env={**settings, **lend_socks(Path(folder))},
+        )  # fmt: skip
     if child.returncode != 0:
         output = f"{child.stdout}\n{child.stderr}"
         raise pip_error(output, doing) or SourceError(f"{doing}: pip failed: {last_words(output)}", REMEDY)
