@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.base.hashing import sha256_file
+from cogvideo_sat_env.base.paths import user_path
 from cogvideo_sat_env.base.permissions import TRUST, shared_on_purpose, why_untrusted
 from cogvideo_sat_env.base.progress import Progress
 
@@ -20,7 +21,7 @@ VARIABLE = "SATENV_CACHE_LAYERS"
 
 def layers_from_environment() -> tuple[Path, ...]:
     """Return the folders of SATENV_CACHE_LAYERS (separated by ':'). Raises InputError for one that isn't there."""
-    named = [Path(part).absolute() for part in os.environ.get(VARIABLE, "").split(os.pathsep) if part]
+    named = [user_path(part).absolute() for part in os.environ.get(VARIABLE, "").split(os.pathsep) if part]
     for folder in named:
         if not folder.is_dir():
             raise InputError(

@@ -17,8 +17,8 @@ def project_root() -> Path:
 
     Raises InputError when none of them holds an environment.yml.
     """
-    named = os.environ.get("SATENV_PROJECT")
-    root = Path(named).resolve() if named else Path(__file__).resolve().parents[3]
+    named = variable_path("SATENV_PROJECT")
+    root = named.resolve() if named else Path(__file__).resolve().parents[3]
     installed = Path(sys.prefix) / "share" / "cogvideo-sat-env"
     if not named and not (root / "environment.yml").is_file() and (installed / "environment.yml").is_file():
         return installed
@@ -32,17 +32,36 @@ def project_root() -> Path:
 
 def cache_dir() -> Path:
     """Return the cache directory: SATENV_CACHE, else XDG's, else ~/.cache/cogvideo-sat-env."""
-    named = os.environ.get("SATENV_CACHE")
+    named = variable_path("SATENV_CACHE")
     if named:
-        return Path(named).resolve()
-    base = os.environ.get("XDG_CACHE_HOME") or home("SATENV_CACHE") / ".cache"
-    return Path(base).resolve() / "cogvideo-sat-env"
+        return named.resolve()
+    base = variable_path("XDG_CACHE_HOME") or home("SATENV_CACHE") / ".cache"
+    return base.resolve() / "cogvideo-sat-env"
 
 
 def envs_dir() -> Path:
     """Return where `-n NAME` puts a prefix: SATENV_ENVS, else the conda user's environments folder."""
-    named = os.environ.get("SATENV_ENVS")
-    return Path(named).resolve() if named else home("SATENV_ENVS").resolve() / ".conda" / "envs"
+    named = variable_path("SATENV_ENVS")
+    return named.resolve() if named else home("SATENV_ENVS").resolve() / ".conda" / "envs"
+
+
+def user_path(text: str) -> Path:
+    """Return the path that a user wrote, where `~` means a home directory although the shell left it (`--prefix=~/x`).
+
+    Raises InputError for an empty one (an unset variable), and for the home of a user who doesn't exist.
+    """
+    if not text:
+        raise InputError("an empty path; expected a file or a folder", "is a variable in the command unset?")
+    expanded = os.path.expanduser(text)
+    if expanded.startswith("~"):
+        raise InputError(f"{text}: no home directory is known for it", f"./{text} for such a name")
+    return Path(expanded)
+
+
+def variable_path(name: str) -> Path | None:
+    """Return the path in the environment variable `name`, None where it is unset or empty."""
+    value = os.environ.get(name)
+    return user_path(value) if value else None
 
 
 def home(instead: str) -> Path:

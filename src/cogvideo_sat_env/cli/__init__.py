@@ -6,7 +6,6 @@ import os
 
 import click
 
-from cogvideo_sat_env import __version__
 from cogvideo_sat_env.base.command_name import program_name
 from cogvideo_sat_env.base.errors import EXIT_CODES
 from cogvideo_sat_env.base.run import run
@@ -14,6 +13,7 @@ from cogvideo_sat_env.cli.build import build
 from cogvideo_sat_env.cli.bundle import bundle
 from cogvideo_sat_env.cli.cache import cache
 from cogvideo_sat_env.cli.check import check
+from cogvideo_sat_env.cli.completion import VARIABLE, completion
 from cogvideo_sat_env.cli.create import create
 from cogvideo_sat_env.cli.doctor import doctor
 from cogvideo_sat_env.cli.freeze import freeze
@@ -24,6 +24,7 @@ from cogvideo_sat_env.cli.plan import plan
 from cogvideo_sat_env.cli.publish import publish
 from cogvideo_sat_env.cli.sat import sat
 from cogvideo_sat_env.cli.update import undo, update
+from cogvideo_sat_env.cli.version import show
 from cogvideo_sat_env.cli.why import why
 
 _EXIT_TEXT = "\n".join(f"  {code:<3} {text}" for code, text in EXIT_CODES.items())
@@ -39,13 +40,14 @@ _EXIT_TEXT = "\n".join(f"  {code:<3} {text}" for code, text in EXIT_CODES.items(
     """)["epilog"]
     + f"\n\n\b\nExit codes:\n{_EXIT_TEXT}",
 )
-@click.version_option(__version__, prog_name="satenv")
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=show,
+              help="Show version, commit and day of the lock.")  # fmt: skip
 def cli() -> None:
     """Make the environment for fine-tuning CogVideoX with SAT from a lock, verify it, and prove that it trains."""
 
 
 for _subcommand in (
-    create, update, undo, doctor, check, lock, freeze, mirror, bundle, plan, publish, why, build, sat, cache,
+    create, update, undo, doctor, check, lock, freeze, mirror, bundle, plan, publish, why, build, sat, cache, completion,
 ):  # fmt: skip
     cli.add_command(_subcommand)
 
@@ -59,7 +61,7 @@ def main() -> None:
 
 def _command() -> int:
     try:
-        cli.main(prog_name=program_name(), standalone_mode=False)
+        cli.main(prog_name=program_name(), standalone_mode=False, complete_var=VARIABLE)
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.Abort as error:

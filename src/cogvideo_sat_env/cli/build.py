@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from cogvideo_sat_env.cli.options import examples
+from cogvideo_sat_env.cli.options import UserPath, examples
 
 
 @click.command(
@@ -20,16 +20,14 @@ from cogvideo_sat_env.cli.options import examples
     """)
 )
 @click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("channel"), show_default=True,
+    "--out", type=UserPath(file_okay=False), default=Path("channel"), show_default=True,
     help="Folder of the channel.",
 )  # fmt: skip
 @click.option("--platform", metavar="SUBDIR", help="conda subdir to build for [default: this machine's].")
 @click.option(
     "--variant", "variants", multiple=True, metavar="NAME", help="Only this metapackage: cuda, cpu [default: all]."
 )
-@click.option(
-    "--wheelhouse", type=click.Path(path_type=Path), help="Folder with the files of PyPI, in place of the index."
-)
+@click.option("--wheelhouse", type=UserPath(), help="Folder with the files of PyPI, in place of the index.")
 @click.option(
     "--channel", "channels", multiple=True, metavar="NAME|URL|DIR",
     help="Where Python and the tests' packages come from [default: environment.yml's channels, else wheels].",

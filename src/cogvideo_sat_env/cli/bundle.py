@@ -9,16 +9,7 @@ from pathlib import Path
 
 import click
 
-from cogvideo_sat_env.cli.options import LOCK, MAX_FILE_SIZE, WAIT, examples
-
-
-class _Named(click.Path):
-    """A path that has to be named: `--signers "$UNSET"` must not mean that nobody has to have signed."""
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        if not str(value).strip():
-            self.fail("expected a path, found an empty one", param, ctx)
-        return super().convert(value, param, ctx)
+from cogvideo_sat_env.cli.options import LOCK, MAX_FILE_SIZE, WAIT, UserPath, examples
 
 
 class _Words(click.types.StringParamType):
@@ -30,7 +21,7 @@ class _Words(click.types.StringParamType):
         return super().convert(value, param, ctx)
 
 
-_FILE = _Named(path_type=Path)
+_FILE = UserPath()
 _BASE = click.option("--base", type=_FILE, help="The bundle that a delta applies on top of.")
 _SIGNERS = click.option("--signers", type=_FILE, help="Allowed signers (man ssh-keygen); unsigned is refused then.")
 _IDENTITY = click.option("--identity", type=_Words(), metavar="WHO", help="Who of them must have signed.")

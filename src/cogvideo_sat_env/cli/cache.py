@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from cogvideo_sat_env.cli.options import examples
+from cogvideo_sat_env.cli.options import UserPath, examples
 
 
 @click.group()
@@ -35,10 +35,10 @@ def list_command(as_json: bool) -> None:
 )
 @click.option("--older-than", metavar="AGE", default="30d", show_default=True, help="Unused for so long: 12h, 30d, 8w.")
 @click.option(
-    "--keep-locks", multiple=True, metavar="FILE...", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    "--keep-locks", multiple=True, metavar="FILE...", type=UserPath(exists=True, dir_okay=False),
     help="Keep what this lock names, however old; may be repeated, and more files may follow.",
 )  # fmt: skip
-@click.argument("more", nargs=-1, metavar="", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("more", nargs=-1, metavar="", type=UserPath(exists=True, dir_okay=False))
 @click.option("--dry-run", is_flag=True, help="Say what would be deleted; delete nothing.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def prune(older_than: str, keep_locks: tuple[Path, ...], more: tuple[Path, ...], dry_run: bool, as_json: bool) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 
 import click
 
-from cogvideo_sat_env.cli.options import LOCK, MAX_FILE_SIZE, WAIT, examples
+from cogvideo_sat_env.cli.options import LOCK, MAX_FILE_SIZE, WAIT, UserPath, examples
 
 
 @click.command(
@@ -23,7 +22,7 @@ from cogvideo_sat_env.cli.options import LOCK, MAX_FILE_SIZE, WAIT, examples
     satenv create --repair                          put right every file that isn't as it should be
     """)
 )
-@click.option("-p", "--prefix", type=click.Path(path_type=Path), help="Folder of the environment.")
+@click.option("-p", "--prefix", type=UserPath(), help="Folder of the environment.")
 @click.option("-n", "--name", help="Name of the environment [default: that of environment.yml].")
 @click.option(
     "--source",
@@ -45,9 +44,7 @@ from cogvideo_sat_env.cli.options import LOCK, MAX_FILE_SIZE, WAIT, examples
     help="auto: cuda where there is an NVIDIA driver or Slurm, else cpu.",
 )
 @click.option("--platform", metavar="SUBDIR", help="conda subdir [default: this machine's].")
-@click.option(
-    "--python", type=click.Path(path_type=Path), help="With wheels: the Python to build on [3.11 if there is one]."
-)
+@click.option("--python", type=UserPath(), help="With wheels: the Python to build on [3.11 if there is one].")
 @click.option("--replace", is_flag=True, help="Replace an environment of ours that was made from another lock.")
 @click.option(
     "--repair", is_flag=True, help="Compare every file of the environment with its lock; put right what differs."

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from cogvideo_sat_env.cli.options import examples
+from cogvideo_sat_env.cli.options import UserPath, examples
 from cogvideo_sat_env.doctor.options import FLAG, LIST, OPTIONS, PATHS, Option
 
 
@@ -18,14 +18,12 @@ def _click_option(option: Option) -> click.Option:
     if option.kind == LIST:
         return click.Option(declarations, multiple=True, metavar=option.metavar, help=option.help)
     if option.kind == PATHS:
-        return click.Option(
-            declarations, multiple=True, type=click.Path(path_type=Path), metavar=option.metavar, help=option.help
-        )
+        return click.Option(declarations, multiple=True, type=UserPath(), metavar=option.metavar, help=option.help)
     kind = option.kind
     if isinstance(kind, tuple):
         kind = click.Choice(kind)
     elif kind is Path:
-        kind = click.Path(path_type=Path, dir_okay=not option.is_file)
+        kind = UserPath(dir_okay=not option.is_file)
     return click.Option(
         declarations, type=kind, default=option.default, show_default=option.default is not None,
         metavar=option.metavar, help=option.help,

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import click
 
-from cogvideo_sat_env.cli.options import examples
+from cogvideo_sat_env.cli.options import UserPath, examples
 
 
 @click.command(
@@ -16,10 +15,10 @@ from cogvideo_sat_env.cli.options import examples
     satenv lock --frozen metadata    the same locks from it, without the channels
     """)
 )
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("folder", metavar="DIR", type=UserPath(file_okay=False))
 @click.option(
     "--frozen",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    type=UserPath(exists=True, file_okay=False),
     help="Take it from the channel metadata in this folder, not from the channels.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")

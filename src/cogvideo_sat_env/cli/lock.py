@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from cogvideo_sat_env.cli.options import examples, require_maintainer_tools
+from cogvideo_sat_env.cli.options import UserPath, examples, require_maintainer_tools
 
 
 @click.command(
@@ -24,7 +24,7 @@ from cogvideo_sat_env.cli.options import examples, require_maintainer_tools
 @click.option("--render", is_flag=True, help="Only write the generated files anew from the present locks.")
 @click.option(
     "--frozen",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    type=UserPath(exists=True, file_okay=False),
     help="Solve against the channel metadata in this folder; the lock's URLs are the channels' own.",
 )
 @click.option("--conda", metavar="PATH", help="Your conda, mamba or micromamba in place of rattler.")
@@ -40,7 +40,7 @@ from cogvideo_sat_env.cli.options import examples, require_maintainer_tools
 @click.option("--override-channels", is_flag=True, help="That channel is the only one: a mirror of all that is needed.")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=UserPath(dir_okay=False),
     help="With --with-channel: the conda-lock file [cogvideo-sat-env-VARIANT.conda-lock.yml].",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")

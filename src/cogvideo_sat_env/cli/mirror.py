@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import click
 
-from cogvideo_sat_env.cli.options import LOCK, MAX_FILE_SIZE, examples
+from cogvideo_sat_env.cli.options import LOCK, MAX_FILE_SIZE, UserPath, examples
 
 
 @click.command(
@@ -20,7 +19,7 @@ from cogvideo_sat_env.cli.options import LOCK, MAX_FILE_SIZE, examples
     satenv create --source mirror=/data/mirror              what it is for
     """)
 )
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=UserPath())
 @click.option("--platform", "platforms", multiple=True, metavar="SUBDIR", help="A conda subdir; may be repeated.")
 @click.option("--all", "everything", is_flag=True, help="Every platform and variant that there is a lock for.")
 @click.option(

@@ -10,14 +10,30 @@ from pathlib import Path
 import click
 
 from cogvideo_sat_env.base.command_name import program_name
-from cogvideo_sat_env.base.errors import MissingToolError
+from cogvideo_sat_env.base.errors import InputError, MissingToolError
+from cogvideo_sat_env.base.paths import user_path
+
+
+class UserPath(click.Path):
+    """A path as users write it: `~` is a home directory although the shell left it, and nothing isn't the cwd."""
+
+    def __init__(self, **checks: bool) -> None:
+        super().__init__(path_type=Path, **checks)  # type: ignore[type-var]
+
+    def convert(self, value, param, ctx):
+        """Return the path; a usage error for one that can't be meant."""
+        try:
+            return super().convert(user_path(os.fspath(value)), param, ctx)
+        except InputError as error:
+            self.fail(f"{error.message} ({error.remedy})", param, ctx)
+
 
 WAIT = click.option(
     "--wait", type=click.FloatRange(min=0), metavar="SECONDS",
     help="How long to wait for another run that is at work on the same prefix. [default: until it ends]",
 )  # fmt: skip
 LOCK = click.option(
-    "--lock", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+    "--lock", type=UserPath(dir_okay=False), metavar="FILE",
     help="A conda-lock file in place of the project's own, e.g. one by satenv lock --with-channel.",
 )  # fmt: skip
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 
 import click
 
-from cogvideo_sat_env.cli.options import examples
+from cogvideo_sat_env.cli.options import UserPath, examples
 
 
 @click.command(
@@ -20,7 +19,7 @@ from cogvideo_sat_env.cli.options import examples
     satenv publish channel https://conda.example.org/cogvideo --server quetz
     """)
 )
-@click.argument("channel_dir", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("channel_dir", type=UserPath(exists=True, file_okay=False))
 @click.argument("target")
 @click.option("--yes", is_flag=True, help="Upload; without it nothing is changed anywhere.")
 @click.option("--force", is_flag=True, help="Replace packages that are there under the same name with other bytes.")

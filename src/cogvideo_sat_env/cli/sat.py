@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 
 import click
 
-from cogvideo_sat_env.cli.options import examples
+from cogvideo_sat_env.cli.options import UserPath, examples
 
-_DIR = click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+_DIR = click.argument("folder", metavar="DIR", type=UserPath())
 _BASE = click.option(
-    "--base", "bases", multiple=True, type=click.Path(path_type=Path), metavar="CONFIG",
+    "--base", "bases", multiple=True, type=UserPath(), metavar="CONFIG",
     help="A YAML of the run (repeat, in upstream's order).",
 )  # fmt: skip
 _JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
@@ -33,7 +32,7 @@ def sat() -> None:
     """
 
 
-@sat.command("check")
+@sat.command("check", **examples("satenv sat check ~/CogVideo --base configs/sft.yaml"))
 @_DIR
 @_BASE
 @_JSON
@@ -46,10 +45,10 @@ def check(folder, bases, as_json) -> None:
     sys.exit(found.exit_code)
 
 
-@sat.command("fix")
+@sat.command("fix", **examples("satenv sat fix ~/CogVideo --base configs/sft.yaml     writes configs/sft-fixed.yaml"))
 @_DIR
 @_BASE
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER",
+@click.option("--out", type=UserPath(file_okay=False), metavar="FOLDER",
               help="Where the corrected copies go [default: beside each YAML, as NAME-fixed.yaml].")  # fmt: skip
 @click.option("--code", is_flag=True, help="Apply our patches to code, scripts and shipped YAMLs of the checkout.")
 @click.option("--undo", is_flag=True, help="With --code: take the patches out.")

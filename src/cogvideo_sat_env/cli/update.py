@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from cogvideo_sat_env.cli.options import LOCK, MAX_FILE_SIZE, WAIT, examples
+from cogvideo_sat_env.cli.options import LOCK, MAX_FILE_SIZE, WAIT, UserPath, examples
 
 
 def _target(prefix: Path | None, name: str | None) -> Path:
@@ -26,7 +26,7 @@ def _target(prefix: Path | None, name: str | None) -> Path:
     satenv undo                      back to what it was before
     """)
 )
-@click.option("-p", "--prefix", type=click.Path(path_type=Path), help="Folder of the environment.")
+@click.option("-p", "--prefix", type=UserPath(), help="Folder of the environment.")
 @click.option("-n", "--name", help="Name of the environment [default: that of environment.yml].")
 @click.option(
     "--source", "sources", multiple=True, metavar="auto|channel|mirror=WHERE|wheels",
@@ -85,7 +85,7 @@ def update(
     satenv undo --forget     delete what is kept, to free its space
     """)
 )
-@click.option("-p", "--prefix", type=click.Path(path_type=Path), help="Folder of the environment.")
+@click.option("-p", "--prefix", type=UserPath(), help="Folder of the environment.")
 @click.option("-n", "--name", help="Name of the environment [default: that of environment.yml].")
 @click.option("--forget", is_flag=True, help="Delete what is kept instead.")
 @click.option("--break-lock", is_flag=True, help="As for satenv create.")

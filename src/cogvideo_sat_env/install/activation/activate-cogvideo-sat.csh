@@ -4,7 +4,7 @@
 setenv _COGVIDEO_SAT_HERE @PREFIX@
 if ( ! $?noglob ) set _cogvideo_sat_glob
 set noglob
-eval `sh -c '[ -x "$_COGVIDEO_SAT_HERE/bin/python" ] && exec "$_COGVIDEO_SAT_HERE/bin/python" -I "$_COGVIDEO_SAT_HERE/etc/cogvideo-sat-env/activate.py" csh activate; echo "cogvideo-sat-env: no environment at $_COGVIDEO_SAT_HERE: it was moved or removed; put it right with scripts/satenv create --repair -p PREFIX" >&2; exit 1'`
+eval `sh -c '[ -x "$_COGVIDEO_SAT_HERE/bin/python" ] && exec "$_COGVIDEO_SAT_HERE/bin/python" -I "$_COGVIDEO_SAT_HERE/etc/cogvideo-sat-env/activate.py" csh activate; echo "cogvideo-sat-env: the Python of $_COGVIDEO_SAT_HERE can not be started: it was moved or removed, or is not open to you; scripts/satenv create --repair -p PREFIX puts it right" >&2; exit 1'`
 if ( $?_cogvideo_sat_glob ) unset noglob _cogvideo_sat_glob
 unsetenv _COGVIDEO_SAT_HERE
 rehash

@@ -6,7 +6,7 @@ begin
     if test -x "$prefix/bin/python"
         "$prefix/bin/python" -I "$prefix/etc/cogvideo-sat-env/activate.py" fish activate | source
     else
-        echo "cogvideo-sat-env: no environment at $prefix: it was moved or removed; put it right with scripts/satenv create --repair -p PREFIX" >&2
+        echo "cogvideo-sat-env: the Python of $prefix can't be started: it was moved or removed, or isn't open to you; scripts/satenv create --repair -p PREFIX puts it right" >&2
         return 1
     end
 end
