@@ -47,7 +47,8 @@ def cli() -> None:
 
 
 for _subcommand in (
-    create, update, undo, doctor, check, lock, freeze, mirror, bundle, plan, publish, why, build, sat, cache, completion,
+    create, update, undo, doctor, check, lock, freeze, mirror, bundle, plan, publish, why, build, sat, cache,
+    completion,
 ):  # fmt: skip
     cli.add_command(_subcommand)
 

@@ -10,7 +10,12 @@ import click
 from cogvideo_sat_env.cli.options import UserPath, examples
 
 
-@click.group()
+@click.group(
+    **examples("""
+    satenv cache list                  what takes the room
+    satenv cache prune --dry-run       what deleting would free
+    """)
+)
 def cache() -> None:
     """List what is in the cache, and delete what isn't needed any more."""
 
