@@ -114,26 +114,46 @@ def _assemble(spec: Spec, root: Path, out: Path, subdir: str) -> Path:
 
 
 def _edit_info(archive: Path, placeholders: Mapping[str, str], entry_points: Sequence[str]) -> None:
-    with zipfile.ZipFile(archive) as old:
-        members = {name: old.read(name) for name in old.namelist()}
-    info = next(name for name in members if name.startswith("info-"))
-    with zstandard.ZstdDecompressor().stream_reader(members[info]) as stream:
-        tar = tarfile.open(fileobj=io.BytesIO(stream.read()))  # noqa: SIM115 - in memory
-    files = {member.name: tar.extractfile(member).read() for member in tar.getmembers()}
-    paths = json.loads(files["info/paths.json"])
-    for entry in paths["paths"]:
-        if entry["_path"] in placeholders:
-            entry |= {"prefix_placeholder": PLACEHOLDER, "file_mode": placeholders[entry["_path"]]}
-    files["info/paths.json"] = json.dumps(paths).encode()
+    changes: dict[str, object] = {}
+    if placeholders:
+        paths = json.loads(_info(archive)["info/paths.json"])
+        for entry in paths["paths"]:
+            if entry["_path"] in placeholders:
+                entry |= {"prefix_placeholder": PLACEHOLDER, "file_mode": placeholders[entry["_path"]]}
+        changes["info/paths.json"] = paths
     if entry_points:
         link = {"noarch": {"type": "python", "entry_points": list(entry_points)}, "package_metadata_version": 1}
-        files["info/link.json"] = json.dumps(link).encode()
+        changes["info/link.json"] = link
+    edit_info(archive, changes)
+
+
+def _info(archive: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(archive) as members:
+        name = next(name for name in members.namelist() if name.startswith("info-"))
+        with zstandard.ZstdDecompressor().stream_reader(members.read(name)) as stream:
+            tar = tarfile.open(fileobj=io.BytesIO(stream.read()))  # noqa: SIM115 - in memory
+    return {member.name: tar.extractfile(member).read() for member in tar.getmembers()}
+
+
+def edit_info(archive: Path, changes: Mapping[str, object]) -> None:
+    """Put `changes` (name in the package -> what becomes JSON) into the metadata of `archive`.
+
+    A mapping is merged into the one that is there unless it is a list of paths.
+    """
+    files = _info(archive)
+    for name, content in changes.items():
+        old = json.loads(files.get(name, b"{}"))
+        merged = old | content if isinstance(content, dict) and isinstance(old, dict) else content
+        files[name] = json.dumps(merged).encode()
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as out:
         for name, content in files.items():
             member = tarfile.TarInfo(name)
             member.size, member.mtime = len(content), int(STAMP.timestamp())
             out.addfile(member, io.BytesIO(content))
+    with zipfile.ZipFile(archive) as old_archive:
+        members = {name: old_archive.read(name) for name in old_archive.namelist()}
+    info = next(name for name in members if name.startswith("info-"))
     members[info] = zstandard.ZstdCompressor(level=1).compress(packed.getvalue())
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as new:
         for name, content in members.items():

@@ -127,8 +127,8 @@ class Site:
         given = {"artefacts": self.artefacts, "facts": {"variant": "cpu"}, "variables": VARIABLES, **options}
         job = make_job(prefix, self.cache, self.progress, From(**{"locate": self.locate, **source}), given, pip_pins)
 
-        def complete(packages: Any, layout: Any, staging: Path, *rest: Any) -> None:
-            real(packages, layout, staging, *rest)
+        def complete(job: Any, packages: Any, layout: Any, staging: Path, *rest: Any) -> None:
+            real(job, packages, layout, staging, *rest)
             linked(staging)
 
         real = conda_meta.complete

@@ -1,14 +1,18 @@
-"""Plain files that are hard-linked apart make the same prefix as rattler makes of everything."""
+"""What is linked: as conda, mamba and micromamba do it, and never over or through what is ours or another's."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import stat
 import subprocess
 import sys
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +22,23 @@ import packages
 from cogvideo_sat_env.base import diskspace
 from cogvideo_sat_env.base.errors import SatenvError, VerificationError
 from cogvideo_sat_env.base.paths import current_platform
-from cogvideo_sat_env.install import workers
+from cogvideo_sat_env.install import entry_points, own_files, workers
 from cogvideo_sat_env.install.package_manifest import is_plain
 
 from .conftest import CHANNEL, Site
 from .test_atomicity import complete
 
 PY = f"lib/python{packages.host_python_spec()[1]}/site-packages"
+TAKEN = {"lib/same.txt": "two", "lib/needed.txt": "above", f"{PY}/clash.py": "X = 'three'\n", "bin/tool": None}
 ODD = (
     packages.Spec("one", files={
-        "lib/same.txt": packages.Text("1"),
+        "lib/same.txt": packages.Text("one"),
         "opt/real/a": packages.Text("a"), "opt/link": packages.Link("real"), "bin/tool": packages.Text("plain"),
         ".hidden": packages.Text("h"), "share/a b/ü.txt": packages.Text("u"),
-        f"{PY}/clash.py": packages.Text("X = 'one'\n"),
+        f"{PY}/clash.py": packages.Text("X = 'one'\n"), "lib/needed.txt": packages.Text("one"),
     }),
-    packages.Spec("two", files={
-        "lib/same.txt": packages.Text("2"), "opt/real/b": packages.Text("b"),
-    }),
+    packages.Spec("two", files={"lib/same.txt": packages.Text("two"), "opt/real/b": packages.Text("b")}),
+    packages.Spec("above", files={"lib/needed.txt": packages.Text("above")}, depends=["one >=1"]),
     packages.Spec("three", build="pyhd8ed1ab_0", noarch="python", entry_points=["tool = three:main"], files={
         "site-packages/three.py": packages.Text("def main():\n    print('three')\n"),
         "site-packages/clash.py": packages.Text("X = 'three'\n"),
@@ -51,9 +55,13 @@ def odd(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sample channel with packages that get into each other's way."""
     root = tmp_path_factory.mktemp("odd") / "mirror"
     shutil.copytree(sample, root)
-    for spec in ODD:
-        packages.make_package(spec, root / "conda-forge", current_platform())
-    return root
+    return own_channel(root, *ODD)
+
+
+def own_channel(folder: Path, *specs: packages.Spec) -> Path:
+    for spec in specs:
+        packages.make_package(spec, folder / "conda-forge", current_platform())
+    return folder
 
 
 def options(channel: Path) -> dict[str, Any]:
@@ -78,63 +86,215 @@ def tree(prefix: Path) -> dict[str, tuple[str, object]]:
     return found
 
 
-def records(prefix: Path) -> dict[str, dict]:
-    """Return the conda-meta records; what is listed is sorted, and the prefix written as PREFIX."""
-    found = {}
-    for path in (prefix / "conda-meta").glob("*.json"):
-        record = json.loads(path.read_text().replace(str(prefix), "PREFIX"))
-        record["files"].sort()
-        record["paths_data"]["paths"].sort(key=lambda entry: entry["_path"])
-        for entry in record["paths_data"]["paths"]:
-            if entry.get("prefix_placeholder"):
-                entry.pop("sha256_in_prefix")
-            if entry["path_type"] == "unix_python_entry_point":
-                entry.pop("sha256")  # its first line is the prefix
-        found[path.name] = record
-    return found
+def record(prefix: Path, name: str) -> dict[str, Any]:
+    (path,) = (prefix / "conda-meta").glob(f"{name}-[0-9]*.json")
+    return json.loads(path.read_text())
+
+
+def listed(prefix: Path, name: str) -> dict[str, dict[str, Any]]:
+    return {entry["_path"]: entry for entry in record(prefix, name)["paths_data"]["paths"]}
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 @pytest.mark.parametrize("few", [0, 24], ids=["processes", "in-process"])
-def test_the_prefix_is_the_one_that_rattler_makes_of_everything(
+def test_of_two_packages_with_one_path_the_last_wins_as_with_conda(
     site: Site, odd: Path, monkeypatch: pytest.MonkeyPatch, few: int
 ) -> None:
+    """What is needed comes first, then the name decides: conda's order for an explicit lock that we render."""
     monkeypatch.setattr(workers, "FEW", few)
-    apart = site.install(site.home / "one", **options(odd))
-    with monkeypatch.context() as patched:
-        patched.setattr(diskspace, "same_file_system", lambda one, other: False)
-        whole = site.install(site.home / "two", **options(odd))
-    assert tree(site.home / "one") == tree(site.home / "two")
-    assert records(site.home / "one") == records(site.home / "two")
-    assert apart.collisions == whole.collisions
-    assert set(apart.collisions) == {
+    prefix = site.home / "env"
+    result = site.install(prefix, **options(odd))
+    for path, content in TAKEN.items():
+        assert content is None or (prefix / path).read_text() == content, path
+    assert set(result.collisions) == {
         "lib/same.txt: both in one and in two",
+        "lib/needed.txt: both in above and in one",
         "site-packages/clash.py: both in one and in three",
         "bin/tool: both in one and in three",
     }
-    assert complete(site.home / "one") and apart.files == whole.files
-    listed = records(site.home / "one")["linked-1.0-h0_0.json"]
-    assert listed["files"] == ["lib/liblinked.so", "lib/liblinked.so.1", "share/linked/dir/file"]
+    assert complete(prefix) and not list(prefix.glob("**/*clobber*"))
+    for name in ("one", "two"):  # both list it, and what is said of its content is true
+        assert listed(prefix, name)["lib/same.txt"]["sha256_in_prefix"] == sha256(b"two")
+    for cached, content in (("one-*/lib/same.txt", "one"), ("one-*/bin/tool", "plain")):
+        (path,) = site.cache.glob(f"pkgs/{cached}")
+        assert path.read_text() == content
 
 
-@pytest.mark.fault("entry-point-clash", "environment", "the script is made, the other file is left out and named")
-def test_an_entry_point_is_not_written_through_a_link_into_the_cache(site: Site, odd: Path) -> None:
-    site.install(site.home / "one", **options(odd))
-    (cached,) = site.cache.glob("pkgs/one-*/bin/tool")
-    assert cached.read_text() == "plain"
-    said = subprocess.run([site.home / "one/bin/tool"], capture_output=True, text=True, check=True).stdout
-    assert said == "three\n"
-    assert "bin/tool" not in records(site.home / "one")["one-1.0-h0_0.json"]["files"]
-    assert "bin/tool" in records(site.home / "one")["three-1.0-pyhd8ed1ab_0.json"]["files"]
-
-
-def test_a_file_in_place_of_a_folder_is_told(site: Site, tmp_path: Path) -> None:
-    for name, path in (("one", "share/one"), ("two", "share/one/below")):
-        spec = packages.Spec(name, files={path: packages.Text(name)})
-        packages.make_package(spec, tmp_path / "own/conda-forge", current_platform())
-    result = site.install(site.home / "env", **options(tmp_path / "own"))
-    assert result.collisions == (
-        "share/one/below: in two; another package has a file or a link in place of its folder",
+@pytest.mark.fault("entry-point-clash", "environment", "the last package's is taken, as with conda; both are named")
+def test_an_entry_point_is_byte_for_byte_the_one_of_conda(site: Site, odd: Path) -> None:
+    prefix = site.home / "env"
+    site.install(prefix, **options(odd))
+    assert (prefix / "bin/tool").read_text() == (
+        f"#!{prefix}/bin/python{packages.host_python_spec()[1]}\n# -*- coding: utf-8 -*-\nimport re\nimport sys\n\n"
+        "from three import main\n\nif __name__ == '__main__':\n"
+        "    sys.argv[0] = re.sub(r'(-script\\.pyw?|\\.exe)?$', '', sys.argv[0])\n    sys.exit(main())\n"
     )
+    assert subprocess.run([prefix / "bin/tool"], capture_output=True, text=True, check=True).stdout == "three\n"
+    entry = listed(prefix, "three")["bin/tool"]
+    assert entry["path_type"] == "unix_python_entry_point"
+    assert entry["size_in_bytes"] == (prefix / "bin/tool").stat().st_size
+
+
+BY_SHELL = "#!/bin/sh\n'''exec' \"{0}/bin/python3.11\" \"$0\" \"$@\" #'''\n"
+
+
+@pytest.mark.parametrize(
+    ("prefix", "start"),
+    [
+        ("/envs/sat", "#!{0}/bin/python3.11\n"),
+        ("/envs/with space", BY_SHELL),
+        ("/" + "l" * 107, "#!{0}/bin/python3.11\n"),  # with the end of the line 126 characters
+        ("/" + "l" * 108, "#!{0}/bin/python3.11\n"),
+        ("/" + "l" * 109, BY_SHELL),
+    ],
+)
+def test_what_starts_an_entry_point_is_what_conda_writes(prefix: str, start: str) -> None:
+    script = entry_points.parse(" tool =  a.b : c.d ").script(f"{prefix}/bin/python3.11").decode()
+    assert script.startswith(f"{start.format(prefix)}# -*- coding")
+    assert "from a.b import c\n" in script and "sys.exit(c.d())" in script
+
+
+def test_records_have_what_conda_writes(site: Site, odd: Path) -> None:
+    prefix = site.home / "env"
+    site.install(prefix, **options(odd))
+    linked, paths = record(prefix, "linked"), listed(prefix, "linked")
+    assert linked["files"] == ["lib/liblinked.so", "lib/liblinked.so.1", "share/linked/dir/file"]
+    link = paths["lib/liblinked.so"]
+    assert link["path_type"] == "softlink" and "sha256_in_prefix" not in link
+    assert paths["share/linked/dir/file"]["sha256_in_prefix"] == sha256(b"x")
+    folder = Path(linked["extracted_package_dir"])
+    assert linked["url"].startswith(CHANNEL) and linked["link"] == {"source": str(folder), "type": 1}
+    assert folder.is_dir() and folder.parent.name == "pkgs"
+    changed = listed(prefix, "prefixed")["bin/prefixed"]
+    assert changed["sha256_in_prefix"] == sha256((prefix / "bin/prefixed").read_bytes()) != changed["sha256"]
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+@pytest.mark.fault("file-for-folder", "error", "names both packages and the path, before anything is linked")
+def test_a_file_in_place_of_anothers_folder_is_refused(site: Site, tmp_path: Path, kind: str) -> None:
+    place = packages.Text("1") if kind == "file" else packages.Link("..")
+    channel = own_channel(
+        tmp_path / "own", packages.Spec("one", files={"share/one": place}),
+        packages.Spec("two", files={"share/one/below": packages.Text("2")}),
+    )  # fmt: skip
+    said = r"^one-1.0-h0_0.conda: .* share/one, where two-1.0-h0_0.conda has a folder \(share/one/below\)"
+    with pytest.raises(VerificationError, match=said):
+        site.install(site.home / "env", **options(channel))
+    assert os.listdir(site.home) == [] and "Linking" not in site.progress.titles
+
+
+CLAIMS: dict[str, packages.Text | packages.Link] = {
+    "etc": packages.Link("/tmp"), "etc/conda/activate.d": packages.Link("../../share"), "bin": packages.Text("x"),
+    "etc/cogvideo-sat-env": packages.Text("x"), "etc/cogvideo-sat-env/receipt.json": packages.Text("{}"),
+    "conda-meta/history": packages.Link("/etc/motd"), "conda-meta/state": packages.Text("{}"),
+    "conda-meta/other-1-0.json": packages.Text("{}"), "lib/python3.11/__pycache__": packages.Link("/tmp"),
+    "bin/activate-cogvideo-sat": packages.Text("echo hijacked\n"), ".satenv-view/x": packages.Text("x"),
+    "etc/conda/activate.d/cogvideo-sat-env.sh": packages.Text("echo hijacked\n"),
+    "etc/conda/deactivate.d/cogvideo-sat-env.fish": packages.Link("../x"), "bin/python": packages.Text("#!/bin/sh\n"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", [*CLAIMS, "entry point"])
+@pytest.mark.fault("claims-ours", "error", "names the package and the path that the program itself makes")
+def test_a_package_that_claims_a_path_of_ours_is_refused(site: Site, tmp_path: Path, path: str) -> None:
+    """By name, before anything is linked: we would write through it, or it would pass for ours."""
+    files = {} if path == "entry point" else {path: CLAIMS[path]}
+    points = ["python3 = evil:main"] if path == "entry point" else []
+    spec = packages.Spec("evil", files=files, entry_points=points, noarch="python" if points else None)
+    made = options(own_channel(tmp_path / "own", spec))
+    python = site.artefact("python")
+    named = "bin/python3" if points else re.escape(path)
+    with pytest.raises(VerificationError, match=rf"^evil-1.0-h0_0.conda: .* {named}, (which|where)"):
+        site.install(
+            site.home / "env", artefacts=[*made["artefacts"], python],
+            locate=lambda a: site.locate(a) if a == python else made["locate"](a),
+        )  # fmt: skip
+    assert os.listdir(site.home) == [] and "Linking" not in site.progress.titles
+
+
+def test_our_own_files_are_never_written_through_what_is_there(tmp_path: Path) -> None:
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    (root / "etc").mkdir(parents=True)
+    outside.mkdir()
+    (outside / "file").write_text("theirs")
+    (root / "etc/link").symlink_to(outside)
+    (root / "etc/file").symlink_to(outside / "file")
+    os.link(outside / "file", root / "hard")
+    own_files.write(root, "etc/file", b"ours")
+    own_files.write(root, "hard", b"ours")
+    with pytest.raises(VerificationError, match="etc/link, which must be a folder"):
+        own_files.write(root, "etc/link/new", b"ours")
+    assert (outside / "file").read_text() == "theirs" and os.listdir(outside) == ["file"]
+    assert (root / "etc/file").read_text() == (root / "hard").read_text() == "ours"
+
+
+MALFORMED = [
+    ("paths.json", {"paths": [{"_path": "share/a", "path_type": "clonelink"}]}, "path_type is 'clonelink'"),
+    ("paths.json", {"paths": [{"_path": "share/a"}]}, "path_type is 'None'"),
+    ("paths.json", {"paths": [{"path_type": "hardlink"}]}, "_path is 'None'"),
+    ("paths.json", {"paths": [{"_path": 7, "path_type": "hardlink"}]}, "_path is '7'"),
+    ("paths.json", {"paths": ["share/a"]}, "entry 0: it is 'share/a'; expected a mapping"),
+    ("paths.json", {"paths": {}}, "paths is '{}'; expected a list"),
+    ("paths.json", [], r"it is '\[\]'; expected a mapping"),
+    ("paths.json", {"paths": [], "paths_version": 9}, "paths_version is '9'"),
+    ("paths.json", {"paths": [{"_path": "share/a", "path_type": "hardlink", "prefix_placeholder": "/x"}]}, "file_mode"),
+    ("paths.json", {"paths": [{"_path": "share/a", "path_type": "hardlink", "file_mode": "utf-16"}]}, "file_mode is"),
+    ("paths.json", {"paths": [{"_path": "share/a", "path_type": "hardlink", "sha256": "XYZ"}]}, "sha256 is 'XYZ'"),
+    ("paths.json", {"paths": [{"_path": "share/a", "path_type": "hardlink", "size_in_bytes": -1}]}, "size_in_bytes"),
+    ("paths.json", {"paths": [{"_path": "share/a", "path_type": "hardlink", "no_link": "yes"}]}, "no_link is 'yes'"),
+    ("index.json", {"depends": "python"}, "depends is 'python'; expected a list of texts"),
+    ("index.json", {"build_number": "0"}, "build_number is '0'"),
+    ("index.json", {"noarch": "ruby"}, "noarch is 'ruby'"),
+    ("index.json", {"noarch": "python", "python_site_packages_path": "/tmp"}, "python_site_packages_path"),
+    ("link.json", {"noarch": {"type": "perl"}}, "noarch.type is 'perl'"),
+    ("link.json", {"noarch": {"type": "python", "entry_points": ["x"]}}, "'x': expected command = module:function"),
+    ("link.json", {"noarch": {"type": "python", "entry_points": ["../x = a:b"]}}, "can't be a command's name"),
+    ("link.json", {"noarch": {"type": "python", "entry_points": ["x = os;rm:b"]}}, "expected command = module"),
+]
+
+
+@pytest.mark.parametrize(("file", "content", "said"), MALFORMED)
+@pytest.mark.fault("malformed-info", "error", "names the package, the file and the field; nothing is fetched instead")
+def test_a_malformed_package_is_named_with_its_field(
+    site: Site, tmp_path: Path, file: str, content: Any, said: str
+) -> None:
+    """rattler would fetch a package that it can't read from the lock's own address, whatever the source."""
+    archive = packages.make_package(
+        packages.Spec("odd", files={"share/a": packages.Text("x")}), tmp_path / "conda-forge", current_platform()
+    )
+    packages.edit_info(archive, {f"info/{file}": content})
+    lying = replace(packages.artefact(archive, CHANNEL), url=f"{site.server.url}/conda-forge/linux-64/{archive.name}")
+    with pytest.raises(VerificationError, match=rf"odd-1.0-h0_0.*info/{file}.*{said}"):
+        site.install(site.home / "env", artefacts=[lying], locate=lambda a: archive.as_uri())
+    assert os.listdir(site.home) == [] and site.server.requests == []
+
+
+def test_what_rattler_can_not_read_is_not_fetched_by_it(site: Site, tmp_path: Path) -> None:
+    """Even when a check of ours lets it pass: rattler knows no address."""
+    folder = tmp_path / "odd"
+    (folder / "info").mkdir(parents=True)
+    index = {"name": "data", "version": "3", "build": "0", "build_number": 0, "subdir": "noarch", "depends": []}
+    (folder / "info/index.json").write_text(json.dumps(index))
+    (folder / "info/paths.json").write_text('{"paths": [{"_path": "a", "path_type": "clonelink"}], "paths_version": 1}')
+    honest = site.artefact("data")
+    package = {
+        "name": "data-3-0", "folder": str(folder), "paths": None, "noarch_python": False, "size": honest.size,
+        "sha256": honest.sha256, "md5": honest.md5, "file_name": honest.file_name,
+        "channel": f"{site.server.url}/conda-forge",
+    }  # fmt: skip
+    places = {name: str(tmp_path / name) for name in ("staging", "prefix", "view")}
+    message = {**places, "platform": current_platform(), "packages": [package]}
+    worker = Path(workers.__file__).with_name("link_worker.py")
+    child = subprocess.Popen([sys.executable, "-I", worker], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    child.stdin.write(json.dumps(message) + "\n")
+    child.stdin.flush()
+    last = json.loads(child.stdout.readlines()[-1])
+    child.stdin.close()
+    child.stdout.close()
+    assert child.wait(timeout=20) == 1 and last["event"] == "error" and site.server.requests == []
 
 
 def test_one_inode_in_cache_and_prefix_and_the_same_prefix_twice(site: Site, odd: Path) -> None:
@@ -219,16 +379,16 @@ def test_the_processes_end_with_their_parent() -> None:
     child.stdout.close()
 
 
-def test_where_links_are_refused_the_files_are_copied(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise PermissionError(1, "Operation not permitted")  # fs.protected_hardlinks, with another user's cache
-
-    site.install(site.home / "one")
-    monkeypatch.setattr(os, "link", refuse)
-    site.install(site.home / "two")
-    monkeypatch.undo()
-    assert tree(site.home / "two") == tree(site.home / "one") and complete(site.home / "two")
-    assert (site.home / "two/share/linked/dir/file").stat().st_nlink == 1
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="needs another file system")
+def test_on_another_file_system_the_files_are_copied(site: Site) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as other:
+        two = Path(other) / "two"
+        if diskspace.same_file_system(two, site.cache):
+            pytest.skip("/dev/shm is no other file system")
+        site.install(site.home / "one")
+        site.install(two)
+        assert tree(site.home / "one").keys() == tree(two).keys() and complete(two)
+        assert (two / "share/linked/dir/file").stat().st_nlink == 1
 
 
 @pytest.mark.parametrize(

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cogvideo_sat_env.base.errors import InputError, PrefixError
-from cogvideo_sat_env.base.permissions import umask
+from cogvideo_sat_env.install import own_files
+from cogvideo_sat_env.install.own_files import SOURCED
 
 SCRIPT_NAME = "cogvideo-sat-env"
 SHELLS = ("sh", "fish", "csh")
-SOURCED = "activate-cogvideo-sat"
 _TEMPLATES = {
     f"bin/{SOURCED}": SOURCED,
     f"bin/{SOURCED}.csh": f"{SOURCED}.csh",
@@ -83,9 +83,7 @@ def install(staging: Path, prefix: Path, activation: Activation, variables: Mapp
                 f"a package of the lock ships {name}, with other content than this program's own",
                 "bring scripts/satenv and the cogvideo-sat-env package to the same version",
             )
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(content)
-    (staging / "bin" / SOURCED).chmod(0o777 & ~umask())
+        own_files.write(staging, name, content, 0o777 if name == f"bin/{SOURCED}" else 0o666)
     return sorted(files)
 
 

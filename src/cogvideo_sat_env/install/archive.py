@@ -8,12 +8,14 @@ import posixpath
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from cogvideo_sat_env.base.artefacts import CondaArtefact
 from cogvideo_sat_env.base.errors import PrefixError, VerificationError
 from cogvideo_sat_env.install import package_manifest
+from cogvideo_sat_env.install.entry_points import EntryPoint, parse
 from cogvideo_sat_env.install.package_manifest import PackageManifest
 
 _LINK_SCRIPT = re.compile(r"^bin/\.(?P<package>.+)-(?P<kind>post-link|pre-link|pre-unlink|post-unlink)\.sh$")
@@ -42,6 +44,19 @@ class Package:
     def noarch_python(self) -> bool:
         """Whether it is a noarch Python package, whose files go where the prefix's Python looks for them."""
         return self.index.get("noarch") == "python"
+
+    @cached_property
+    def entry_points(self) -> tuple[EntryPoint, ...]:
+        """Its entry points, if it is a noarch Python package."""
+        if not self.noarch_python:
+            return ()
+        try:
+            said = json.loads((self.folder / "info" / "link.json").read_bytes())["noarch"].get("entry_points") or ()
+            return tuple(map(parse, said))
+        except (FileNotFoundError, KeyError):
+            return ()
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise VerificationError(f"{self.record_name}: info/link.json: {error}", "tell its channel") from error
 
     @property
     def installed_bytes(self) -> int:

@@ -15,9 +15,9 @@ from cogvideo_sat_env.base.errors import SatenvError
 from cogvideo_sat_env.base.progress import Progress
 from cogvideo_sat_env.install.archive import Package
 from cogvideo_sat_env.install.bytecode_cache import BytecodeCache
-from cogvideo_sat_env.install.hardlink import cached_path, target_of
 from cogvideo_sat_env.install.layout import Layout
-from cogvideo_sat_env.install.link import plain_job
+from cogvideo_sat_env.install.link import job_of
+from cogvideo_sat_env.install.package_files import cached_path
 from cogvideo_sat_env.install.prefix_python import PrefixPython
 from cogvideo_sat_env.install.workers import WorkerPool
 
@@ -35,12 +35,11 @@ def compile_noarch(
     Raises SatenvError, PrefixError (no space).
     """
     noarch = [(number, package) for number, package in enumerate(packages) if package.noarch_python]
-    jobs = [plain_job(p, layout, number, python.root) | cache.job(p) for number, p in noarch]
+    jobs = [job_of(p, layout, number, python.root) | cache.job(p) for number, p in noarch]
     lacking = workers.run("link_bytecode", jobs)
     names = [name for names in lacking for name in names]
-    for number, package in noarch:  # what rattler linked
-        targets = (target_of(entry["_path"], layout.site) for entry in layout.rest(package, number))
-        names += [name for name in targets if name.endswith(".py")]
+    for number, package in noarch:  # what isn't one with the package's own file
+        names += [name for name in layout.own(package, number) if name.endswith(".py")]
     made = compile_files(python, list(dict.fromkeys(names)), None, progress)
     new = [job for job, names in zip(jobs, lacking, strict=True) if any(name in made for name in names)]
     if new:

@@ -1,4 +1,4 @@
-"""What is done with the bytecode of one noarch Python package's plain files: tasks of workers.py, as in hardlink.py."""
+"""What is done with the bytecode of one noarch Python package's plain files: tasks of workers.py."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cogvideo_sat_env.base import cache_use
 from cogvideo_sat_env.base.files import write_atomically
 from cogvideo_sat_env.base.permissions import SHARED_FILE, cache_umask, only_owner_writes
 from cogvideo_sat_env.install import package_manifest
-from cogvideo_sat_env.install.hardlink import SITE, cached_path, targets
+from cogvideo_sat_env.install.package_files import SITE, cached_path, targets
 
 _HEADER = 16  # bytes: magic number, flags, then modification time and size of the source (PEP 552)
 

@@ -3,44 +3,125 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Sequence
+import stat
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
+from cogvideo_sat_env.base import diskspace
 from cogvideo_sat_env.base.errors import VerificationError
+from cogvideo_sat_env.base.hashing import sha256_file
+from cogvideo_sat_env.base.permissions import own_mode, umask
+from cogvideo_sat_env.install import own_files
 from cogvideo_sat_env.install.archive import Package
+from cogvideo_sat_env.install.job import Job
 from cogvideo_sat_env.install.layout import Layout
-from cogvideo_sat_env.install.link import VIEW, plain_job
-from cogvideo_sat_env.install.workers import WorkerPool
+from cogvideo_sat_env.install.package_files import cached_path
 
 
-def complete(
-    packages: Sequence[Package], layout: Layout, staging: Path, requested: Sequence[str], tag: str | None,
-    workers: WorkerPool, linked: bool,
-) -> None:  # fmt: skip
-    """Complete the records that rattler wrote in `staging`, and write the history.
+def complete(job: Job, packages: Sequence[Package], layout: Layout, root: Path, tag: str | None) -> None:
+    """Complete the records that rattler wrote in the staged prefix `root`, and write the history.
 
-    rattler has written what it linked. Added are the plain files (if they were `linked` apart), the bytecode of noarch
-    Python packages (`tag` is in its names), the match specs of `requested` that name the package, and where the package
-    is extracted in place of the folder that rattler was shown.
-    Raises VerificationError for a package without a record, PrefixError (no space).
+    Added are what rattler was not shown (entry points, files that another package has, too), the bytecode of noarch
+    Python packages (`tag` is in its names), the match specs of the user's that name the package, and where package
+    and archive come from. What is the prefix's own gets the modes of the umask.
+    Raises VerificationError for a package without a record, OSError.
     """
-    jobs = []
+    requested = job.plan.requested
+    linked = diskspace.same_file_system(job.cache, root)
     for number, package in enumerate(packages):
-        record = staging / "conda-meta" / f"{package.record_name}.json"
+        _follow_umask(root, layout.own(package, number) if linked else layout.targets[number])
+        record = root / "conda-meta" / f"{package.record_name}.json"
         if not record.exists():
             raise VerificationError(f"{package.artefact.file_name} was not linked: {record.name} is missing", None)
         # py-rattler 0.28's own parameter refuses its own MatchSpec
         asked = [s for s in requested if re.split(r"[ <>=!~\[]", s, maxsplit=1)[0] == package.artefact.name]
-        jobs.append({
-            **plain_job(package, layout, number, staging), "record": str(record), "asked": asked, "linked": linked,
-            "renamed": [str(staging / VIEW / package.record_name), str(package.folder)],
-            "tag": tag if package.noarch_python else None,
-        })  # fmt: skip
-    work = workers.start("complete_record", jobs)
-    (staging / "conda-meta" / "history").write_text(_history(packages, requested), encoding="utf-8")
-    work.wait()
+        found = json.loads(record.read_bytes())
+        entries = {entry["_path"]: entry for entry in found["paths_data"]["paths"]}
+        entries |= {entry["_path"]: entry for entry in _not_linked(package, layout, number, root)}
+        if tag and package.noarch_python:
+            entries |= _bytecode(entries, root, tag)
+        own_files.write(root, f"conda-meta/{record.name}", _record(package, found, entries, asked))
+    own_files.write(root, own_files.HISTORY, _history(packages, requested).encode("utf-8"))
+
+
+def _follow_umask(root: Path, names: Iterable[str]) -> None:
+    """Give files that were made for the staged prefix the modes of the umask; those of the cache keep theirs."""
+    mask = umask()
+    for name in names:
+        try:
+            found = os.lstat(root / name)
+        except (FileNotFoundError, NotADirectoryError):
+            continue  # another package's was taken
+        mode = own_mode(found.st_mode, mask)
+        if stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and stat.S_IMODE(found.st_mode) != mode:
+            os.chmod(root / name, mode)
+
+
+def _record(
+    package: Package, found: Mapping[str, Any], entries: Mapping[str, dict[str, Any]], asked: Sequence[str]
+) -> bytes:
+    artefact, folder = package.artefact, str(package.folder)
+    paths = [entries[name] for name in sorted(entries)]  # rattler's order isn't always the same
+    for entry in paths:
+        if entry["path_type"] == "softlink":
+            entry.pop("sha256_in_prefix", None)  # conda takes a link that has one for an altered file
+        elif entry["path_type"] == "hardlink" and "sha256" in entry:
+            entry.setdefault("sha256_in_prefix", entry["sha256"])
+    record = {
+        **found,
+        "url": artefact.url,
+        "extracted_package_dir": folder,
+        "link": {"source": folder, "type": 1},
+        "requested_specs": list(asked),
+        "files": [entry["_path"] for entry in paths if entry["path_type"] != "directory"],
+        "paths_data": {**found["paths_data"], "paths": paths},
+    }
+    if asked:
+        record["requested_spec"] = asked[0]  # the field that conda reads
+    return (json.dumps(record) + "\n").encode("utf-8")
+
+
+def _not_linked(package: Package, layout: Layout, number: int, root: Path) -> list[dict[str, Any]]:
+    """Return the entries of what rattler was not shown: conda lists that, too."""
+    scripts = {script.path for script in package.entry_points}
+    lost = layout.lost[number] | scripts
+    found = []
+    if not lost.isdisjoint(layout.targets[number]):
+        found += [
+            _lost(entry, target, root)
+            for entry, target in zip(package.paths, layout.targets[number], strict=True)
+            if target in lost and target not in scripts
+        ]
+    for path in sorted(scripts):
+        here = {"_path": path, "path_type": "unix_python_entry_point"}
+        found.append(
+            here | ({"size_in_bytes": (root / path).stat().st_size} if path not in layout.lost[number] else {})
+        )
+        if (root / path).is_file():
+            found[-1]["sha256_in_prefix"] = sha256_file(root / path)
+    return found
+
+
+def _lost(entry: Mapping[str, Any], target: str, root: Path) -> dict[str, Any]:
+    """Return the entry of a file in whose place another package's lies: what is there is what it is compared with."""
+    kept = {name: entry[name] for name in ("path_type", "sha256") if entry.get(name)}
+    there = root / target
+    if entry.get("path_type") == "softlink" or there.is_symlink():
+        return {"_path": target, "path_type": "softlink"}
+    return {"_path": target, **kept, "sha256_in_prefix": sha256_file(there)}
+
+
+def _bytecode(entries: Mapping[str, Any], root: Path, tag: str) -> dict[str, dict[str, Any]]:
+    cached = (cached_path(source, tag) for source in entries if source.endswith(".py"))
+    return {
+        path: {"_path": path, "path_type": "pyc_file"}
+        for path in cached
+        if path not in entries and os.path.lexists(root / path)
+    }
 
 
 def _history(packages: Sequence[Package], requested: Sequence[str]) -> str:

@@ -1,20 +1,21 @@
-"""Where the files of the packages go in the prefix, and which of these paths need a decision.
+"""Where the files of the packages go in the prefix, and whose is taken where two have one path.
 
-Plain files (package_manifest.py) at a path that is theirs alone are hard-linked; all others are left to rattler, whose
-rules say what becomes of a path that two packages have.
+Packages are put in the order in which conda links them: what is needed first, by name where nothing decides. The last
+one's file is taken, as conda, mamba and micromamba do.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
+from cogvideo_sat_env.base.errors import VerificationError
 from cogvideo_sat_env.install import package_manifest
 from cogvideo_sat_env.install.archive import Package
-from cogvideo_sat_env.install.hardlink import target_of
+from cogvideo_sat_env.install.package_files import SCRIPTS, target_of
 
 # Paths that nothing is loaded from: packages of conda-forge do ship such files twice, and either will do.
 _HARMLESS = re.compile(
@@ -28,23 +29,20 @@ _HARMLESS = re.compile(
 
 @dataclass(frozen=True)
 class Layout:
-    """The paths of all packages.
+    """The paths of all packages, by their number.
 
-    site       the prefix's site-packages, relative to it; None without a python package
-    targets    for each package the paths of its `paths`, relative to the prefix
-    generated  paths of scripts that are made for entry points; a file there is left out: rattler would write the script
-               through its hard link into the package cache
-    claimed    paths that two packages have
-    below      paths that lie below a path that another package has as a file or a link
-    shared     all of them: nothing there is linked apart
+    site     the prefix's site-packages, relative to it; None without a python package
+    python   the path of its Python, relative to it
+    targets  the paths of a package's `paths`, relative to the prefix
+    claimed  paths that two packages have, or a package and its own entry point
+    lost     those of each package where another's file is taken
     """
 
     site: str | None
+    python: str
     targets: Sequence[Sequence[str]]
-    generated: frozenset[str]
     claimed: frozenset[str]
-    below: frozenset[str]
-    shared: frozenset[str]
+    lost: Sequence[frozenset[str]]
 
     def site_for(self, package: Package) -> str | None:
         """Return `site` for a noarch Python package, else None."""
@@ -53,51 +51,109 @@ class Layout:
     def skipped(self, number: int) -> list[str]:
         """Return the paths of package `number` that are not its alone."""
         targets = self.targets[number]
-        return [] if self.shared.isdisjoint(targets) else sorted(self.shared.intersection(targets))
+        return [] if self.claimed.isdisjoint(targets) else sorted(self.claimed.intersection(targets))
 
-    def rest(self, package: Package, number: int, linked: bool = True) -> list[Mapping[str, Any]]:
-        """Return the entries of package `number` that are rattler's; with `linked` the plain ones are linked apart."""
-        skipped = frozenset(self.skipped(number))
-        scripts = package.noarch_python
+    def entries(self, package: Package, number: int) -> list[Mapping[str, Any]]:
+        """Return the entries of package `number` that are to be linked."""
+        scripts = {script.path for script in package.entry_points}
+        left_out = self.lost[number] | scripts
+        if left_out.isdisjoint(self.targets[number]):
+            return list(package.paths)
+        pairs = zip(package.paths, self.targets[number], strict=True)
+        return [entry for entry, target in pairs if target not in left_out]
+
+    def own(self, package: Package, number: int) -> list[str]:
+        """Return the paths of package `number` whose files may not be one with the package's, or aren't its alone."""
+        claimed = frozenset(self.skipped(number))
         return [
-            entry
+            target
             for entry, target in zip(package.paths, self.targets[number], strict=True)
-            if target not in self.generated
-            and (
-                not (linked and package_manifest.is_plain(entry))
-                or target in skipped
-                or (scripts and entry["_path"].startswith("python-scripts/"))
-            )
+            if (not package_manifest.is_plain(entry) or target in claimed or entry["_path"].startswith(SCRIPTS))
+            and target not in self.lost[number]
         ]
 
 
 def of(packages: Sequence[Package]) -> Layout:
-    """Return where everything goes."""
-    site = next((_site_packages(p.index) for p in packages if p.artefact.name == "python"), None)
-    targets: list[list[str]] = []
+    """Return where everything goes.
+
+    Raises VerificationError where one package has a file or a link in place of another's folder.
+    """
+    python = next((p for p in packages if p.artefact.name == "python"), None)
+    site = _site_packages(python.index) if python else None
+    version = ".".join(str(python.index.get("version")).split(".")[:2]) if python else ""
+    targets = [
+        [target_of(entry["_path"], site if package.noarch_python else None) for entry in package.paths]
+        for package in packages
+    ]
     seen: set[str] = set()
     claimed: set[str] = set()
-    generated: set[str] = set()
     folders: set[str] = set()
-    for package in packages:
-        names = [entry["_path"] for entry in package.paths]
-        if site and package.noarch_python:
-            names = [target_of(name, site) for name in names]
-        targets.append(names)
-        scripts = entry_points(package)
-        generated.update(scripts)
+    for package, names in zip(packages, targets, strict=True):
+        scripts = [script.path for script in package.entry_points]
         own = {*names, *scripts}
         if any(entry.get("path_type") == "directory" for entry in package.paths):
-            own.difference_update(e["_path"] for e in package.paths if e.get("path_type") == "directory")
+            own -= {n for e, n in zip(package.paths, names, strict=True) if e.get("path_type") == "directory"}
+            folders |= set(names) - own
         claimed |= seen & own
+        claimed.update(set(names).intersection(scripts))
         seen |= own
         folders |= {name.rpartition("/")[0] for name in own}
     folders |= {parent for folder in folders for parent in _parents(folder)}
-    blocking = seen & folders
-    through = tuple(f"{path}/" for path in blocking)
-    below = {name for name in seen if name.startswith(through)} if through else set()
-    shared = claimed | generated | below | blocking
-    return Layout(site, targets, *map(frozenset, (generated, claimed, below, shared)))
+    if blocking := seen & folders:
+        raise _blocked(min(blocking), packages, targets)
+    return Layout(site, f"bin/python{version}", targets, frozenset(claimed), _lost(packages, targets, claimed))
+
+
+def _lost(packages: Sequence[Package], targets: Sequence[Sequence[str]], claimed: set[str]) -> list[frozenset[str]]:
+    """Return for each package the paths of `claimed` that a later one has, too."""
+    taken: dict[str, int] = {}
+    own: list[set[str]] = [set()] * len(packages)
+    for number in link_order(packages) if claimed else ():
+        own[number] = claimed.intersection([*targets[number], *(s.path for s in packages[number].entry_points)])
+        taken.update(dict.fromkeys(own[number], number))
+    return [frozenset(path for path in paths if taken[path] != number) for number, paths in enumerate(own)]
+
+
+def link_order(packages: Sequence[Package]) -> list[int]:
+    """Return the numbers of the packages in the order in which conda links them."""
+    numbers = {package.artefact.name: number for number, package in enumerate(packages)}
+    needs = {
+        name: {str(need).split()[0] for need in packages[number].index.get("depends") or ()} & numbers.keys() - {name}
+        for name, number in numbers.items()
+    }
+    if "python" in needs:
+        needs["python"].discard("pip")  # conda-forge's python and pip name each other
+    order: list[int] = []
+    while True:
+        sorter = TopologicalSorter(needs)
+        try:
+            sorter.prepare()
+        except CycleError as error:  # conda goes on with the one that needs the fewest, and the names decide
+            cycle = error.args[1]
+            first = min(cycle, key=lambda name: (len(needs[name]), name))
+            needs[first] -= set(cycle)
+            continue
+        while sorter.is_active():
+            ready = sorted(sorter.get_ready())
+            order += [numbers[name] for name in ready]
+            sorter.done(*ready)
+        return order
+
+
+def _blocked(path: str, packages: Sequence[Package], targets: Sequence[Sequence[str]]) -> VerificationError:
+    owner = next(p for p, names in zip(packages, targets, strict=True)
+                 if path in names or path in [s.path for s in p.entry_points])  # fmt: skip
+    other, below = next(
+        (package, name)
+        for package, names in zip(packages, targets, strict=True)
+        for name in [*names, *(s.path for s in package.entry_points)]
+        if name.startswith(f"{path}/") or (name == path and package is not owner)
+    )
+    return VerificationError(
+        f"{owner.artefact.file_name}: has a file or a link at {path}, where {other.artefact.file_name} has a folder "
+        f"({below}); both can't be in one environment",
+        "lock another version of one of the two; tell their channel",
+    )
 
 
 def collisions(packages: Sequence[Package], layout: Layout) -> list[str]:
@@ -107,27 +163,24 @@ def collisions(packages: Sequence[Package], layout: Layout) -> list[str]:
     """
     first: dict[str, tuple[str, object]] = {}
     harmful, harmless = [], []
-    told = layout.claimed | layout.below
+    claimed = layout.claimed
     for package, targets in sorted(zip(packages, layout.targets, strict=True), key=lambda pair: pair[0].artefact.name):
         name = package.artefact.name
-        contents = [(script, f"entry point of {name}") for script in entry_points(package) if script in told]
-        if not told.isdisjoint(targets):
+        contents: list[tuple[str, object]] = [
+            (script.path, f"entry point of {name}") for script in package.entry_points if script.path in claimed
+        ]
+        if not claimed.isdisjoint(targets):
             contents += [
                 (path, entry.get("sha256"))
                 for entry, path in zip(package.paths, targets, strict=True)
-                if path in told and entry.get("path_type") != "directory"
+                if path in claimed and entry.get("path_type") != "directory"
             ]
         for path, content in contents:
             shown = f"<site>/{path[len(layout.site) + 1 :]}" if path.startswith(f"{layout.site}/") else path
-            named = shown.replace("<site>", "site-packages")
             other, other_content = first.setdefault(path, (name, content))
             if other != name and other_content != content:
-                said = f"{named}: both in {other} and in {name}"
-            elif path in layout.below:
-                said = f"{named}: in {name}; another package has a file or a link in place of its folder"
-            else:
-                continue
-            (harmless if _HARMLESS.search(shown) else harmful).append(said)
+                said = f"{shown.replace('<site>', 'site-packages')}: both in {other} and in {name}"
+                (harmless if _HARMLESS.search(shown) else harmful).append(said)
     return [*harmful, *harmless]
 
 
@@ -135,17 +188,6 @@ def _site_packages(index: Mapping[str, Any]) -> str:
     """Return what CEP 17 says, or what all Pythons had before it."""
     said = index.get("python_site_packages_path")
     return str(said) if said else f"lib/python{'.'.join(str(index.get('version')).split('.')[:2])}/site-packages"
-
-
-def entry_points(package: Package) -> list[str]:
-    """Return the paths of the scripts that are made for a noarch Python package."""
-    if not package.noarch_python:
-        return []
-    try:
-        said = json.loads((package.folder / "info" / "link.json").read_bytes())["noarch"].get("entry_points") or ()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return []  # none, or one that rattler tells about
-    return [f"bin/{str(point).partition('=')[0].strip()}" for point in said]
 
 
 def _parents(folder: str) -> list[str]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -15,16 +13,16 @@ from typing import Any
 
 from cogvideo_sat_env.base import diskspace
 from cogvideo_sat_env.base.errors import PrefixError, SatenvError, VerificationError
-from cogvideo_sat_env.base.progress import Progress
+from cogvideo_sat_env.install import own_files
 from cogvideo_sat_env.install.archive import Package
+from cogvideo_sat_env.install.job import Job
 from cogvideo_sat_env.install.layout import Layout
 from cogvideo_sat_env.install.staging import held_fds
-from cogvideo_sat_env.install.workers import Work, WorkerPool
+from cogvideo_sat_env.install.workers import WorkerPool
 
 _WORKER = Path(__file__).with_name("link_worker.py")
-VIEW = ".satenv-view"  # in the staging directory while linking: what rattler is shown of the extracted packages
-_SAID = ".satenv-said"
-_UNFIT = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOENT)  # not the disk's fault
+_VIEW = ".satenv-view"  # in the staging directory while linking: what rattler is shown of the extracted packages
+_STDERR = ".satenv-stderr"
 
 
 class Changed(Exception):
@@ -38,50 +36,32 @@ class Changed(Exception):
         self.files = files
 
 
-def link(
-    packages: Sequence[Package],
-    layout: Layout,
-    *,
-    staging: Path,
-    prefix: Path,
-    platform: str,
-    cache: Path,
-    workers: WorkerPool,
-    progress: Progress,
-) -> bool:
-    """Link `packages` into `staging` so that every embedded path says `prefix`.
+def link(job: Job, packages: Sequence[Package], layout: Layout, root: Path, workers: WorkerPool) -> None:
+    """Link `packages` into `root` so that every embedded path says `job.prefix`, and make their entry points.
 
-    `workers` proves and links the plain files while rattler does all others, which are proven already, and writes the
-    conda-meta records of these (conda_meta.py completes them). Link scripts are not run. `cache` is where most of the
-    packages are extracted: without hard links between the two the prefix needs space of its own, and rattler copies
-    everything. Return whether plain files were linked apart from the others.
+    rattler links and writes the conda-meta records (conda_meta.py completes them); `workers` compare the extracted
+    files with their manifests meanwhile. Link scripts are not run.
     Raises Changed, PrefixError (no space), VerificationError (a package that can't be linked as it says).
     """
-    linked = diskspace.same_file_system(cache, prefix)
-    if not linked:
-        diskspace.require(prefix, sum(p.installed_bytes for p in packages), "the environment")
-        jobs = [{"manifest_path": str(p.manifest.path), "folder": str(p.folder)} for p in packages]
-        _require_same(workers.run("verify", jobs))
-    view = staging / VIEW
-
-    def plain() -> Work:
-        jobs = [{**plain_job(p, layout, number, staging), "folder": str(p.folder)} for number, p in enumerate(packages)]
-        return workers.start("link", jobs if linked else [])
-
-    def rest() -> dict[str, Any]:
-        entries = [_rest(p, layout, number, linked) for number, p in enumerate(packages)]
-        named = [_described(p, paths) for p, paths in zip(packages, entries, strict=True)]
-        return {
-            "staging": str(staging), "prefix": str(prefix), "platform": platform, "view": str(view), "packages": named
-        }  # fmt: skip
-
-    results = _run(plain, rest, len(packages), staging, cache, progress)
-    _require_same(results)
+    if not diskspace.same_file_system(job.cache, job.prefix):  # no hard links: the prefix needs space of its own
+        diskspace.require(job.prefix, sum(p.installed_bytes for p in packages), "the environment")
+    view = root / _VIEW
+    named = [_described(package, layout.entries(package, number)) for number, package in enumerate(packages)]
+    message = {
+        "staging": str(root), "prefix": str(job.prefix), "platform": job.plan.platform, "view": str(view),
+        "packages": named,
+    }  # fmt: skip
+    proven = [{"manifest_path": str(p.manifest.path), "folder": str(p.folder)} for p in packages]
+    try:
+        _require_same(_run(job, root, message, lambda: workers.run("verify", proven)))
+    except VerificationError:
+        _require_same(workers.run("verify", proven))  # a package that is extracted anew meanwhile can't be linked
+        raise
     shutil.rmtree(view)
-    for folder, _, _ in os.walk(staging / "__clobbers__", topdown=False):
-        with contextlib.suppress(OSError):  # rattler leaves empty ones, not always the same
-            os.rmdir(folder)
-    return linked
+    for number, package in enumerate(packages):
+        for script in package.entry_points:
+            if script.path not in layout.lost[number]:
+                own_files.write(root, script.path, script.script(str(job.prefix / layout.python)), 0o777)
 
 
 def _require_same(results: Sequence[object]) -> None:
@@ -90,60 +70,49 @@ def _require_same(results: Sequence[object]) -> None:
         raise Changed(changed)
 
 
-def _described(package: Package, paths: list[Mapping[str, Any]] | None) -> dict[str, Any]:
-    """Return what link_worker.py is told of a package; `paths` are the entries to link, None for all."""
+def _described(package: Package, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what link_worker.py needs of a package; without `paths` it may see the whole folder."""
     artefact = package.artefact
+    whole = len(entries) == len(package.paths) and not package.entry_points
     return {
-        "name": package.record_name, "folder": str(package.folder), "paths": paths,
-        "size": package.manifest.archive_size, "sha256": artefact.sha256, "md5": artefact.md5,
-        "file_name": artefact.file_name, "url": artefact.url,
-        "channel": artefact.channel,
+        "name": package.record_name, "folder": str(package.folder), "paths": None if whole else list(entries),
+        "noarch_python": package.noarch_python, "size": package.manifest.archive_size, "sha256": artefact.sha256,
+        "md5": artefact.md5, "file_name": artefact.file_name, "channel": artefact.channel,
     }  # fmt: skip
 
 
-def plain_job(package: Package, layout: Layout, number: int, root: Path) -> dict[str, Any]:
-    """Return the arguments that most tasks of hardlink.py have in common."""
+def job_of(package: Package, layout: Layout, number: int, root: Path) -> dict[str, Any]:
+    """Return the arguments that the tasks of bytecode_files.py have in common."""
     return {
         "manifest_path": str(package.manifest.path), "root": str(root), "site": layout.site_for(package),
         "skip": layout.skipped(number),
     }  # fmt: skip
 
 
-def _rest(package: Package, layout: Layout, number: int, linked: bool) -> list[Mapping[str, Any]] | None:
-    """Return the entries that rattler is to link; None for all of them."""
-    rest = layout.rest(package, number, linked)
-    return None if len(rest) == len(package.paths) else rest
-
-
-def _run(
-    plain: Callable[[], Work], rest: Callable[[], dict[str, Any]], count: int, staging: Path, cache: Path,
-    progress: Progress,
-) -> list[Any]:  # fmt: skip
-    """Have both done at the same time; return the results of `plain`."""
+def _run(job: Job, root: Path, message: Mapping[str, Any], meanwhile: Callable[[], list[Any]]) -> list[Any]:
+    """Have rattler link in a process of its own; return the result of `meanwhile`, which is done at the same time."""
     results: list[Any] = []
-    with progress.task("Linking", count, "packages") as task, open(staging / _SAID, "w+") as said:
+    with (
+        job.progress.task("Linking", len(message["packages"]), "packages") as task,
+        open(root / _STDERR, "w+") as stderr,
+    ):
         child = subprocess.Popen(
             [sys.executable, "-I", str(_WORKER)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True, encoding="utf-8",
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True, encoding="utf-8",
             pass_fds=held_fds(),
         )  # fmt: skip
-        last = {"event": "none"}
+        last: dict[str, Any] = {"event": "none"}
         try:
-            work = plain()  # while rattler is loaded
-            child.stdin.write(json.dumps(rest()) + "\n")
+            child.stdin.write(json.dumps(message) + "\n")
             child.stdin.flush()
+            results = meanwhile()
             for line in child.stdout:
                 last = json.loads(line)
                 if last["event"] == "linked":
                     task.note(last["name"])
                     task.advance(1)
-            results = work.wait()
         except BrokenPipeError:
-            pass  # it died while it read the job: told below by its return code and its last words
-        except OSError as error:
-            if error.errno in _UNFIT:
-                raise _unfit(str(error)) from error
-            raise
+            pass  # it died while it read the job: its return code and its last words say why
         finally:
             if last["event"] not in ("done", "error"):
                 child.kill()
@@ -151,15 +120,15 @@ def _run(
             child.stdout.close()
             with contextlib.suppress(BrokenPipeError):
                 child.stdin.close()
-        said.seek(0)
-        words = said.read()
-    (staging / _SAID).unlink()
+        stderr.seek(0)
+        words = stderr.read()
+    (root / _STDERR).unlink()
     if last["event"] != "done":
-        raise _error(last, words, child.returncode, staging, cache)
+        raise _error(last, words, child.returncode, root, job.cache)
     return results
 
 
-def _error(last: dict, said: str, code: int, staging: Path, cache: Path) -> SatenvError:
+def _error(last: Mapping[str, Any], words: str, code: int, staging: Path, cache: Path) -> SatenvError:
     text = str(last.get("text", ""))
     if any(mark in text for mark in diskspace.MARKS):
         # rattler's message doesn't always say which of the two it was writing
@@ -168,14 +137,10 @@ def _error(last: dict, said: str, code: int, staging: Path, cache: Path) -> Sate
     if "Permission denied" in text or "os error 13" in text or "Read-only file system" in text:
         return PrefixError(f"{staging.parent}: not writable: {text}", "choose another prefix with -p")
     if last["event"] == "error":
-        return _unfit(text)
+        return VerificationError(
+            f"linking failed: {text}", "the bytes are as locked, so a package is at fault: tell its channel"
+        )
     return SatenvError(
-        f"the linking process ended with {code} before it was done: {said.strip()[-400:] or 'no message'}",
+        f"the linking process ended with {code} before it was done: {words.strip()[-400:] or 'no message'}",
         "run it again; if it repeats, check memory limits (ulimit, cgroup) and report it",
-    )
-
-
-def _unfit(text: str) -> VerificationError:
-    return VerificationError(
-        f"linking failed: {text}", "the bytes are as locked, so a package is at fault: tell its channel"
     )

@@ -47,8 +47,12 @@ class _Reporter:
 
 def _record(package: dict) -> RepoDataRecord:
     index = Path(package["folder"]) / "info" / "index.json"
-    record = PackageRecord.from_index_json(index, package["size"], package["sha256"], package["md5"] or None)
-    return RepoDataRecord(record, package["file_name"], package["url"], package["channel"])
+    try:
+        record = PackageRecord.from_index_json(index, package["size"], package["sha256"], package["md5"] or None)
+    except Exception as error:  # any class that rattler has: the message gets the package's name
+        raise ValueError(f"{package['name']}: info/index.json: {error}") from error
+    # no address: what rattler can't read in the view it would fetch
+    return RepoDataRecord(record, package["file_name"], f"file:///dev/null/{package['file_name']}", package["channel"])
 
 
 def _show(package: dict, shown: Path) -> None:
@@ -62,9 +66,10 @@ def _show(package: dict, shown: Path) -> None:
         return
     (shown / "info").mkdir(parents=True)
     (shown / "info" / "paths.json").write_text(json.dumps({"paths": package["paths"], "paths_version": 1}))
-    for name in ("index.json", "link.json"):
-        if (folder / "info" / name).exists():
-            (shown / "info" / name).symlink_to(folder / "info" / name)
+    (shown / "info" / "index.json").symlink_to(folder / "info" / "index.json")
+    if package["noarch_python"]:  # without entry points: these are made by entry_points.py
+        link = {"noarch": {"type": "python"}, "package_metadata_version": 1}
+        (shown / "info" / "link.json").write_text(json.dumps(link))
     for name in {entry["_path"].partition("/")[0] for entry in package["paths"]}:
         there = folder / name
         if there.is_dir() and not there.is_symlink():

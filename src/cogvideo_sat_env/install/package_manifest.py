@@ -5,7 +5,7 @@ are recorded beside it. While they stay so, and owner and mode are right, the fi
 judge): only the owner can have changed one and set its time back. `--verify full` compares with the archive instead.
 
 Three lines of JSON: what it is about; files that are not plain; the plain ones, which are the same in every prefix
-(with the SHA-256 that the package lists for them). Only the standard library is imported: hardlink.py reads it in
+(with the SHA-256 that the package lists for them). Only the standard library is imported: package_files.py reads it in
 many processes.
 """
 

@@ -14,9 +14,10 @@ from pathlib import Path
 
 from cogvideo_sat_env.base.errors import SatenvError
 from cogvideo_sat_env.base.progress import Progress
+from cogvideo_sat_env.install import own_files
 from cogvideo_sat_env.install.archive import Package
+from cogvideo_sat_env.install.own_files import PENDING
 from cogvideo_sat_env.install.prefix_python import prefix_environment
-from cogvideo_sat_env.install.staging import PENDING
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class LinkScript:
 
 def mark_pending(root: Path) -> None:
     """Mark the staged prefix at `root`: its link scripts are still to be run."""
-    (root / PENDING).touch()
+    own_files.write(root, PENDING, b"")
 
 
 def run(prefix: Path, scripts: Sequence[LinkScript], progress: Progress) -> tuple[str, ...]:

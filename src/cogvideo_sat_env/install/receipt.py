@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from cogvideo_sat_env import __version__
-from cogvideo_sat_env.install import staging
+from cogvideo_sat_env.install import own_files, staging
 from cogvideo_sat_env.install.job import SCHEMA, Job
-from cogvideo_sat_env.install.staging import PENDING
-
-PATH = "etc/cogvideo-sat-env/receipt.json"
+from cogvideo_sat_env.install.own_files import PENDING
+from cogvideo_sat_env.install.own_files import RECEIPT as PATH
 
 
 def build(job: Job, files: Mapping[str, Mapping[str, object]], facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,10 +42,7 @@ def build(job: Job, files: Mapping[str, Mapping[str, object]], facts: Mapping[st
 
 def write(root: Path, receipt: Mapping[str, Any]) -> None:
     """Write `receipt` into the prefix at `root`."""
-    path = root / PATH
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)  # never through a link into the cache
-    path.write_text(json.dumps(receipt, indent=1) + "\n", encoding="utf-8")
+    own_files.write(root, PATH, (json.dumps(receipt, indent=1) + "\n").encode("utf-8"))
 
 
 def read(prefix: Path) -> dict[str, Any] | None:

@@ -18,6 +18,7 @@ from cogvideo_sat_env.install import (
     conda_meta,
     layout,
     link,
+    own_files,
     pip_stage,
     prefix_python,
     receipt,
@@ -26,10 +27,13 @@ from cogvideo_sat_env.install.archive import Package
 from cogvideo_sat_env.install.bytecode_cache import BytecodeCache
 from cogvideo_sat_env.install.extractor import Extractor
 from cogvideo_sat_env.install.job import Clock, Job
+from cogvideo_sat_env.install.layout import Layout
 from cogvideo_sat_env.install.package_cache import PackageCache
 from cogvideo_sat_env.install.package_manifest import PackageManifest
 from cogvideo_sat_env.install.post_link import LinkScript, mark_pending
 from cogvideo_sat_env.install.workers import WorkerPool
+
+_SCRIPT = {"path_type": "unix_python_entry_point"}
 
 
 @dataclass(frozen=True)
@@ -70,15 +74,22 @@ def provide(job: Job) -> dict[str, PackageManifest]:
     return manifests | package_cache.load(missing)
 
 
-def inspect(job: Job, manifests: Mapping[str, PackageManifest]) -> list[Package]:
-    """Read what the packages say of themselves; require that they are possible in the prefix.
+def inspect(job: Job, manifests: Mapping[str, PackageManifest]) -> tuple[list[Package], Layout]:
+    """Read what the packages say of themselves; require that they are possible in the prefix, and together.
 
     Raises PrefixError (prefix too long), VerificationError.
     """
     packages = archive.read_packages(job.plan.artefacts, manifests)
     archive.require_prefix_fits(job.prefix, packages)
     archive.require_no_link_out(packages)
-    return packages
+    scripts = activation.load().scripts
+    found = layout.of(packages)
+    for package, names in zip(packages, found.targets, strict=True):
+        claims = [*zip(names, package.paths, strict=True), *((s.path, _SCRIPT) for s in package.entry_points)]
+        own_files.refuse_claims(package.artefact.file_name, claims, scripts)
+        if package.artefact.name != "python":
+            own_files.refuse_pythons(package.artefact.file_name, found.claimed.intersection(name for name, _ in claims))
+    return packages, found
 
 
 def forget(job: Job, packages: Sequence[Package], changed: link.Changed) -> None:
@@ -88,16 +99,14 @@ def forget(job: Job, packages: Sequence[Package], changed: link.Changed) -> None
         package_cache.forget(packages[number].artefact, packages[number].folder, name)
 
 
-def stage(job: Job, packages: Sequence[Package], root: Path, clock: Clock, workers: WorkerPool) -> Staged:
+def stage(
+    job: Job, packages: Sequence[Package], paths: Layout, root: Path, clock: Clock, workers: WorkerPool
+) -> Staged:
     """Make everything in `root`, written for `job.prefix`. Raises link.Changed, and the errors of base/errors.py."""
     prefix, progress, plan = job.prefix, job.progress, job.plan
     archive.require_case_fits(root, packages)
-    paths = layout.of(packages)
     with clock.stage("link"):
-        linked = link.link(
-            packages, paths, staging=root, prefix=prefix, platform=plan.platform, cache=job.cache, workers=workers,
-            progress=progress,
-        )  # fmt: skip
+        link.link(job, packages, paths, root, workers)
         # rattler marks prefixes as caches, which back-up programs would leave out
         (root / "CACHEDIR.TAG").unlink(missing_ok=True)
     noarch = any(package.noarch_python for package in packages)
@@ -108,7 +117,7 @@ def stage(job: Job, packages: Sequence[Package], root: Path, clock: Clock, worke
             bytecode.compile_noarch(python, packages, paths, kept, workers, progress)
     with clock.stage("records"):
         tag = python.cache_tag if python else None
-        conda_meta.complete(packages, paths, root, plan.requested, tag, workers, linked)
+        conda_meta.complete(job, packages, paths, root, tag)
     collisions = layout.collisions(packages, paths)
     manifest: dict[str, dict[str, object]] = {}
     with clock.stage("pip"):

@@ -20,9 +20,9 @@ from pathlib import Path
 
 from cogvideo_sat_env.base.errors import PrefixError
 from cogvideo_sat_env.base.progress import Progress
+from cogvideo_sat_env.install.own_files import PENDING
 
 NEW, OLD, TRASH, UNDO = "new", "old", "trash", "undo"
-PENDING = "etc/cogvideo-sat-env/link-scripts-pending"  # in a prefix whose link scripts haven't ended yet
 WRITERS_SECONDS = 30  # that the children of a killed run may take to notice
 _held: dict[Path, int] = {}  # open staging directories of this process, locked
 

@@ -125,11 +125,11 @@ def _staged(job: Job, clock: Clock) -> tuple[Path, Staged]:
         with clock.stage("fetch"):
             manifests = provide(job)
         with clock.stage("inspect"):
-            packages = inspect(job, manifests)
+            packages, paths = inspect(job, manifests)
         root = staging.make(job.prefix)
         try:
             with diskspace.watch(job.prefix.parent, "the environment"), WorkerPool() as workers:
-                return root, stage(job, packages, root, clock, workers)
+                return root, stage(job, packages, paths, root, clock, workers)
         except BaseException as error:
             if root.exists():
                 staging.discard(job.prefix, root)

@@ -24,7 +24,7 @@ from zstandard import ZstdError
 from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import VerificationError
 from cogvideo_sat_env.base.permissions import shared_mode, umask
-from cogvideo_sat_env.install import archive_size, package_manifest
+from cogvideo_sat_env.install import archive_size, package_info, package_manifest
 from cogvideo_sat_env.install.package_manifest import PackageManifest
 
 
@@ -57,6 +57,7 @@ def unpack(archive: Path, package: PackageName, packages: Path, compare: bool = 
         try:
             _extract(archive, package, scratch)
             _normalize_modes(scratch)
+            package_info.check(scratch, package.key)
             found = dict(package_manifest.walk(str(scratch)))
             paths = package_manifest.read_paths(scratch)
             _require_as_listed(scratch, package, found, paths)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # isolated mode leaves it out
 
-from cogvideo_sat_env.install.hardlink import remember
+from cogvideo_sat_env.install.package_files import remember
 from cogvideo_sat_env.install.tasks import TASKS
 
 
