@@ -62,7 +62,9 @@ def from_wheels(root: Path, cache: Path, python: Path | None, progress: Progress
 
     interpreter, lock = choose_python(root / "locks", python)
     environment = read_environment(root / "environment.yml")
-    channel = build_channel(environment, lock, python=interpreter.executable, cache=cache, progress=progress)
+    channel = build_channel(
+        environment, lock, python=interpreter.executable, cache=cache, progress=progress, recipe=root / "recipe"
+    )
     conda, place = [], {}
     for artefact in channel.artefacts:
         if artefact.name == "python":

@@ -84,7 +84,9 @@ def _wheels_plan(
         "These are a package index's wheels in conda packages, not conda-forge's binaries; "
         f"Python is the one at {interpreter.base} ({interpreter.version}), which has to stay there"
     )
-    channel = build_channel(environment, lock, python=interpreter.executable, cache=cache_dir(), progress=progress)
+    channel = build_channel(
+        environment, lock, python=interpreter.executable, cache=cache_dir(), progress=progress, recipe=root / "recipe"
+    )
     facts = {
         "variant": "wheels",
         "lock": lock.name,
@@ -92,6 +94,7 @@ def _wheels_plan(
         "inputs": inputs_digest(root, lock, "wheels", variant),
         "data_only": False,
         "not_provided": [asdict(item) for item in channel.not_provided],
+        "patched": dict(channel.patched),
     }
     return Plan(
         Source("wheels"), variant.platform, channel.artefacts, (), channel.specs, kept_variables(environment, variant),
@@ -109,6 +112,7 @@ def inputs_digest(root: Path, lock: Path, kind: str, variant: Variant) -> str:
     digest = hashlib.sha256()
     variant_id = "" if kind == "wheels" else variant.id
     digest.update(f"{__version__} {kind} {variant_id} {activation.load().version}".encode())
-    for path in (root / "environment.yml", lock):
+    patches = sorted((root / "recipe" / "patches").glob("*/*.patch")) if kind == "wheels" else []
+    for path in (root / "environment.yml", lock, *patches):
         digest.update(hashlib.sha256(path.read_bytes()).digest() if path.is_file() else b"absent")
     return digest.hexdigest()

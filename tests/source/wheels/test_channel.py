@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,8 +19,10 @@ import pytest
 from cogvideo_sat_env.base.child import child_environment
 from cogvideo_sat_env.base.errors import InputError, SourceError, VerificationError
 from cogvideo_sat_env.base.progress import Silent
+from cogvideo_sat_env.source.wheels import channel as channel_module
 from cogvideo_sat_env.source.wheels import convert as convert_module
 from cogvideo_sat_env.source.wheels.channel import WheelChannel, build_channel
+from cogvideo_sat_env.source.wheels.interpreter import probe as convert_probe
 from cogvideo_sat_env.spec.environment import Environment, read_environment
 from source.wheels.conftest import PYTHON, Made, keep, pinned
 from source.wheels.wheelindex import Index, make_wheel
@@ -81,10 +87,11 @@ def test_the_channel_holds_the_lock_under_the_names_of_the_spec(channel: WheelCh
     assert {item.name: item.build for item in channel.artefacts} == {
         "pytorch": f"cuda128_{TAG}_0",
         "python": "running_0",
+        **dict.fromkeys(["einops", "ffmpeg"], f"{TAG}_0"),  # one has C headers, the other leads into site-packages
         **dict.fromkeys(
-            ["deepspeed", "einops", "ffmpeg", "fsspec", "imageio-ffmpeg", "nvidia-a-cu12", "nvidia-b-cu12", "tensorboardx",
-             "tqdm", "typing_extensions"],
-            f"{TAG}_0",
+            ["deepspeed", "fsspec", "imageio-ffmpeg", "nvidia-a-cu12", "nvidia-b-cu12", "tensorboardx", "tqdm",
+             "typing_extensions"],
+            "py3_0",
         ),
     }  # fmt: skip
     for item in channel.artefacts:
@@ -111,9 +118,8 @@ def test_dependencies_come_from_the_wheels(channel: WheelChannel) -> None:
     depends = {item.name: item.depends for item in channel.artefacts}
     python = f"python {sys.version_info[0]}.{sys.version_info[1]}.*"
     assert depends["pytorch"] == ("nvidia-a-cu12 ==1.0", "nvidia-b-cu12", python)
-    assert depends["tensorboardx"] == (python, "typing_extensions 4.*,>=4.1") or depends["tensorboardx"] == (
-        python, "typing_extensions >=4.1,4.*",
-    )  # fmt: skip
+    assert depends["tensorboardx"][0] == "python >=3.10"
+    assert depends["tensorboardx"][1] in ("typing_extensions 4.*,>=4.1", "typing_extensions >=4.1,4.*")
     assert depends["ffmpeg"] == ("imageio-ffmpeg ==0.8.1", python)
     assert depends["python"] == ()
 
@@ -137,6 +143,94 @@ def test_conversion_gives_the_same_bytes_twice(
     assert {item.name: item.sha256 for item in other.artefacts} == {
         item.name: item.sha256 for item in channel.artefacts
     }
+
+
+def another_python(environment: Environment, lock: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Environment, Path]:
+    """Have this interpreter pass for the next minor version of itself; return spec and lock for it."""
+    real = convert_probe(PYTHON)
+    minor = f"3.{int(real.minor.split('.')[1]) + 1}"
+    versions = {"python_version": minor, "python_full_version": f"{minor}.0"}
+    other = replace(real, version=f"{minor}.0", environment={**real.environment, **versions})
+    monkeypatch.setattr(channel_module, "probe", lambda _: other)
+    path = lock.with_name(lock.name.replace(real.tag, other.tag))
+    path.write_text(lock.read_text().replace(f"# python: {real.minor}", f"# python: {minor}"))
+    return environment, path
+
+
+def test_another_python_converts_only_what_depends_on_it(
+    environment: Environment, small_lock: Path, warm_cache: Path, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = {item.name: item for item in build(environment, small_lock, warm_cache).artefacts}
+    again = build(*another_python(environment, small_lock, monkeypatch), warm_cache)
+    assert (again.converted, again.reused) == (4, PACKAGES - 4)
+    changed = {item.name for item in again.artefacts if item.sha256 != first[item.name].sha256}
+    assert changed == {"python", "pytorch", "einops", "ffmpeg"}
+    assert [path for path in index.requests if path.startswith("/files/")] == []
+
+
+def test_a_wheel_whose_requirements_depend_on_the_python_is_converted_for_each(
+    two: Environment, tmp_path: Path
+) -> None:
+    tqdm = make_wheel(tmp_path, "tqdm", "4.71")
+    markers = ("tqdm; python_version >= '3.12'", "tqdm>=4; python_full_version >= '3.10.1'", "tqdm")
+    built = {}
+    for number, marker in enumerate(markers):
+        fsspec = make_wheel(tmp_path, "fsspec", f"{number}", requires=(marker,))
+        lock = pinned(two, tmp_path / "out", fsspec, tqdm)
+        artefacts = build(two, lock, keep(tmp_path / "cache", fsspec, tqdm)).artefacts
+        built[marker] = next(item.build for item in artefacts if item.name == "fsspec")
+    assert list(built.values()) == [f"{TAG}_0", f"{TAG}_0", "py3_0"]
+
+
+PATCH = """\
+What it is for.
+
+--- a/tqdm/__init__.py
++++ b/tqdm/__init__.py
+@@ -1 +1,2 @@
+ first = 1
++second = 2
+"""
+
+
+def test_patches_of_the_recipe_are_in_the_package_and_its_build_string(
+    two: Environment, fsspec: Path, tmp_path: Path
+) -> None:
+    tqdm = make_wheel(tmp_path, "tqdm", "4.71", files={"tqdm/__init__.py": "first = 1\n"})
+    lock, cache = pinned(two, tmp_path / "out", fsspec, tqdm), keep(tmp_path / "cache", fsspec, tqdm)
+    plain = build(two, lock, cache)
+    patch = tmp_path / "recipe" / "patches" / "tqdm" / "0001-second.patch"
+    patch.parent.mkdir(parents=True)
+    patch.write_text(PATCH)
+
+    def patched() -> WheelChannel:
+        return build_channel(two, lock, python=PYTHON, cache=cache, progress=Silent(), recipe=tmp_path / "recipe")
+
+    channel = patched()
+    assert (channel.converted, channel.patched) == (1, {"tqdm": ["0001-second.patch"]}) and plain.patched == {}
+    (name,) = (item.build for item in channel.artefacts if item.name == "tqdm")
+    assert re.fullmatch(r"py3_p[0-9a-f]{7}_0", name)
+    install(channel, tmp_path / "prefix")
+    module = tmp_path / "prefix" / SITE / "tqdm" / "__init__.py"
+    assert module.read_text() == "first = 1\nsecond = 2\n"
+    record = (module.parents[1] / "tqdm-4.71.dist-info" / "RECORD").read_text()
+    digest = base64.urlsafe_b64encode(hashlib.sha256(module.read_bytes()).digest()).decode().rstrip("=")
+    assert f"tqdm/__init__.py,sha256={digest}," in record
+    assert patched().converted == 0
+    patch.write_text(PATCH.replace("second = 2", "second = 3"))
+    assert patched().converted == 1  # another patch, another package
+    patch.write_text(PATCH.replace("first = 1", "first = 7"))
+    with pytest.raises(VerificationError, match=r"0001-second\.patch: tqdm/__init__\.py: line 1 is not what"):
+        patched()
+
+
+def test_a_channel_that_lost_files_is_made_again(environment: Environment, small_lock: Path, warm_cache: Path) -> None:
+    channel = build(environment, small_lock, warm_cache)
+    before = sorted(path.name for path in channel.path.rglob("*"))
+    for gone in ("noarch/repodata.json", f"{channel.artefacts[0].subdir}/{channel.artefacts[3].file_name}"):
+        (channel.path / gone).unlink()
+        assert build(environment, small_lock, warm_cache).artefacts == channel.artefacts
+        assert sorted(path.name for path in channel.path.rglob("*")) == before
 
 
 def test_a_damaged_download_is_fetched_again(
@@ -358,13 +452,13 @@ def test_the_installed_prefix_runs(channel: WheelChannel, tmp_path: Path) -> Non
 def test_bytecode_is_there_and_an_edited_module_still_counts(channel: WheelChannel, tmp_path: Path) -> None:
     prefix = tmp_path / "prefix"
     install(channel, prefix)
-    module = prefix / SITE / "tqdm" / "__init__.py"
+    module = prefix / SITE / "torch" / "__init__.py"  # of a noarch package whoever installs it makes the bytecode
     assert list((module.parent / "__pycache__").glob("__init__.*.pyc"))
     stat = module.stat()
     module.unlink()  # a hard link into the package cache
-    module.write_text("version = '9.99.9'\n")
+    module.write_text("y = 2\n")
     os.utime(module, (stat.st_atime, stat.st_mtime))  # same time, same size: only the content tells
-    assert run(prefix / "bin" / "python", "-c", "import tqdm; print(tqdm.version)").strip() == "9.99.9"
+    assert run(prefix / "bin" / "python", "-c", "import torch; print(torch.y)").strip() == "2"
 
 
 @pytest.mark.skipif(not Path("/usr/bin/python3").exists(), reason="no system Python")

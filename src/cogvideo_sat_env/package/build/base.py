@@ -67,7 +67,10 @@ def find_base(root: Path, named: Sequence[str], progress: Progress) -> Base:
 def whole_environment_to_fetch(root: Path) -> str:
     """Return how much `whole_environment` would download, in words; nothing when all is in the cache."""
     interpreter, lock = choose_python(root / "locks", None)
-    return _amount(to_fetch(read_wheel_lock(lock), interpreter=interpreter, names=load_names(), cache=cache_dir()))
+    wheels = read_wheel_lock(lock)
+    return _amount(
+        to_fetch(wheels, interpreter=interpreter, names=load_names(), cache=cache_dir(), recipe=root / "recipe")
+    )
 
 
 def _amount(pins: Sequence[PipPin]) -> str:
@@ -93,7 +96,9 @@ def whole_environment(root: Path, progress: Progress) -> str:
     amount = whole_environment_to_fetch(root)
     if amount:
         progress.say(f"Fetching for the tests: {amount}")
-    channel = build_channel(environment, lock, python=interpreter.executable, cache=cache_dir(), progress=progress)
+    channel = build_channel(
+        environment, lock, python=interpreter.executable, cache=cache_dir(), progress=progress, recipe=root / "recipe"
+    )
     return channel.path.resolve().as_uri()
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import re
+import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +37,8 @@ class WheelChannel:
     """A local channel made of wheels, and its solution.
 
     `specs` are the match specs of the environment file that it satisfies, Python's relaxed to the running one;
-    `artefacts` all packages of the lock, solved together; `converted` and `reused` count packages.
+    `artefacts` all packages of the lock, solved together; `converted` and `reused` count packages;
+    `patched` has the file names of the patches in a package, by its name.
     """
 
     path: Path
@@ -44,14 +47,22 @@ class WheelChannel:
     converted: int
     reused: int
     artefacts: tuple[CondaArtefact, ...]
+    patched: Mapping[str, list[str]]
 
 
 def build_channel(
-    environment: Environment, lock: Path, *, python: Path, cache: Path, progress: Progress
+    environment: Environment,
+    lock: Path,
+    *,
+    python: Path,
+    cache: Path,
+    progress: Progress,
+    recipe: Path | None = None,
 ) -> WheelChannel:
     """Turn the wheel lock into a local channel below `cache` and solve the environment file's specs over it.
 
-    `python` becomes the package `python`; the lock must be for its minor version. Downloads and conversions are kept:
+    `python` becomes the package `python`; the lock must be for its minor version. The patches of the folder `recipe`
+    are in the packages. Downloads and conversions are kept:
     a second call converts nothing. Safe when two run at once (the second waits), and when killed.
     Raises InputError, SourceError, VerificationError, PrefixError, SolveError.
     """
@@ -79,16 +90,19 @@ def build_channel(
     try:
         with cache_umask(), _hold(cache, progress):
             sweep(cache)
-            conversion = convert(wheels, programs, interpreter=interpreter, names=names, cache=cache, progress=progress)
+            conversion = convert(
+                wheels, programs, interpreter=interpreter, names=names, cache=cache, progress=progress, recipe=recipe
+            )
             progress.say(f"Conda packages from wheels: {conversion.converted} converted, {conversion.reused} reused")
             path = _channel(conversion, interpreter, cache)
+            patched = {package.name: list(package.patches) for package in conversion.packages if package.patches}
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise PrefixError(f"{cache}: no space left for converted wheels", "free 20 GB, or set SATENV_CACHE") from error
     specs = (f"python {interpreter.minor}.*", *(item.conda_spec for item in wanted))
     artefacts = _solve(path, specs, conversion.packages, interpreter)
-    return WheelChannel(path, specs, tuple(not_provided), conversion.converted, conversion.reused, artefacts)
+    return WheelChannel(path, specs, tuple(not_provided), conversion.converted, conversion.reused, artefacts, patched)
 
 
 def _make_folder(cache: Path) -> None:
@@ -121,10 +135,11 @@ def _channel(conversion: Conversion, interpreter: Interpreter, cache: Path) -> P
     """Return the channel folder of exactly these packages: the one that is there, or a new one, by one rename."""
     listing = "\n".join(sorted(f"{package.file_name} {package.sha256}" for package in conversion.packages))
     target = cache / "channels" / hashlib.sha256(listing.encode()).hexdigest()[:16]
-    if target.is_dir():
+    if _is_whole(target, conversion.packages, interpreter):
         cache_use.mark_used(target)
         return target
-    _refuse_clashes(conversion.packages)
+    shutil.rmtree(target, ignore_errors=True)  # parts of it were purged
+    _refuse_clashes(conversion.packages, interpreter)
     target.parent.mkdir(exist_ok=True)
     (cache / "tmp").mkdir(exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=cache / "tmp"))
@@ -140,6 +155,16 @@ def _channel(conversion: Conversion, interpreter: Interpreter, cache: Path) -> P
     return target
 
 
+def _is_whole(channel: Path, packages: Sequence[Package], interpreter: Interpreter) -> bool:
+    """Whether the channel's index and all its files are there: scratch file systems purge what wasn't read for long."""
+    subdir = channel / interpreter.platform
+    try:
+        good = all((subdir / package.file_name).stat().st_size == package.size for package in packages)
+        return good and all((channel / name / "repodata.json").stat().st_size for name in (subdir.name, "noarch"))
+    except OSError:
+        return False
+
+
 def _compare(packages: Sequence[Package], subdir: Path) -> None:
     """The index was made by reading every byte: what it found must be what was converted, maybe long ago."""
     repodata = json.loads((subdir / "repodata.json").read_text(encoding="utf-8"))
@@ -153,10 +178,11 @@ def _compare(packages: Sequence[Package], subdir: Path) -> None:
             )
 
 
-def _refuse_clashes(packages: Sequence[Package]) -> None:
+def _refuse_clashes(packages: Sequence[Package], interpreter: Interpreter) -> None:
     owners: dict[str, str] = {}
     for package in packages:
-        for path in package.paths:
+        for packed in package.paths:
+            path = re.sub(r"^site-packages/", f"{interpreter.site_packages}/", packed)  # of a noarch package
             if path in owners:
                 raise VerificationError(
                     f"{path}: in both {owners[path]} and {package.name}; one would overwrite the other",

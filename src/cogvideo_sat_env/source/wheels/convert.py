@@ -19,23 +19,26 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Literal
 
 from cogvideo_sat_env.base import cache_use
 from cogvideo_sat_env.base.artefacts import PipPin
 from cogvideo_sat_env.base.errors import PrefixError, SourceError, VerificationError
 from cogvideo_sat_env.base.hashing import sha256_file
 from cogvideo_sat_env.base.progress import Progress
+from cogvideo_sat_env.base.wheel_patch import PatchError, patch_wheel, patches_of
 from cogvideo_sat_env.source.wheels.fetch import EPOCH, fetch, file_path
 from cogvideo_sat_env.source.wheels.interpreter import Interpreter
 from cogvideo_sat_env.source.wheels.layout import lay_out
 from cogvideo_sat_env.source.wheels.lockfile import WheelLock, is_sdist
-from cogvideo_sat_env.source.wheels.metadata import build_string, depends, read_metadata
+from cogvideo_sat_env.source.wheels.metadata import build_string, depends, oldest_minor, read_metadata, shared_depends
 from cogvideo_sat_env.source.wheels.python_package import BUILD, lay_out_python
 from cogvideo_sat_env.spec.pypi_names import Names, Program
 
+_SHARED = "shared"  # in the keys of what can be the same for every Python
 CONVERTER = "1"  # raise it when converted packages would come out differently: it is part of every cache key
 _STAMP = datetime.fromtimestamp(EPOCH, tz=timezone.utc)
 _RECORD = "package.json"
@@ -54,6 +57,7 @@ class Package:
     size: int
     paths: tuple[str, ...]
     python_version: str | None = None  # set when its dependencies were decided by Python's patch version
+    patches: tuple[str, ...] = ()  # file names of the patches in it, of recipe/patches
 
     def archive(self, cache: Path) -> Path:
         """Return where the cache keeps the package archive."""
@@ -71,6 +75,8 @@ class _Task:
     wheel: Path | None = None
     pin: PipPin | None = None
     program: Program | None = None
+    shared_key: str = ""  # in place of `key`, if the package turns out to be the same for every Python
+    patches: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -90,36 +96,60 @@ def convert(
     names: Names,
     cache: Path,
     progress: Progress,
+    recipe: Path | None = None,
 ) -> Conversion:
     """Have every file of the lock, each of `programs`, and Python itself as conda packages in the cache.
 
-    The caller holds the cache's lock. What is there already is reused; nothing is downloaded for it.
-    Raises SourceError, VerificationError, PrefixError.
+    The patches of the folder `recipe` are in them. The caller holds the cache's lock. What is there already is reused;
+    nothing is downloaded for it. Raises SourceError, VerificationError, PrefixError.
     """
-    by_name = {pin.name: pin for pin in lock.pins}
-    jobs: list[tuple[str, PipPin | None, Program | None]] = [(_python_key(interpreter), None, None)]
-    jobs += [(_wheel_key(pin, lock, interpreter, names), pin, None) for pin in lock.pins]
-    jobs += [(_program_key(p, by_name[p.pypi], interpreter), by_name[p.pypi], p) for p in programs]
-    have = {key: found for key, _, _ in jobs if (found := _cached(cache, key, interpreter))}
-    todo = [job for job in jobs if job[0] not in have]
+    tasks = _tasks(lock, programs, interpreter, names, cache, recipe)
+    have = {task.key: found for task in tasks if (found := _cached(cache, task, interpreter))}
+    todo = [task for task in tasks if task.key not in have]
     if todo:
-        needed = sorted({pin for _, pin, _ in todo if pin}, key=lambda pin: pin.name)
+        needed = sorted({task.pin for task in todo if task.pin}, key=lambda pin: pin.name)
         files = fetch(lock, needed, interpreter=interpreter, cache=cache, progress=progress) if needed else {}
         with _work_folder(cache) as work:
-            tasks = [
-                _Task(key, interpreter, names, work / key, files[pin.name] if pin else None, pin, program)
-                for key, pin, program in todo
-            ]
-            for package in _run(tasks, progress):
-                _publish(cache, work / package.key / "out", package)
-                have[package.key] = package
-    return Conversion(tuple(have[key] for key, _, _ in jobs), len(todo), len(jobs) - len(todo))
+            todo = [replace(t, work=work / t.key, wheel=files[t.pin.name] if t.pin else None) for t in todo]
+            for task, package in _run(todo, progress):
+                _publish(cache, task.work / "out", package)
+                have[task.key] = package
+    return Conversion(tuple(have[task.key] for task in tasks), len(todo), len(tasks) - len(todo))
 
 
-def to_fetch(lock: WheelLock, *, interpreter: Interpreter, names: Names, cache: Path) -> list[PipPin]:
+def to_fetch(
+    lock: WheelLock, *, interpreter: Interpreter, names: Names, cache: Path, recipe: Path | None = None
+) -> list[PipPin]:
     """Return the files of the lock that `convert` would have to download: no package of them is in the cache."""
-    missing = [pin for pin in lock.pins if not _cached(cache, _wheel_key(pin, lock, interpreter, names), interpreter)]
+    tasks = _tasks(lock, (), interpreter, names, cache, recipe)
+    missing = [task.pin for task in tasks if task.pin and not _cached(cache, task, interpreter)]
     return [pin for pin in missing if not file_path(cache, pin).is_file()]
+
+
+def _tasks(
+    lock: WheelLock, programs: Sequence[Program], interpreter: Interpreter, names: Names, cache: Path,
+    recipe: Path | None,
+) -> list[_Task]:  # fmt: skip
+    """Return what the packages of a lock are made from, each with its key in the cache."""
+    by_name = {pin.name: pin for pin in lock.pins}
+    work = cache / "tmp"
+    key = _key("python", str(interpreter.base), interpreter.version, interpreter.platform)
+    tasks = [_Task(key, interpreter, names, work)]
+    for pin in lock.pins:
+        patches = tuple(patches_of(recipe, names.to_conda(pin.name))) if recipe else ()
+        parts = [json.dumps(names.conda_by_pypi, sort_keys=True), *(p.sha256 for p in lock.build if is_sdist(pin))]
+        parts += [sha256_file(patch) for patch in patches]
+        shared = ""
+        if is_sdist(pin) or oldest_minor(pin.file_name) is not None:
+            parts.append(_SHARED)
+            shared = _key("wheel", pin.sha256, interpreter.platform, *parts)
+        key = _key("wheel", pin.sha256, interpreter.minor, interpreter.platform, *parts)
+        tasks.append(_Task(key, interpreter, names, work, pin=pin, shared_key=shared, patches=patches))
+    for program in programs:
+        pin = by_name[program.pypi]
+        key = _key("program", json.dumps(asdict(program)), pin.sha256, interpreter.minor, interpreter.platform)
+        tasks.append(_Task(key, interpreter, names, work, pin=pin, program=program))
+    return tasks
 
 
 def sweep(cache: Path) -> None:
@@ -138,33 +168,24 @@ def _key(*parts: str) -> str:
     return hashlib.sha256("\n".join([CONVERTER, *parts]).encode()).hexdigest()
 
 
-def _python_key(interpreter: Interpreter) -> str:
-    return _key("python", str(interpreter.base), interpreter.version, interpreter.platform)
-
-
-def _wheel_key(pin: PipPin, lock: WheelLock, interpreter: Interpreter, names: Names) -> str:
-    mapping = json.dumps(names.conda_by_pypi, sort_keys=True)
-    build = [item.sha256 for item in lock.build] if is_sdist(pin) else []
-    return _key("wheel", pin.sha256, interpreter.minor, interpreter.platform, mapping, *build)
-
-
-def _program_key(program: Program, pin: PipPin, interpreter: Interpreter) -> str:
-    return _key("program", json.dumps(asdict(program)), pin.sha256, interpreter.minor, interpreter.platform)
-
-
-def _cached(cache: Path, key: str, interpreter: Interpreter) -> Package | None:
-    folder = cache / "packages" / key
-    try:
-        data = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-        package = Package(**{**data, "paths": tuple(data["paths"])})
-        good = (folder / package.file_name).stat().st_size == package.size
-    except (OSError, ValueError, KeyError, TypeError):  # missing or damaged: it is made again
-        return None
-    same = package.python_version in (None, interpreter.environment["python_full_version"])
-    if not (good and same and package.key == key):
-        return None
-    cache_use.mark_used(folder)
-    return package
+def _cached(cache: Path, task: _Task, interpreter: Interpreter) -> Package | None:
+    """Return the finished package: the one for every Python, or the one for this."""
+    for key in filter(None, (task.shared_key, task.key)):
+        folder = cache / "packages" / key
+        try:
+            data = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+            package = Package(**{**data, "paths": tuple(data["paths"]), "patches": tuple(data.get("patches", ()))})
+            good = (folder / package.file_name).stat().st_size == package.size
+        except (OSError, ValueError, KeyError, TypeError):  # missing or damaged: it is made again
+            continue
+        if (
+            good
+            and package.key == key
+            and package.python_version in (None, interpreter.environment["python_full_version"])
+        ):
+            cache_use.mark_used(folder)
+            return package
+    return None
 
 
 def _publish(cache: Path, made: Path, package: Package) -> None:
@@ -177,7 +198,7 @@ def _publish(cache: Path, made: Path, package: Package) -> None:
     made.replace(target)
 
 
-def _run(tasks: list[_Task], progress: Progress) -> Iterator[Package]:
+def _run(tasks: list[_Task], progress: Progress) -> Iterator[tuple[_Task, Package]]:
     """Make the packages in worker processes; yield each when it is finished, so that a killed run keeps it."""
     # the biggest first, so that no core is left with one at the end
     tasks = sorted(
@@ -189,9 +210,10 @@ def _run(tasks: list[_Task], progress: Progress) -> Iterator[Package]:
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
     with progress.task("Converting wheels to conda packages", len(tasks), "packages") as shown:
         try:
-            for done in as_completed([pool.submit(_make, task) for task in tasks]):
+            calls = {pool.submit(_make, task): task for task in tasks}
+            for done in as_completed(calls):
                 package = done.result()
-                yield package
+                yield calls[done], package
                 shown.advance(1)
                 shown.note(package.name)
         except BrokenProcessPool as error:
@@ -248,24 +270,46 @@ def _make_wheel(task: _Task, wheel: Path, pin: PipPin, stage: Path) -> Package:
             f"{wheel}: expected sha256 {pin.sha256}, found {found}",
             "delete that file and run again: the cache is damaged",
         )
+    if task.patches:
+        wheel = _patched(wheel, task)
     metadata = read_metadata(wheel)
     if metadata.name != pin.name or metadata.version != pin.version:
         raise VerificationError(
             f"{wheel.name}: says it is {metadata.name} {metadata.version}; expected {pin.name} {pin.version}",
             "lock again",
         )
-    lay_out(wheel, python, metadata.name, stage)
+    needs = shared_depends(wheel, metadata, task.names, python.environment)
+    lay_out(wheel, python, metadata.name, stage, compiled=needs is None)
     site = stage / python.site_packages
+    if needs is not None:  # noarch: whoever links it puts this into the site-packages of the prefix's Python
+        task, site = replace(task, key=task.shared_key), site.rename(stage / "site-packages")
+        shutil.rmtree(stage / "lib") if not any(p for p in (stage / "lib").rglob("*") if p.is_file()) else None
     licenses = sorted(
         path for path in site.glob("*.dist-info/**/*")
         if path.is_file() and re.match(r"(?i)(licen[cs]e|copying|notice|authors)", path.name)
     )  # fmt: skip
+    tag = python.tag if needs is None else "py3"
+    if task.patches:
+        tag += "_p" + _key(*(sha256_file(patch) for patch in task.patches))[:7]
     return _pack(
-        task, stage, task.names.to_conda(metadata.name), metadata.version, build_string(metadata, python.tag),
-        depends(metadata, task.names, python.environment, python.minor), license=metadata.license or None,
+        task, stage, task.names.to_conda(metadata.name), metadata.version, build_string(metadata, tag),
+        depends(metadata, task.names, python.environment, python.minor) if needs is None else needs,
+        noarch=None if needs is None else "python", license=metadata.license or None,
         summary=metadata.summary or None, homepage=metadata.homepage or None, license_files=licenses,
-        python_version=python.environment["python_full_version"] if metadata.exact_python else None,
+        python_version=python.environment["python_full_version"] if needs is None and metadata.exact_python else None,
     )  # fmt: skip
+
+
+def _patched(wheel: Path, task: _Task) -> Path:
+    """Return a copy of the wheel with the patches in it."""
+    copy = Path(shutil.copy(wheel, task.work))
+    try:
+        patch_wheel(copy, task.patches)
+    except PatchError as error:
+        raise VerificationError(
+            str(error), "make the patch again for the version in the lock, or lock the version that it is for"
+        ) from error
+    return copy
 
 
 def _make_program(task: _Task, program: Program, wheel: Path, pin: PipPin, stage: Path) -> Package:
@@ -314,6 +358,7 @@ def _pack(
     needs: list[str],
     *,
     python_version: str | None = None,
+    noarch: Literal["python"] | None = None,
     license: str | None = None,
     summary: str | None = None,
     homepage: str | None = None,
@@ -327,7 +372,7 @@ def _pack(
             name, version, task.interpreter.platform, build, out, depends=needs, license=license,
             files=collect_files(stage, include_hidden=True),  # files_dir= leaves out hidden files
             summary=summary, homepage=homepage, license_files=list(license_files), compression_level=1,
-            compression_threads=1, timestamp=_STAMP, detect_prefix=False,
+            compression_threads=1, timestamp=_STAMP, detect_prefix=False, noarch=noarch,
         )  # fmt: skip
     except RattlerBuildError as error:
         if "No space left" in str(error):
@@ -339,5 +384,6 @@ def _pack(
         ) from error
     archive = Path(made.path)
     paths = tuple(sorted(p.relative_to(stage).as_posix() for p in stage.rglob("*") if p.is_symlink() or p.is_file()))
+    patches = tuple(patch.name for patch in task.patches)
     digest, size = sha256_file(archive), archive.stat().st_size
-    return Package(task.key, name, version, build, archive.name, digest, size, paths, python_version)
+    return Package(task.key, name, version, build, archive.name, digest, size, paths, python_version, patches)

@@ -100,8 +100,10 @@ def compile_bytecode(python: Interpreter, stage: Path) -> None:
         raise OSError(f"compileall ended with code {child.returncode}: {child.stderr.strip()[-300:]}")
 
 
-def lay_out(wheel: Path, python: Interpreter, name: str, stage: Path) -> None:
+def lay_out(wheel: Path, python: Interpreter, name: str, stage: Path, compiled: bool = True) -> None:
     """Unpack `wheel` into the empty folder `stage` as its files lie below a prefix; `name` is the distribution's.
+
+    With the bytecode of this Python if it is to be `compiled`.
 
     Raises VerificationError when the wheel is malformed or reaches outside the prefix.
     """
@@ -113,7 +115,7 @@ def lay_out(wheel: Path, python: Interpreter, name: str, stage: Path) -> None:
         "scripts": str(stage / "bin"),
         "data": str(stage),
     }
-    destination = _Stage(schemes, "/python", "posix", compiled_by=python, stage=str(stage))
+    destination = _Stage(schemes, "/python", "posix", compiled_by=python if compiled else None, stage=str(stage))
     try:
         with WheelFile.open(wheel) as source:
             install(source, destination, {"INSTALLER": b"conda\n"})

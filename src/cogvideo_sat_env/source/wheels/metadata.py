@@ -10,13 +10,15 @@ from email.parser import HeaderParser
 from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
-from packaging.utils import canonicalize_name
+from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+from packaging.version import InvalidVersion
 
 from cogvideo_sat_env.base.errors import VerificationError
 from cogvideo_sat_env.source.wheels.versions import specifier_to_conda
 from cogvideo_sat_env.spec.pypi_names import Names
 
 _CUDA = re.compile(r"^cuda(?:\s*:[^=]*)?\s*=\s*['\"](?P<major>\d+)\.(?P<minor>\d+)['\"]", re.MULTILINE)
+OLDEST, NEWEST = 10, 13  # minors of the Pythons that wheels are locked for
 _CUDA_BUILDS = ("torch",)  # distributions whose conda build string names their CUDA
 
 
@@ -32,6 +34,7 @@ class Metadata:
     homepage: str
     cuda: str  # "128", "cpu", or "" when the build string doesn't name it
     exact_python: bool
+    headers: bool = False  # whether it ships some: they lie in a folder of one Python
 
 
 def read_metadata(wheel: Path) -> Metadata:
@@ -52,6 +55,7 @@ def read_metadata(wheel: Path) -> Metadata:
     return Metadata(
         name, str(message["Version"]), requires, _license(message), " ".join(str(message["Summary"] or "").split()),
         _homepage(message), cuda, any("python_full_version" in item for item in requires),
+        any(re.match(r"[^/]+\.data/headers/", path) for path in inside),
     )  # fmt: skip
 
 
@@ -80,6 +84,37 @@ def depends(metadata: Metadata, names: Names, environment: dict[str, str], minor
             ) from error
         found.add(f"{names.to_conda(requirement.name)} {bound}".strip())
     return sorted(found)
+
+
+def oldest_minor(file_name: str) -> int | None:
+    """Return the oldest 3.x that is supported here and that the wheel is for; None when it is for one Python alone."""
+    try:
+        tags = parse_wheel_filename(file_name)[3]
+    except (InvalidWheelFilename, InvalidVersion):
+        return None
+    floors = [
+        int(tag.interpreter[3:] or 0)
+        for tag in tags
+        if re.fullmatch(r"py3\d*", tag.interpreter) or (re.fullmatch(r"cp3\d+", tag.interpreter) and tag.abi == "abi3")
+    ]
+    return max(OLDEST, min(floors)) if floors else None
+
+
+def shared_depends(wheel: Path, metadata: Metadata, names: Names, environment: dict[str, str]) -> list[str] | None:
+    """Return what the package needs if it is the same for every Python that its tags allow, else None.
+
+    It is when the wheel's file name names no Python (`py3-none-…`, `cp38-abi3-…`), when its requirements are the same
+    for all of them, and when none of its files lies in a folder of one Python. Raises VerificationError.
+    """
+    floor = oldest_minor(wheel.name)
+    if floor is None or metadata.exact_python or metadata.headers:
+        return None
+    needs = []
+    for minor in range(floor, max(NEWEST, int(environment["python_version"].split(".")[1])) + 1):
+        version = {"python_version": f"3.{minor}", "python_full_version": f"3.{minor}.0", "implementation_version": ""}
+        needs.append(depends(metadata, names, {**environment, **version}, f"3.{minor}"))
+        needs[-1].remove(f"python 3.{minor}.*")
+    return sorted([*needs[0], f"python >=3.{floor}"]) if all(found == needs[0] for found in needs) else None
 
 
 def _license(message: Message) -> str:
