@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import random
@@ -486,6 +487,18 @@ def test_a_manifest_that_leads_out_is_refused(sat: Path) -> None:
     manifest["members"] = [{**manifest["members"][0], "path": "project/../../etc/passwd"}]
     with pytest.raises(VerificationError, match="leads out of"):
         _parse(sat, json.dumps(manifest).encode())
+
+
+def test_what_a_killed_pack_has_left_is_removed_by_the_next(site: Site, tmp_path: Path) -> None:
+    (tmp_path / ".sat.pyz.0badcafe.partial").write_bytes(b"of a killed run")
+    (tmp_path / ".sat.pyz.v01.0badcafe.partial").write_bytes(b"of a killed run")
+    (tmp_path / ".other.pyz.0badcafe.partial").write_bytes(b"of another bundle")
+    with open(tmp_path / ".sat.pyz.feedbeef.partial", "wb") as living:
+        fcntl.flock(living, fcntl.LOCK_EX)
+        site.pack(tmp_path / "sat.pyz")
+    assert sorted(path.name for path in tmp_path.glob(".*")) == [
+        ".other.pyz.0badcafe.partial", ".sat.pyz.feedbeef.partial",
+    ]  # fmt: skip
 
 
 def test_an_interrupted_pack_leaves_nothing(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,6 @@ not touched before all of it is right.
 from __future__ import annotations
 
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -65,9 +64,9 @@ def install_bundle(
     wheels = bundle.manifest["source"] == "wheels"
     plan = _wheels_plan(bundle, part, environment) if wheels else _lock_plan(root, part, environment)
     start = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="satenv-python-") as scratch:
+    with scratch_folder(cache) as scratch:
         if wheels:
-            made, archive = _python_package(part, request.python, Path(scratch))
+            made, archive = _python_package(part, request.python, scratch)
             plan = replace(plan, artefacts=[*plan.artefacts, made])
         creation.require_buildable(target, _variant(part))
         found = receipt.read(target)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -9,6 +11,7 @@ import secrets
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -48,7 +51,10 @@ class _Volumes:
 
     def __init__(self, paths: Sequence[Path], size: int, limit: int | None) -> None:
         self._limit = limit or 1 << 62
-        self._files = [os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644) for path in paths]
+        self._files = [os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666) for path in paths]
+        for descriptor in self._files:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX)  # says to others that a process is at work on it
         self.sizes = [min(self._limit, size - number * self._limit) for number in range(len(paths))]
 
     def write(self, content: bytes | memoryview, offset: int) -> None:
@@ -89,6 +95,7 @@ def write_bundle(
     count = max(1, -(-size // volume_size)) if volume_size else 0
     names = [f"{path.name}.v{number:02d}" for number in range(1, count + 1)]
     mark = secrets.token_hex(4)
+    _remove_left(path)
     partials = [path.with_name(f".{name}.{mark}.partial") for name in names or [path.name]]
     volumes = None
     try:
@@ -120,6 +127,14 @@ def write_bundle(
             volumes.abandon()
         for partial in partials:
             partial.unlink(missing_ok=True)
+
+
+def _remove_left(path: Path) -> None:
+    """Remove what killed runs have left of this bundle: files that no process has locked."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}*.partial"):
+        with suppress(OSError), open(left, "rb") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left.unlink()
 
 
 def _tail_members(manifest: Mapping[str, Any]) -> dict[str, bytes]:
