@@ -187,3 +187,11 @@ def test_waiting_for_another_run_ends_when_told(machine, channel, command):  # n
     assert machine.satenv(command, "--wait", "0", *options).returncode == 0
     assert machine.satenv(command, "--wait", "-1").returncode == 2
     assert "[default: until it ends]" in " ".join(machine.satenv(command, "--help").stdout.split())
+
+
+def test_a_file_that_is_gone_from_its_channel_has_a_remedy_for_the_users_own_lock(machine, channel):  # noqa: F811
+    path = own_lock(machine, channel)
+    path.write_text(path.read_text().replace("data-3-0", "data-4-0").replace("'3'", "'4'"))
+    run = machine.create("--lock", str(path))
+    assert run.returncode == 5 and "404" in run.stderr and "conda-lock lock" in run.stderr
+    assert "satenv lock" not in run.stderr

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 import yaml
 
 from cogvideo_sat_env.base.address import Address
+from cogvideo_sat_env.base.command_name import satenv
 
 CHANNEL_ALIAS = "https://conda.anaconda.org"  # conda's own default for channel names
 
 yaml.representer.SafeRepresenter.add_representer(Address, lambda dumper, address: dumper.represent_str(str(address)))
 
+RELOCK = f"make the lock again: {satenv('lock')}"
 _ARCHIVE = re.compile(r"^(?P<name>.+)-(?P<version>[^-]+)-(?P<build>[^-]+)(?P<ext>\.conda|\.tar\.bz2)$")
 
 
@@ -32,11 +34,13 @@ class CondaArtefact:
     md5: str = ""
     size: int | None = None
     depends: tuple[str, ...] = ()
+    relock: str = field(default="", compare=False, repr=False)  # how its lock is made again, "" for the project's
 
     def __post_init__(self) -> None:
         """Take addresses that are given as text."""
         object.__setattr__(self, "channel", Address(self.channel))
         object.__setattr__(self, "url", Address(self.url))
+        object.__setattr__(self, "relock", self.relock or RELOCK)
 
     @property
     def channel_path(self) -> str:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from cogvideo_sat_env.base.address import Address
 from cogvideo_sat_env.base.artefacts import CondaArtefact
-from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.base.progress import Progress
 from cogvideo_sat_env.fetch.model import Policy, Wanted
@@ -26,7 +25,7 @@ def artefact_path(cache: Path, sha256: str, file_name: str) -> Path:
     if not re.fullmatch(r"[0-9a-f]{64}", sha256) or not re.fullmatch(r"[^/\\\0.][^/\\\0]*", file_name):
         raise InputError(
             f"{file_name!r} with SHA-256 {sha256!r} can't be a file of a lock",
-            f"make the lock again: {satenv('lock')}",
+            "make the lock again",
         )
     return cache / "artefacts" / sha256[:2] / sha256 / file_name
 
@@ -55,7 +54,7 @@ def fetch(
         located = locate(artefact)
         urls = tuple(map(Address, (located,) if isinstance(located, str) else located))
         path = artefact_path(cache, artefact.sha256, artefact.file_name)
-        wanted.append(Wanted(artefact.file_name, path, artefact.sha256, urls, artefact.size))
+        wanted.append(Wanted(artefact.file_name, path, artefact.sha256, urls, artefact.size, artefact.relock))
     fetch_files(
         wanted,
         title=f"Fetching and verifying {len(wanted)} packages",

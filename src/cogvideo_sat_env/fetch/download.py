@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from cogvideo_sat_env.base.address import Address
-from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import SatenvError, SourceError, VerificationError
 from cogvideo_sat_env.base.files import link_or_copy, replacing
 from cogvideo_sat_env.base.hashing import sha256_file
@@ -25,10 +24,6 @@ from cogvideo_sat_env.fetch.session import Sessions
 from cogvideo_sat_env.fetch.transfer import AgainError, Live, RefusedError, StoppedError, TooLongError, Transfer
 
 _OTHER = "another source (--source; for mirror and bundle: --from)"
-MIRRORS = (
-    f"the source (or a proxy on the way) serves other bytes than were locked: try {_OTHER}, and tell whoever "
-    f"keeps the mirror; if the channel itself replaced the file, make the lock again with {satenv('lock')}"
-)
 _BEFORE_THE_NEXT = 2  # tries in vain of an address while there is another one: a dead mirror shall not cost minutes
 _MOST_RESUMED = 1000  # times that one file may be continued, however little came each time
 
@@ -130,14 +125,14 @@ class Downloader:
         if wanted.size is not None and partial.size < wanted.size:
             raise VerificationError(
                 f"{wanted.name} from {url}: truncated: expected {wanted.size:,} bytes, found {partial.size:,}",
-                MIRRORS,
+                _other_bytes(wanted),
             )
         if partial.hexdigest() != wanted.sha256:
             hint = f", served as {served_as}" if served_as else ""
             raise VerificationError(
                 f"{wanted.name} from {url}: expected SHA-256 {wanted.sha256}, found {partial.hexdigest()} "
                 f"({partial.size:,} bytes{hint})",
-                MIRRORS,
+                _other_bytes(wanted),
             )
 
     def _take(self, wanted: Wanted, url: str, partial: Partial) -> None:
@@ -164,7 +159,7 @@ class Downloader:
                 kind = "truncated: " if size < wanted.size else ""
                 text = f"{kind}expected {wanted.size:,} bytes, found {size:,}"
             self.task.advance(-size)
-            raise VerificationError(f"{wanted.name} from {url}: {text}", MIRRORS)
+            raise VerificationError(f"{wanted.name} from {url}: {text}", _other_bytes(wanted))
 
     def _advance_or_stop(self, amount: int) -> None:
         if self.live.stop.is_set():
@@ -177,9 +172,18 @@ def local_path(url: str) -> Path:
     return Path(url2pathname(urlsplit(url).path))
 
 
+def _other_bytes(wanted: Wanted) -> str:
+    return (
+        f"the source (or a proxy on the way) serves other bytes than were locked: try {_OTHER}, and tell whoever "
+        f"keeps the mirror; if the channel itself replaced the file, {wanted.relock}"
+    )
+
+
 def _too_long(wanted: Wanted, url: Address, allowed: int | None) -> VerificationError:
     if allowed is None:
-        return VerificationError(f"{wanted.name} from {url}: expected {wanted.size:,} bytes, more arrive", MIRRORS)
+        return VerificationError(
+            f"{wanted.name} from {url}: expected {wanted.size:,} bytes, more arrive", _other_bytes(wanted)
+        )
     return VerificationError(
         f"{wanted.name} from {url}: more than {human_bytes(allowed)}, and the lock doesn't say its size",
         f"if it is really that large, raise the limit with --max-file-size; else try {_OTHER}",
@@ -232,7 +236,7 @@ def _refused(wanted: Wanted, url: Address, error: RefusedError, proxy: tuple[Add
             f"{_OTHER}"
         )
     elif error.status in (404, 410):
-        remedy = f"the source lacks a locked file: complete the mirror, or make the lock again with {satenv('lock')}"
+        remedy = f"the source lacks a locked file: complete the mirror, or {wanted.relock}"
     else:
         remedy = f"run it again later (what is complete is kept), or use {_OTHER}"
     said = f"answers {error.why}" if error.status else f"can't be used ({error.why})"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cogvideo_sat_env.base.address import Address
+from cogvideo_sat_env.base.artefacts import RELOCK
 from cogvideo_sat_env.fetch.limit import parse_bytes
 
 MAX_FILE_SIZE = "SATENV_MAX_FILE_SIZE"  # what --max-file-size sets, for child processes, too
@@ -22,6 +23,7 @@ class Wanted:
     sha256: str
     urls: tuple[Address, ...]
     size: int | None = None
+    relock: str = RELOCK
 
     def __post_init__(self) -> None:
         """Take addresses that are given as text."""

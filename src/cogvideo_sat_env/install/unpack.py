@@ -21,7 +21,6 @@ from filelock import FileLock
 from rattler.package_streaming import extract
 from zstandard import ZstdError
 
-from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import VerificationError
 from cogvideo_sat_env.base.permissions import shared_mode, umask
 from cogvideo_sat_env.install import archive_size, package_info, package_manifest
@@ -144,7 +143,7 @@ def unreadable(archive: Path, why: str) -> VerificationError:
     """Return the error for a file that has the locked SHA-256 and still is no package."""
     return VerificationError(
         f"{archive}: has the SHA-256 of the lock but is no readable conda package: {why}",
-        f"make the lock again with {satenv('lock')}, and tell the channel",
+        "tell the channel; a lock that names another build of the package gets by without it",
     )
 
 
@@ -160,7 +159,7 @@ def _require_as_listed(
         raise VerificationError(
             f"{package.key}: expected {package.name} {package.version} {package.build}, "
             f"found {' '.join(map(str, named))}",
-            f"the lock was changed by hand or the channel renamed a package: make it again with {satenv('lock')}",
+            "the lock was changed by hand or the channel renamed a package: make the lock again",
         )
     seen: set[str] = set()
     for entry in paths:

@@ -10,8 +10,7 @@ from typing import Any, TypeVar
 
 from cogvideo_sat_env.base import yamlfile
 from cogvideo_sat_env.base.address import Address
-from cogvideo_sat_env.base.artefacts import CondaArtefact, PipPin, split_archive
-from cogvideo_sat_env.base.command_name import satenv
+from cogvideo_sat_env.base.artefacts import RELOCK, CondaArtefact, PipPin, split_archive
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.base.paths import project_root
 
@@ -54,7 +53,7 @@ def remedy(path: Path) -> str:
     """Return how the lock at `path` is made again: by us, or by whoever made it."""
     try:
         if path.resolve().is_relative_to(project_root().resolve()):
-            return f"make the lock again: {satenv('lock')}"
+            return RELOCK
     except InputError:  # no project here: inside a bundle
         pass
     return "make that lock again with conda-lock lock (1.0 or newer), or mend the entry in what it is made from"
@@ -101,16 +100,16 @@ def read_lock(path: Path, platform: str, sizes: dict[str, int] | None = None, do
         )
     if not isinstance(data.get("package"), list):
         raise InputError(f"{path}:{lines.of('package')}: expected a list of packages under 'package'", remedy(path))
-    sizes = sizes or {}
+    sizes, again = sizes or {}, remedy(path)
     conda: list[CondaArtefact] = []
     pip: list[PipPin] = []
     for index, entry in enumerate(data["package"]):
         where = f"{path}:{lines.of('package', index)}"
         if not isinstance(entry, dict):
-            raise InputError(f"{where}: a package must be a mapping", remedy(path))
+            raise InputError(f"{where}: a package must be a mapping", again)
         if entry.get("platform") != platform or entry.get("category", "main") not in _INSTALLED:
             continue
-        item = _parse_entry(where, entry, sizes, remedy(path))
+        item = _parse_entry(where, entry, sizes, again)
         if isinstance(item, CondaArtefact):
             conda.append(item)
         elif item is not None:
@@ -160,7 +159,7 @@ def _parse_entry(where: str, entry: dict, sizes: dict[str, int], again: str) -> 
         raise InputError(f"{where}: {name} {entry['version']} has the URL of {found} {version}", again)
     return CondaArtefact(
         name, version, build, subdir, channel, file_name, channel / f"{subdir}/{file_name}", sha256, md5,
-        sizes.get(sha256), depends,
+        sizes.get(sha256), depends, again,
     )  # fmt: skip
 
 

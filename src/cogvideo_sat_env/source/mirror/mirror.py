@@ -130,7 +130,8 @@ def conda_files(parts: Sequence[Part], folder: Path, mirrors: Sequence[str]) -> 
         for item in part.conda:
             urls = source.locate(item.artefact)
             _add(found, item.path, Wanted(
-                item.artefact.file_name, folder / item.path, item.artefact.sha256, urls, item.artefact.size
+                item.artefact.file_name, folder / item.path, item.artefact.sha256, urls, item.artefact.size,
+                item.artefact.relock,
             ))  # fmt: skip
     return list(found.values())
 
@@ -179,7 +180,7 @@ def _add(found: dict[str, Wanted], key: str, wanted: Wanted) -> None:
     if other.sha256 != wanted.sha256:
         raise InputError(
             f"{key}: the locks name two files so: {other.sha256} and {wanted.sha256}",
-            f"make the locks again: {satenv('lock')}",
+            "make the locks again",
         )
 
 

@@ -19,7 +19,6 @@ from typing import Any
 import zstandard
 from conda_package_streaming.package_streaming import stream_conda_info
 
-from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import VerificationError
 from cogvideo_sat_env.base.files import write_atomically
 from cogvideo_sat_env.source.mirror.selection import CondaFile, Part
@@ -52,7 +51,7 @@ def read_info(path: Path) -> Info:
     except (*_DAMAGED, TypeError, AttributeError) as error:
         raise VerificationError(
             f"{path}: has the SHA-256 of the lock but is no readable conda package: {error}",
-            f"make the lock again with {satenv('lock')}, and tell the channel",
+            "tell the channel; a lock that names another build of the package gets by without it",
         ) from error
     return Info(found["info/index.json"], size)
 
@@ -65,7 +64,7 @@ def record(item: CondaFile, index: Mapping[str, Any], size: int) -> dict[str, An
         raise VerificationError(
             f"{item.path}: expected {artefact.name} {artefact.version} {artefact.build}, found "
             f"{' '.join(map(str, said))}",
-            f"the lock was changed by hand or the channel renamed a package: make it again with {satenv('lock')}",
+            f"the lock was changed by hand or the channel renamed a package: {artefact.relock}",
         )
     made = dict(index) | {"subdir": artefact.subdir, "sha256": artefact.sha256, "size": size}
     made["depends"] = _depends(index.get("depends") or [], artefact.depends)

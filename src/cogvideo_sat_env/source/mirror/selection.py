@@ -9,7 +9,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cogvideo_sat_env.base.artefacts import CondaArtefact, PipPin, channel_name, split_archive, split_url
-from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.base.paths import current_platform
 from cogvideo_sat_env.lock.read import lock_platforms, read_lock
@@ -136,5 +135,5 @@ def safe_path(path: str) -> str:
     """Return `path` when it stays below the folder that it is put into. Raises InputError."""
     parts = PurePosixPath(path).parts
     if not parts or path.startswith("/") or any(p in ("..", ".") or "\\" in p or "\0" in p for p in path.split("/")):
-        raise InputError(f"{path!r}: a path that leads out of the mirror", f"make the lock again: {satenv('lock')}")
+        raise InputError(f"{path!r}: a path that leads out of the mirror", "make the lock again")
     return str(PurePosixPath(path))
