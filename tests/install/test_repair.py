@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -137,3 +138,76 @@ def test_only_what_was_made_from_the_same_lock_is_repaired(site: Site) -> None:
     with pytest.raises(PrefixError, match="was made from another lock"):
         site.install(site.home / "env", artefacts=site.artefacts[:2], repair=True)
     assert tree(site.home / "env") == before and os.listdir(site.home) == ["env"]
+
+
+def test_a_moved_prefix_is_recognised_and_put_right(site: Site, tmp_path: Path) -> None:
+    """HPC workspaces are renamed when they are renewed; every file that names the old place has to follow."""
+    wheel = make_wheel(tmp_path / "wheels", "tiny", "0.1", {"tiny.py": "def main(): pass\n"}, TINY)
+    pinned = pin(wheel, "tiny", "0.1")
+    cached = site.cache / "artefacts" / pinned.sha256[:2] / pinned.sha256 / wheel.name
+    cached.parent.mkdir(parents=True)
+    shutil.copy(wheel, cached)
+    old, new = site.home / "a", site.home / "b"
+    site.install(old, [pinned])
+    (old / "thesis.tex").write_text("mine")
+    old.rename(new)
+    result = site.install(new, [pinned])
+    assert result.status == "repaired" and any(f"was made at {old}" in text for text in site.progress.said)
+    assert {"bin/purepy (changed)", "bin/tiny (changed)", "bin/activate-cogvideo-sat (changed)"} <= set(result.repaired)
+    assert result.unowned == ("thesis.tex",)
+    for path in new.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            assert f"{old}/".encode() not in path.read_bytes(), path
+    assert subprocess.run([new / "bin/purepy"], capture_output=True, text=True, check=True).stdout == "purepy main\n"
+    assert receipt.read(new)["prefix"] == str(new) and site.install(new, [pinned]).status == "up-to-date"
+    assert site.install(new, [pinned], repair=True).status == "up-to-date"
+
+
+def test_a_moved_prefix_of_an_older_version_is_recognised_by_its_activation_script(site: Site) -> None:
+    old, new = site.home / "a", site.home / "b"
+    site.install(old)
+    path = old / receipt.PATH
+    found = json.loads(path.read_text())
+    del found["prefix"]
+    path.write_text(json.dumps(found))
+    assert site.install(old).status == "up-to-date"
+    shutil.copytree(old, new, symlinks=True)
+    assert site.install(new, repair=True).status == "repaired" and site.install(new).status == "up-to-date"
+    (site.home / "link").symlink_to(site.home)
+    assert site.install(site.home / "link" / "b").status == "up-to-date"  # another name, no move
+
+
+TINY = "[console_scripts]\ntiny = tiny:main\n"
+
+
+def test_a_repair_after_foreign_pip_installs_ends_in_the_locks_prefix(site: Site) -> None:
+    prefix = site.home / "env"
+    site.install(prefix)
+    right = set(tree(prefix))
+    folder = packages.site_packages(prefix)
+    shutil.rmtree(folder / "purepy")
+    shutil.rmtree(folder / "purepy-2.0.dist-info")
+    mine = {"purepy/__init__.py": "new", "purepy/only_new.py": "x", "purepy/__pycache__/only_new.cpython-39.pyc": "x"}
+    _pip_lays_out(folder, "purepy", "3.0", mine)
+    _pip_lays_out(folder, "cowsay", "1.0", {"cowsay/__init__.py": "moo", "../../../bin/cowsay": "#!/bin/sh\n"})
+    (folder / "~urepy").mkdir()
+    (folder / "~urepy/left.py").write_text("x")
+    (folder / "purepy/note.txt").write_text("of nobody")
+    result = site.install(prefix, repair=True)
+    short = f"lib/python{packages.host_python_spec()[1]}/site-packages"
+    assert {path.name for path in folder.glob("purepy*")} == {"purepy", "purepy-2.0.dist-info"}
+    assert result.added == ("cowsay 1.0 (pip)",) and result.unowned == (f"{short}/purepy/note.txt",)
+    assert f"{short}/purepy/only_new.py (of purepy 3.0, which is not in the lock)" in result.repaired
+    extra = set(tree(prefix)) - right
+    assert {path for path in extra if "cowsay" not in path} == {f"{short}/purepy/note.txt"}
+    assert complete(prefix) and site.install(prefix, repair=True).status == "up-to-date"
+
+
+def _pip_lays_out(folder: Path, name: str, version: str, files: dict[str, str]) -> None:
+    info = f"{name}-{version}.dist-info"
+    files = {**files, f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"}
+    files[f"{info}/RECORD"] = "".join(f"{path},,\n" for path in [*files, f"{info}/RECORD"])
+    for path, content in files.items():
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(content)

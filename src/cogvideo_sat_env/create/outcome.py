@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.progress import human_bytes
 from cogvideo_sat_env.install import activation
@@ -42,6 +44,19 @@ def outcome_text(outcome: InstallOutcome) -> str:
 
 
 def _repaired(outcome: InstallOutcome) -> list[str]:
-    lines = [f"put right: {entry}" for entry in outcome.repaired[:SHOWN]]
-    more = len(outcome.repaired) - SHOWN
-    return [*lines, f"put right: {more:,} more (all of them: --json)"] if more > 0 else lines
+    """Return what was put right, summed up by reason where it is much."""
+    if len(outcome.repaired) <= SHOWN:
+        lines = [f"put right: {entry}" for entry in outcome.repaired]
+    else:
+        reasons = Counter(entry.rpartition(" (")[2].rstrip(")") for entry in outcome.repaired)
+        lines = [f"put right: {count:,} files ({reason})" for reason, count in reasons.most_common(SHOWN)]
+        if len(reasons) > SHOWN:
+            lines.append(f"put right: {sum(reasons.values()) - sum(c for _, c in reasons.most_common(SHOWN)):,} others")
+        lines.append(f"e.g. {', '.join(outcome.repaired[:2])}; all of them: --json")
+    if outcome.added:
+        lines.append(f"added since, and kept: {', '.join(outcome.added)}")
+    if outcome.unowned:
+        more = len(outcome.unowned) - SHOWN
+        shown = ", ".join(outcome.unowned[:SHOWN]) + (f" and {more:,} more" if more > 0 else "")
+        lines.append(f"of no package, and kept: {shown}")
+    return lines

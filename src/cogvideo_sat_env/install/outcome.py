@@ -33,6 +33,7 @@ class InstallOutcome:
     link_scripts  those that were not run; link_scripts_run those that were
     collisions    paths that two packages ship with other content
     repaired      what a repair put right, and why
+    added         packages that a repair found beside the lock's, and kept; unowned: files of no package
     kept          where the replaced prefix is kept for `undo`, if it is
     """
 
@@ -49,6 +50,8 @@ class InstallOutcome:
     link_scripts_run: Sequence[str] = ()
     collisions: Sequence[str] = ()
     repaired: Sequence[str] = ()
+    added: Sequence[str] = ()
+    unowned: Sequence[str] = ()
     kept: str = ""
     report: Report | None = None
 
@@ -72,6 +75,8 @@ class InstallOutcome:
             "link_scripts_not_run": list(self.link_scripts),
             "link_scripts_run": list(self.link_scripts_run),
             "repaired": list(self.repaired),
+            "added": list(self.added),
+            "unowned": list(self.unowned),
             "kept": self.kept or None,
             "collisions": list(self.collisions),
             "doctor": self.report.to_json() if self.report else None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
@@ -24,6 +25,7 @@ def build(job: Job, files: Mapping[str, Mapping[str, object]], facts: Mapping[st
         "fingerprint": plan.fingerprint,
         "tool_version": __version__,
         "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "prefix": str(job.prefix),
         "source": str(plan.source),
         "platform": plan.platform,
         **plan.facts,
@@ -82,6 +84,26 @@ def missing(prefix: Path, receipt: Mapping[str, Any]) -> list[str]:
     return gone
 
 
+def moved_from(prefix: Path, receipt: Mapping[str, Any]) -> str | None:
+    """Return where the environment at `prefix` was made, when it was moved or copied from there; else None.
+
+    Another name of the same folder (a link on the way) is no move.
+    """
+    made = receipt.get("prefix")
+    if not isinstance(made, str):  # of an older version: its activation script knows
+        try:
+            script = (prefix / "bin" / own_files.SOURCED).read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return None
+        return None if shlex.quote(str(prefix)) in script else "another place"
+    if made == str(prefix):
+        return None
+    try:
+        return None if os.path.samefile(made, prefix) else made
+    except OSError:
+        return made
+
+
 def is_up_to_date(prefix: Path, receipt: Mapping[str, Any] | None, *digests: str) -> bool:
     """Tell, without network and in a moment, whether `prefix` is whole and one of `digests` stands for it.
 
@@ -90,6 +112,8 @@ def is_up_to_date(prefix: Path, receipt: Mapping[str, Any] | None, *digests: str
     that it is removed, unless this user can't.
     """
     if receipt is None or not {receipt.get("fingerprint"), receipt.get("inputs")} & set(digests):
+        return False
+    if moved_from(prefix, receipt) is not None:
         return False
     left = staging.any_left(prefix) and os.access(prefix.parent, os.W_OK)
     return not left and not missing(prefix, receipt)

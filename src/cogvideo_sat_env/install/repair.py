@@ -7,13 +7,14 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cogvideo_sat_env.base.hashing import sha256_file
 from cogvideo_sat_env.install import receipt
+from cogvideo_sat_env.install.added import Distribution, distributions, remove_empty, site_of, stale, unowned
 from cogvideo_sat_env.install.package_manifest import walk
 
 _THEIRS = frozenset({"conda-meta/history", "conda-meta/state"})  # conda's log, and the user's own variables
@@ -30,41 +31,97 @@ class Repaired:
         return f"{self.path} ({self.why})"
 
 
-def repair(prefix: Path, staged: Path, old: Mapping[str, Any]) -> list[Repaired]:
-    """Make every file of `staged` the same in `prefix`, by renames, and remove what conda owns beside it.
+@dataclass(frozen=True)
+class Repair:
+    """What was put right, and what was found beside it and kept: packages that were added, files that nobody owns."""
+
+    repaired: tuple[Repaired, ...]
+    added: tuple[str, ...]
+    unowned: tuple[str, ...]
+
+
+def repair(prefix: Path, staged: Path, old: Mapping[str, Any]) -> Repair:
+    """Make every file of `staged` the same in `prefix`, by renames, and remove what took the place of its packages.
 
     `old` is the receipt of `prefix`: a file that still has the hash in it is right (a wheel that was built anew may
-    differ). Files of the user's own, and packages that the lock doesn't name, stay.
+    differ), unless the prefix was moved. Other builds that conda put in place of the lock's and other versions that pip
+    did are removed with every file of theirs. Files of the user's own, and packages that the lock doesn't name, stay.
     """
-    repaired: list[Repaired] = []
-    files = dict(old["files"])
+    moved = receipt.moved_from(prefix, old) is not None
+    files = {} if moved else dict(old["files"])
     wanted = {name for name, _ in walk(str(staged))} - {receipt.PATH}
     records = {record["name"]: name for name, record in _records(staged)}
-    for name in sorted(wanted):
-        why = _difference(staged / name, prefix / name, name, files.get(name))
-        if why is None:
-            continue
+    found = {
+        name: why for name in sorted(wanted) if (why := _difference(staged / name, prefix / name, files.get(name)))
+    }
+    for name in found:
         _put(staged / name, prefix / name)
-        repaired.append(Repaired(name, why))
-    repaired += _remove_extra(prefix, records, wanted)
+    repaired = [Repaired(name, why) for name, why in found.items()]
+    others = {
+        str(path): record["name"]
+        for name, record in _records(prefix)
+        if record["name"] not in records
+        for path in record.get("files", ())
+    }
+    removed, added = _remove_foreign(prefix, staged, wanted, others)
+    removed += _remove_extra(prefix, records, wanted | others.keys())
+    remove_empty(prefix, [entry.path for entry in removed])
+    _note(prefix, staged, old, files, found)
+    owned = {*wanted, receipt.PATH, *others, *(path for package in added for path in package.files)}
+    names = sorted({*others.values(), *(f"{package.name} {package.version} (pip)" for package in added)})
+    return Repair((*repaired, *removed), tuple(names), tuple(unowned(prefix, owned)))
+
+
+def _note(prefix: Path, staged: Path, old: Mapping[str, Any], files: Mapping[str, Any], put: Collection[str]) -> None:
+    """Bring the receipt to what is there now; last, whole or not at all: until then the old one tells that it isn't."""
     new = json.loads((staged / receipt.PATH).read_text(encoding="utf-8"))
-    put = {entry.path for entry in repaired}
     new["files"] = {name: entry if name in put else files.get(name, entry) for name, entry in new["files"].items()}
-    if any(new[key] != old.get(key) for key in ("files", "packages", "pip")):
-        # last, whole or not at all: until then the old one tells that something is missing
-        receipt.write(staged, {**old, **{key: new[key] for key in ("files", "packages", "pip")}})
+    keys = ("files", "packages", "pip", "prefix")
+    if any(new[key] != old.get(key) for key in keys):
+        receipt.write(staged, {**old, **{key: new[key] for key in keys}})
         _put(staged / receipt.PATH, prefix / receipt.PATH)
-    return repaired
 
 
-def _difference(right: Path, found: Path, name: str, noted: Mapping[str, Any] | None) -> str | None:
+def _remove_foreign(
+    prefix: Path, staged: Path, wanted: Collection[str], others: Collection[str]
+) -> tuple[list[Repaired], list[Distribution]]:
+    """Remove the files of other versions of the staged distributions; return them, and the distributions added."""
+    site = site_of(wanted)
+    if site is None:
+        return [], []
+    ours = {package.name: package for package in distributions(staged, site)}
+    # what was renamed into place is no longer in the staged folder, whose names are known all the same
+    ours |= {package.name: package for package in distributions(prefix, site) if f"{package.info}/METADATA" in wanted}
+    there = [p for p in distributions(prefix, site) if f"{p.info}/METADATA" not in wanted]
+    replaced = [p for p in there if p.name in ours]
+    added = [p for p in there if p.name not in ours and f"{p.info}/METADATA" not in others]
+    kept = {*wanted, *others, *(path for package in added for path in package.files)}
+    removed = []
+    for package in replaced:
+        for path in dict.fromkeys(package.files):
+            if path not in kept and _unlink(prefix / path):
+                removed.append(Repaired(path, f"of {package.name} {package.version}, which is not in the lock"))
+    for path, why in list(stale(prefix, site, kept)):
+        if path not in kept and _unlink(prefix / path):
+            removed.append(Repaired(path, why))
+    return removed, added
+
+
+def _unlink(path: Path) -> bool:
+    if not os.path.lexists(path) or (path.is_dir() and not path.is_symlink()):
+        return False
+    path.unlink()
+    return True
+
+
+def _difference(right: Path, found: Path, noted: Mapping[str, Any] | None) -> str | None:
     """Return what is wrong with `found`, or None."""
     try:
         there = os.lstat(found)
     except (FileNotFoundError, NotADirectoryError):
         return "missing"
     should = os.lstat(right)
-    if (there.st_dev, there.st_ino) == (should.st_dev, should.st_ino) or name in _THEIRS:
+    if (there.st_dev, there.st_ino) == (should.st_dev, should.st_ino) or f"{found.parent.name}/{found.name}" in _THEIRS:
         return None
     if stat.S_IFMT(there.st_mode) != stat.S_IFMT(should.st_mode):
         return "not of the right kind"
@@ -74,7 +131,7 @@ def _difference(right: Path, found: Path, name: str, noted: Mapping[str, Any] | 
         return "other permissions"
     if noted and there.st_size == noted.get("size") and sha256_file(found) == noted.get("sha256"):
         return None
-    if name.startswith("conda-meta/") and _same_record(right, found):
+    if found.parent.name == "conda-meta" and _same_record(right, found):
         return None
     return None if there.st_size == should.st_size and sha256_file(found) == sha256_file(right) else "changed"
 
@@ -107,26 +164,17 @@ def _put(source: Path, target: Path) -> None:
     os.replace(source, target)
 
 
-def _remove_extra(prefix: Path, right: Mapping[str, str], wanted: set[str]) -> list[Repaired]:
+def _remove_extra(prefix: Path, right: Mapping[str, str], kept: Collection[str]) -> list[Repaired]:
     """Remove what other builds of the lock's packages own in `prefix`: their records, and the files only they own.
 
-    `right` are the names of the lock's records by package.
+    `right` are the names of the lock's records by package, `kept` the files of the lock's and of other packages.
     """
-    extra = [(name, record) for name, record in _records(prefix) if right.get(record["name"], name) != name]
-    others = {
-        str(path)
-        for name, record in _records(prefix)
-        if record["name"] not in right
-        for path in record.get("files", ())
-    }
     removed = []
-    for name, record in extra:
-        gone = [str(path) for path in record.get("files", ()) if path not in wanted and path not in others]
-        for path in gone:
-            inside = prefix / path
-            is_folder = inside.is_dir() and not inside.is_symlink()
-            if ".." not in inside.parts and os.path.lexists(inside) and not is_folder:
-                inside.unlink()
+    for name, record in list(_records(prefix)):
+        if right.get(record["name"], name) == name:
+            continue
+        for path in map(str, record.get("files", ())):
+            if path not in kept and ".." not in path.split("/") and _unlink(prefix / path):
                 removed.append(Repaired(path, f"of {record['name']} {record.get('version')}, which is not in the lock"))
         (prefix / "conda-meta" / name).unlink()
         removed.append(Repaired(f"conda-meta/{name}", "not in the lock"))

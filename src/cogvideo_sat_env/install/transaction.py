@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,12 +55,22 @@ def install_prefix(job: Job) -> InstallOutcome:
         found = receipt.read(prefix)
         if not options.repair and is_up_to_date(prefix, found, plan.fingerprint):  # made while this run waited
             return _outcome(job, "up-to-date", clock)
+        if moved := _moved(prefix, found, plan):
+            progress.say(f"{prefix}: was made at {moved} and moved here; every file that names that place is put right")
+            job = replace(job, options=replace(options, repair=True))
         with diskspace.watch(prefix, "the environment"):
-            if options.repair:
+            if job.options.repair:
                 _require_repairable(prefix, found, plan.fingerprint)
             else:
                 _require_ours(prefix, found, plan.fingerprint, options.replace)
         return _make(job, clock, found)
+
+
+def _moved(prefix: Path, found: Mapping[str, Any] | None, plan: Plan) -> str | None:
+    """Return where the environment that `plan` is about was made, when it was moved to `prefix` since."""
+    if found is None or plan.fingerprint != found.get("fingerprint"):
+        return None
+    return receipt.moved_from(prefix, found)
 
 
 def _outcome(job: Job, status: str, clock: Clock) -> InstallOutcome:
@@ -78,14 +88,14 @@ def _make(job: Job, clock: Clock, found: dict[str, Any] | None) -> InstallOutcom
 
     prefix = job.prefix
     root, staged = _staged(job, clock)
-    repaired: Sequence[repair.Repaired] = ()
+    done = repair.Repair((), (), ())
     ran: tuple[str, ...] = ()
     try:
         with diskspace.watch(prefix.parent, "the environment"):
             if job.options.repair and found is not None:
                 with clock.stage("repair"):
-                    repaired = repair.repair(prefix, root, found)
-                status = "repaired" if repaired else "up-to-date"
+                    done = repair.repair(prefix, root, found)
+                status = "repaired" if done.repaired else "up-to-date"
                 staging.discard(prefix, root)
             else:
                 with clock.stage("rename"):
@@ -110,7 +120,9 @@ def _make(job: Job, clock: Clock, found: dict[str, Any] | None) -> InstallOutcom
         link_scripts=staged.link_scripts,
         link_scripts_run=ran,
         collisions=staged.collisions,
-        repaired=tuple(map(str, repaired)),
+        repaired=tuple(map(str, done.repaired)),
+        added=done.added,
+        unowned=done.unowned,
         kept=str(staging.kept(prefix) or ""),
     )
 
@@ -186,7 +198,7 @@ def _require_ours(prefix: Path, found: Mapping[str, Any] | None, wanted: str, re
     if found is None:
         kind = "a conda environment that this program didn't make" if (prefix / "conda-meta").is_dir() else "not empty"
         raise PrefixError(f"{prefix}: is {kind}; it is left alone", "choose another prefix with -p")
-    if replaceable:
+    if replaceable or (found.get("fingerprint") == wanted and receipt.moved_from(prefix, found)):
         return
     if found.get("fingerprint") == wanted:
         gone = receipt.missing(prefix, found)
