@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import io
 import json
 import shutil
@@ -165,6 +167,39 @@ def test_a_build_that_fails_shows_its_last_words(index: tuple[Site, dict[str, Pi
         site.install(site.home / "env", [pin(sdist, "tinysdist", "0.2")])
     assert "no such compiler" in caught.value.message
     assert not (site.home / "env").exists() and site.leftovers() == []
+
+
+PATCH = """\
+What it is for.
+
+--- a/tiny.py
++++ b/tiny.py
+@@ -1,2 +1,2 @@
+ def main():
+-    print('tiny main')
++    print('patched main')
+"""
+
+
+def test_patches_are_in_what_is_laid_out_and_the_fingerprint_knows(
+    index: tuple[Site, dict[str, PipPin]], tmp_path: Path
+) -> None:
+    site, pins = index
+    patch = tmp_path / "0001-other-words.patch"
+    patch.write_text(PATCH)
+    prefix, links = site.home / "env", [str(site.server.root / "files")]
+    site.install(prefix, [pins["tiny"]], links=links, patches={"tiny": [patch]})
+    assert subprocess.run([prefix / "bin" / "tiny"], capture_output=True, text=True).stdout == "patched main\n"
+    (record,) = prefix.glob("lib/python*/site-packages/tiny-0.1.dist-info/RECORD")
+    digest = base64.urlsafe_b64encode(hashlib.sha256((record.parents[1] / "tiny.py").read_bytes()).digest())
+    assert f"tiny.py,sha256={digest.decode().rstrip('=')}," in record.read_text()
+    assert site.install(prefix, [pins["tiny"]], links=links, patches={"tiny": [patch]}).status == "up-to-date"
+    with pytest.raises(PrefixError, match="holds another environment"):
+        site.install(prefix, [pins["tiny"]], links=links)  # without them it is another environment
+    patch.write_text(PATCH.replace("tiny main", "tiny"))
+    with pytest.raises(VerificationError, match=r"0001-other-words\.patch: tiny\.py: line 1 is not what"):
+        site.install(site.home / "other", [pins["tiny"]], links=links, patches={"tiny": [patch]})
+    assert not (site.home / "other").exists() and site.leftovers() == []
 
 
 def test_pip_may_not_overwrite_a_file_of_conda(index: tuple[Site, dict[str, PipPin]]) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from cogvideo_sat_env import __version__
+from cogvideo_sat_env.base.artefacts import PipPin
 from cogvideo_sat_env.base.errors import InputError, SourceError
 from cogvideo_sat_env.base.paths import cache_dir
 from cogvideo_sat_env.base.progress import Progress
+from cogvideo_sat_env.base.wheel_patch import patches_of
 from cogvideo_sat_env.fetch.reachable import why_unreachable
 from cogvideo_sat_env.install import activation
 from cogvideo_sat_env.install.job import Plan
@@ -62,6 +65,8 @@ def lock_plan(root: Path, environment: Environment, variant: Variant, source: So
     else:
         requested = [str(spec) for spec in derive(environment, variant, root / variant.environment).conda]
     kind = "channel" if source.kind == "auto" else source.kind
+    # a lock of the user's own has versions of its own: it gets the bytes that it names
+    patches = {} if variant.has_own_lock else _patches(root, lock.pip)
     facts = {
         "variant": variant.id,
         "lock": variant.lock,
@@ -69,8 +74,17 @@ def lock_plan(root: Path, environment: Environment, variant: Variant, source: So
         "inputs": inputs_digest(root, path, kind, variant),
         "data_only": bool(variant.data_only),
         "not_provided": [],
+        "patched": {name.lower(): [path.name for path in files] for name, files in patches.items()},
     }
-    return Plan(source, variant.platform, lock.conda, lock.pip, requested, kept_variables(environment, variant), facts)
+    return Plan(
+        source, variant.platform, lock.conda, lock.pip, requested, kept_variables(environment, variant), facts, patches
+    )
+
+
+def _patches(root: Path, pins: Sequence[PipPin]) -> dict[str, list[Path]]:
+    """Return the recipe's patches for these pip packages: an environment has them whatever its source."""
+    found = {pin.name: patches_of(root / "recipe", pin.name) for pin in pins}
+    return {name: files for name, files in found.items() if files}
 
 
 def _wheels_plan(
@@ -112,7 +126,7 @@ def inputs_digest(root: Path, lock: Path, kind: str, variant: Variant) -> str:
     digest = hashlib.sha256()
     variant_id = "" if kind == "wheels" else variant.id
     digest.update(f"{__version__} {kind} {variant_id} {activation.load().version}".encode())
-    patches = sorted((root / "recipe" / "patches").glob("*/*.patch")) if kind == "wheels" else []
+    patches = () if variant.has_own_lock else sorted((root / "recipe" / "patches").glob("*/*.patch"))
     for path in (root / "environment.yml", lock, *patches):
         digest.update(hashlib.sha256(path.read_bytes()).digest() if path.is_file() else b"absent")
     return digest.hexdigest()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cogvideo_sat_env.base.artefacts import CondaArtefact, PipPin
+from cogvideo_sat_env.base.hashing import sha256_file
 from cogvideo_sat_env.base.progress import Progress
 from cogvideo_sat_env.install import activation
 
@@ -34,7 +35,8 @@ class Plan:
     """What is to be in the prefix, and where its bytes are.
 
     `requested` are the user's match specs, `variables` those that activation sets, `facts` what the receipt tells
-    besides (variant, lock, lock_sha256, inputs, data_only, not_provided, …).
+    besides (variant, lock, lock_sha256, inputs, data_only, not_provided, …), `patches` what changes pip packages before
+    they are laid out, by their names in the lock.
     """
 
     source: Locator
@@ -44,6 +46,7 @@ class Plan:
     requested: Sequence[str] = ()
     variables: Mapping[str, str] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+    patches: Mapping[str, Sequence[Path]] = field(default_factory=dict)
 
     @property
     def packages(self) -> int:
@@ -65,6 +68,8 @@ class Plan:
             "activation": activation.load().version,
             "source": source_kind(str(self.source)),
         }
+        if self.patches:
+            facts["patches"] = {name: [sha256_file(path) for path in files] for name, files in self.patches.items()}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode("utf-8")).hexdigest()
 
 

@@ -32,6 +32,7 @@ from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import MissingToolError, PrefixError, SatenvError, SourceError, VerificationError
 from cogvideo_sat_env.base.hashing import describe, sha256_file
 from cogvideo_sat_env.base.progress import Progress, Silent
+from cogvideo_sat_env.base.wheel_patch import PatchError, patch_wheel
 from cogvideo_sat_env.fetch.archives import artefact_path
 from cogvideo_sat_env.fetch.model import INDEX, Wanted
 from cogvideo_sat_env.fetch.pip_errors import last_words, pip_error
@@ -170,6 +171,28 @@ def build_wheels(
             )
         wheels[pin.sha256] = built[0]
     return wheels
+
+
+def patch(
+    pins: Sequence[PipPin], wheels: Mapping[str, Path], patches: Mapping[str, Sequence[Path]], folder: Path
+) -> dict[str, Path]:
+    """Return copies in `folder` of the wheels that have `patches` (by name of the pin), with them applied.
+
+    Raises VerificationError for a patch that doesn't fit.
+    """
+    patched = {}
+    for pin in pins:
+        if pin.name not in patches:
+            continue
+        folder.mkdir(exist_ok=True)
+        patched[pin.sha256] = copy = Path(shutil.copy(wheels[pin.sha256], folder))
+        try:
+            patch_wheel(copy, patches[pin.name])
+        except PatchError as error:
+            raise VerificationError(
+                str(error), "make the patch again for the version in the lock, or lock the version that it is for"
+            ) from error
+    return patched
 
 
 @dataclass(frozen=True)

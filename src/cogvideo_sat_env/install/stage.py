@@ -128,6 +128,7 @@ def stage(
                 tempfile.TemporaryDirectory(prefix="satenv-build-") as scratch,
             ):
                 wheels = pip_stage.build_wheels(python, plan.pip_pins, fetched, Path(scratch), progress)
+                wheels |= pip_stage.patch(plan.pip_pins, wheels, plan.patches, Path(scratch) / "patched")
                 with diskspace.watch(prefix.parent, "the pip packages"):
                     manifest |= pip_stage.lay_out(python, plan.pip_pins, wheels, prefix, progress).manifest
     with clock.stage("activation"):
