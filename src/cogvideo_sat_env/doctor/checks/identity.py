@@ -276,10 +276,10 @@ def pollution(request: ProbeRequest) -> ProbeOutcome:
 
 def _is_not_there(entry: str) -> bool:
     """Return whether the loader couldn't preload `entry` into this process; it has said so at each start then."""
-    if "/" in entry and "$" not in entry:
-        return not os.path.exists(entry)
     loaded = _libraries.loaded()
-    return loaded is not None and "$" not in entry and entry not in {path.name for path in loaded}
+    if loaded is None or "$" in entry:  # the loader's own words, as $LIB
+        return "/" in entry and "$" not in entry and not os.path.exists(entry)
+    return Path(entry).resolve() not in loaded if "/" in entry else entry not in {path.name for path in loaded}
 
 
 def _missing_locale(user: dict[str, str]) -> str:

@@ -112,6 +112,9 @@ def permissions(request: ProbeRequest) -> ProbeOutcome:
     if foreign:
         problems.append(f"{len(foreign):,} belong to another user, e.g. {min(foreign)}")
         remedies.append(f"as root: chown -R {prefix.stat().st_uid} '{prefix}'")
+    if closed:
+        problems.append(f"{len(closed):,} folders can't be looked into, e.g. {min(closed)}")
+        remedies.append(f"chmod -R u+rX '{prefix}'")
     if problems:
         return warning("; ".join(problems), "; ".join(remedies), **details)
     return passed(f"{count:,} files and folders, none that others can change", **details)
