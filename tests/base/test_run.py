@@ -144,3 +144,31 @@ def test_a_limit_on_the_size_of_files_is_named(tmp_path: Path) -> None:
     )
     run = program(body)
     assert run.returncode == 9 and "File too large" in run.stderr and "ulimit -f" in run.stderr
+
+
+def test_a_limit_behind_an_error_decides_the_remedy() -> None:
+    body = (
+        "from cogvideo_sat_env.base.errors import PrefixError\n"
+        "try:\n    raise OSError(24, 'Too many open files')\n"
+        "except OSError as error:\n    raise PrefixError('/e: not deleted', 'delete it by hand') from error"
+    )
+    run = program(body)
+    assert run.returncode == 9 and "/e: not deleted" in run.stderr
+    assert "ulimit -n" in run.stderr and "by hand" not in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "output", "words"),
+    [
+        (-6, "memory allocation of 1 bytes failed", "memory"),
+        (1, "Traceback…\nMemoryError", "MemoryError"),
+        (-9, "", "SIGKILL"),
+        (-25, "", "SIGXFSZ"),
+        (1, "write: No space left on device (os error 28)", "No space left"),
+        (1, "ValueError: x", None),
+        (-11, "", None),
+    ],
+)
+def test_the_death_of_a_child_by_the_machine_is_known(code: int, output: str, words: str | None) -> None:
+    found = machine.of_a_death(code, output)
+    assert (found is None) if words is None else (words in found.message and found.remedy)

@@ -11,6 +11,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from cogvideo_sat_env.base import machine
+from cogvideo_sat_env.base.errors import SatenvError
+
 _PACKAGE = __name__.partition(".")[0]
 _OF_A_PYTHON = r"PYTHON|CONDA_|VIRTUAL_ENV|__PYVENV"
 
@@ -22,7 +25,7 @@ def ask(
 
     Whatever the child raises, and its death without an answer, comes back as `{"error": …, "kind": …}`: the reason,
     and the name of the exception's class ("" for a death, which the reason tells of `who`). `environment` joins this
-    process's variables.
+    process's variables. Raises SatenvError for a death by the machine: no memory, a limit, a full disk.
     """
     child = subprocess.run(
         [sys.executable, "-m", f"{_PACKAGE}.{module}"],
@@ -33,6 +36,9 @@ def ask(
         answer: dict[str, Any] = json.loads(child.stdout.rpartition("\0")[2])
     except json.JSONDecodeError:
         last = (child.stderr or child.stdout).strip()[-500:]
+        death = machine.of_a_death(child.returncode, last)
+        if death is not None:
+            raise SatenvError(f"{who}: {death.message}", death.remedy) from None
         return {"error": f"{who} ended with code {child.returncode}: {last}", "kind": ""}
     return answer
 

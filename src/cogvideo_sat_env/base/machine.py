@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import signal
 from collections.abc import Iterator
 
 from cogvideo_sat_env.base.errors import SatenvError
@@ -43,6 +44,13 @@ _ANYWHERE = {  # with a path these are states of it, without one they may be a f
     errno.ENODEV: "choose another place",
     errno.ENXIO: "choose another place",
 }
+_LIMITS = {errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}  # one thing helps, whatever was done
+_LAST_WORDS = re.compile(r"memory allocation of \d+ bytes failed|MemoryError|[Cc]annot allocate memory|std::bad_alloc")
+_SIGNALS = {  # what ends a process without a word
+    signal.SIGKILL: REMEDIES[errno.ENOMEM],
+    signal.SIGXFSZ: REMEDIES[errno.EFBIG],
+    signal.SIGXCPU: "a limit on processor time is in force: ulimit -t unlimited",
+}
 _LOADER = re.compile(r"failed to map segment|[Cc]annot allocate memory|[Tt]oo many open files|[Ii]nput/output error")
 
 
@@ -53,6 +61,30 @@ def in_words(error: BaseException) -> SatenvError | None:
         if found is not None:
             return found
     return None
+
+
+def limit(error: BaseException) -> str | None:
+    """Return what to do where a limit or too little memory is behind `error`, whatever it says itself; else None."""
+    for link in _chain(error):
+        if isinstance(link, OSError) and link.errno in _LIMITS:
+            return REMEDIES[link.errno]
+        if isinstance(link, MemoryError):
+            return REMEDIES[errno.ENOMEM]
+        for number in _numbers(str(link)):
+            if number in _LIMITS:
+                return REMEDIES[number]
+    return None
+
+
+def of_a_death(returncode: int, output: str) -> SatenvError | None:
+    """Return why a child process ended without an answer, where the machine is to blame; None for other reasons."""
+    found = _LAST_WORDS.search(output)
+    if found:
+        return SatenvError(found[0], REMEDIES[errno.ENOMEM])
+    remedy = _SIGNALS.get(-returncode)  # type: ignore[call-overload]
+    if remedy:
+        return SatenvError(f"ended by {signal.Signals(-returncode).name}", remedy)
+    return _by_text(output)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -92,11 +124,16 @@ def _one(error: BaseException) -> SatenvError | None:
 
 def _by_text(text: str) -> SatenvError | None:
     """Return the state of the machine that a library's exception has only in its text, as Rust's and Python's have."""
-    for number in re.findall(r"\(os error (\d+)\)|\[Errno (\d+)\]", text):
-        remedy = REMEDIES.get(int("".join(number)))
+    for number in _numbers(text):
+        remedy = REMEDIES.get(number)
         if remedy is not None:
             return SatenvError(" ".join(text.split())[:1000], remedy)
     return None
+
+
+def _numbers(text: str) -> list[int]:
+    """Return the error numbers that stand in a text as Rust and Python write them."""
+    return [int("".join(found)) for found in re.findall(r"\(os error (\d+)\)|\[Errno (\d+)\]", text)]
 
 
 def _no_cwd() -> bool:

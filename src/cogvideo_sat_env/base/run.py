@@ -32,12 +32,9 @@ def run(name: str, command: Callable[[], int | None]) -> int:
             code = _end(name, error)
         lost = stdio.lost_output()
         if lost is not None:
-            failure = SatenvError(
-                f"standard output can't be written: {lost.strerror}",
-                "the work itself is done; " + machine.REMEDIES.get(lost.errno or 0, "run it again for its report"),
-            )
-            _say(name, failure)
-            code = code or failure.exit_code
+            remedy = machine.REMEDIES.get(lost.errno or 0, "run it again for its report")
+            _say(name, f"standard output can't be written: {lost.strerror}", f"the work itself is done; {remedy}")
+            code = code or SatenvError.exit_code
     except KeyboardInterrupt:  # again, while the first one was reported
         code = INTERRUPTED
     return code
@@ -71,18 +68,20 @@ def _end(name: str, error: BaseException) -> int:
         traceback.print_exception(error)
         print(f"{name}: this is a fault of the program; please report it with the lines above", file=sys.stderr)
         return FAULT
+    limit = machine.limit(error)  # "too many open files" isn't helped by what the message thought of
+    remedy, code = (limit, SatenvError.exit_code) if limit else (known.remedy, known.exit_code)
     if os.environ.get("SATENV_TRACEBACK"):
         traceback.print_exception(error)
     if "--json" in sys.argv:
-        found = {"error": known.message, "remedy": known.remedy, "exit_code": known.exit_code}
+        found = {"error": known.message, "remedy": remedy, "exit_code": code}
         print(json.dumps(found, indent=2))
     else:
-        _say(name, known)
-    return known.exit_code
+        _say(name, known.message, remedy)
+    return code
 
 
-def _say(name: str, error: SatenvError) -> None:
+def _say(name: str, message: str, remedy: str | None) -> None:
     coloured = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
-    print(f"\033[31m\033[1m{name}: \033[0m{error.message}" if coloured else f"{name}: {error.message}", file=sys.stderr)
-    if error.remedy:
-        print(f"  {error.remedy}", file=sys.stderr)
+    print(f"\033[31m\033[1m{name}: \033[0m{message}" if coloured else f"{name}: {message}", file=sys.stderr)
+    if remedy:
+        print(f"  {remedy}", file=sys.stderr)
