@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import os
 import random
 import threading
 from collections.abc import Iterator
@@ -402,3 +403,19 @@ def test_nonsense_instead_of_an_address_is_one_error(place: Place) -> None:
     for url in ("http://", "gopher://x/y", f"http://127.0.0.1:{9}"):
         with pytest.raises(SourceError, match="can't be"):
             place.fetch(place.wanted(NAMES[0], url))
+
+
+@pytest.mark.parametrize("kind", ["symlink", "dangling", "hardlink", "fifo"])
+def test_what_lies_at_the_partial_file_is_never_written_through(place: Place, tmp_path: Path, kind: str) -> None:
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"theirs")
+    place.target.mkdir()
+    if kind == "fifo":
+        os.mkfifo(place.partial)
+    elif kind == "hardlink":
+        os.link(outside, place.partial)
+    else:
+        place.partial.symlink_to(outside if kind == "symlink" else tmp_path / "new")
+    place.fetch(place.wanted())
+    assert place.is_right(NAMES[0]) and outside.read_bytes() == b"theirs" and not (tmp_path / "new").exists()
+    assert sorted(path.name for path in place.target.iterdir()) == [NAMES[0]]

@@ -10,6 +10,7 @@ import yaml
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.lock.read import public_text, read_lock
 
+PROJECT = Path(__file__).parents[2]
 SHA = "AB" * 32
 COMMIT = "3f07f990ac74f1e1691ba17ef8c14007f05846ab"
 GOOD = {
@@ -82,3 +83,15 @@ def test_a_copy_for_others_holds_no_secret_and_is_the_same_lock(tmp_path: Path) 
     path.write_text(path.read_text() + "# my token is tk-99\n")
     with pytest.raises(InputError, match="can't be taken out"):
         public_text(path)
+
+
+def test_rattlers_reader_reads_the_conda_part_of_our_locks(tmp_path: Path) -> None:
+    from rattler import LockFile
+
+    for lock in ("conda-lock.yml", *(f"locks/{path.name}" for path in (PROJECT / "locks").glob("*-conda-lock.yml"))):
+        content = yaml.load((PROJECT / lock).read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
+        content["package"] = [entry for entry in content["package"] if entry["manager"] == "conda"]
+        (tmp_path / "conda-lock.yml").write_text(yaml.dump(content, Dumper=yaml.CSafeDumper))
+        ((_, environment),) = LockFile.from_path(tmp_path / "conda-lock.yml").environments()
+        read = {platform.name: len(environment.packages(platform)) for platform in environment.platforms()}
+        assert sum(read.values()) == len(content["package"]), (lock, read)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,13 +59,13 @@ def hold(target: Path) -> Iterator[Partial]:
     target.parent.mkdir(parents=True, exist_ok=True)
     path = target.with_name(f"{target.name}.partial")
     while True:
-        stream = open(path, "a+b")  # noqa: SIM115 - closed below
+        stream = _open(path)
         try:
             fcntl.flock(stream, fcntl.LOCK_EX)
         except OSError:
             stream.close()
             path = target.with_name(f"{target.name}.{secrets.token_hex(4)}.partial")
-            stream = open(path, "a+b")  # noqa: SIM115 - closed below
+            stream = _open(path)
             break
         if _is_at(stream, path):
             break
@@ -77,6 +79,24 @@ def hold(target: Path) -> Iterator[Partial]:
         if empty and _is_at(stream, path):
             path.unlink(missing_ok=True)
         stream.close()
+
+
+def _open(path: Path) -> BinaryIO:
+    """Open a file of this user's own at `path`, made anew where another thing lies: a link could lead anywhere."""
+    while True:
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.EACCES, errno.ENXIO) or not os.path.lexists(path):
+                raise
+        else:
+            found = os.fstat(handle)
+            if stat.S_ISREG(found.st_mode) and found.st_nlink <= 1 and found.st_uid == os.geteuid():
+                return os.fdopen(handle, "a+b")
+            os.close(handle)
+            if found.st_nlink == 0:  # another process has just renamed or removed it
+                continue
+        path.unlink(missing_ok=True)
 
 
 def _is_at(stream: BinaryIO, path: Path) -> bool:

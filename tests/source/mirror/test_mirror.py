@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -70,6 +71,26 @@ def test_a_mirror_holds_everything_and_again_fetches_nothing(lab: Lab, folder: P
     assert _mirror(lab, folder)["fetched"] == 1, "it is proven, not believed"
     assert _content(folder) == first
     assert _mirror(lab, folder, "--fast")["fetched"] == 0
+
+
+def test_fast_trusts_no_swapped_file_and_no_list_of_others(lab: Lab, folder: Path) -> None:
+    _mirror(lab, folder)
+    path, verified = folder / LINKED, folder / ".satenv" / "verified.json"
+    content, before = path.read_bytes(), path.stat()
+
+    def swap() -> None:
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    swap()
+    assert _mirror(lab, folder, "--fast")["fetched"] == 1 and path.read_bytes() == content
+    swap()
+    known, now = json.loads(verified.read_text()), path.stat()
+    known[LINKED][:4] = [now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_ino]
+    verified.write_text(json.dumps(known))
+    verified.chmod(0o666)
+    assert _mirror(lab, folder, "--fast")["fetched"] == 1 and path.read_bytes() == content
+    assert verified.stat().st_mode & 0o777 == 0o600
 
 
 def test_two_mirrors_of_one_lock_are_the_same_bytes(lab: Lab, folder: Path, tmp_path: Path) -> None:

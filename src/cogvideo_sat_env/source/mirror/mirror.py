@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import html
 import json
+import os
+import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -185,19 +187,23 @@ def _add(found: dict[str, Wanted], key: str, wanted: Wanted) -> None:
 
 
 class _Verified:
-    """Size and time of every file when its SHA-256 was last computed: for --fast, and only for it."""
+    """What the system said of every file when its SHA-256 was last computed: for --fast, and only for it.
+
+    Times of change and inodes can't be set, so a file that somebody swaps is hashed again; a list that somebody else
+    could have written is no list.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._path = folder, folder / _STATE / "verified.json"
         try:
-            found = json.loads(self._path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # it only saves time: without it everything is hashed
+            found = json.loads(self._path.read_text(encoding="utf-8")) if _is_ours(self._path) else {}
+        except (OSError, ValueError, RecursionError):  # it only saves time: without it everything is hashed
             found = {}
         self._known: dict[str, list] = found if isinstance(found, dict) else {}
 
     def _facts(self, item: Wanted) -> list:
         status = item.path.stat()
-        return [status.st_size, status.st_mtime_ns, item.sha256]
+        return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, item.sha256]
 
     def trust(self, item: Wanted) -> bool:
         return self._known.get(str(item.path.relative_to(self._folder))) == self._facts(item)
@@ -207,13 +213,24 @@ class _Verified:
 
     def save(self) -> None:
         write_atomically(self._path, json.dumps(self._known, sort_keys=True, indent=0).encode("utf-8"))
+        self._path.chmod(0o600)
+
+
+def _is_ours(path: Path) -> bool:
+    """Tell whether only this user could have written the file: it and its folder are theirs alone, and no links."""
+    found = (path.lstat(), path.parent.lstat())
+    return all(
+        s.st_uid == os.geteuid() and not stat.S_ISLNK(s.st_mode) and not s.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        for s in found
+    )
 
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     lock = FileLock(folder / _STATE / "lock")
     try:
-        (folder / _STATE).mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _STATE).mkdir(mode=0o755, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout as error:
         raise PrefixError(
