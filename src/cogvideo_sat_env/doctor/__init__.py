@@ -5,7 +5,7 @@ Needs only the standard library and PyYAML, so that it runs in the tool's own en
 
 from __future__ import annotations
 
-from cogvideo_sat_env.doctor.catalogue import CHECKS
+from cogvideo_sat_env.doctor.catalogue import ALL_CHECKS
 from cogvideo_sat_env.doctor.hardware import Gpu, GpuFacts, Hardware, NvidiaSmi
 from cogvideo_sat_env.doctor.model import LEVELS, CheckResult, CheckSpec
 from cogvideo_sat_env.doctor.report import Report
@@ -18,4 +18,6 @@ __all__ = [
 
 def list_checks() -> list[dict[str, str]]:
     """Return id, subject, level of every check and the failure that it catches, in the order of the report."""
-    return [{"id": spec.id, "subject": spec.subject, "level": spec.level, "catches": spec.catches} for spec in CHECKS]
+    return [
+        {"id": spec.id, "subject": spec.subject, "level": spec.level, "catches": spec.catches} for spec in ALL_CHECKS
+    ]

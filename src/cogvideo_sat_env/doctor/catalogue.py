@@ -137,6 +137,10 @@ CHECKS: tuple[CheckSpec, ...] = (
         limit=180.0, training=True, joins="model.transformer",
     ),
     CheckSpec(
+        "lora.export", FULL, "a trained LoRA that upstream's export tool or diffusers can't take", "export",
+        limit=_FIRST_COMPILATION, training=True, after=("training.lora",),
+    ),
+    CheckSpec(
         "toolchain.compiler", QUICK, "no C++ compiler or ninja for DeepSpeed's run-time compilation", "compiler",
         training=True, joins="identity.distribution", light=True,
     ),
@@ -219,6 +223,8 @@ SAT_CHECKS: tuple[CheckSpec, ...] = (
     CheckSpec("sat.run", FULL, "the user's own code and config that fail in training, evaluation or sampling", "run",
               limit=2400.0, alone=True),
 )  # fmt: skip
+
+ALL_CHECKS = (*CHECKS, *SAT_CHECKS)
 
 
 def select(

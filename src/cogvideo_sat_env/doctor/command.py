@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cogvideo_sat_env.base.errors import InputError
-from cogvideo_sat_env.doctor.catalogue import CHECKS, SAT_CHECKS, select
+from cogvideo_sat_env.doctor.catalogue import ALL_CHECKS, CHECKS, SAT_CHECKS, select
 from cogvideo_sat_env.doctor.fleet import nodes
 from cogvideo_sat_env.doctor.junit import check_target, write_junit
 from cogvideo_sat_env.doctor.model import CheckResult
@@ -127,12 +127,13 @@ def list_text(as_json: bool) -> str:
     """Return all checks: id, subject, level, time limit in seconds, and the failure that each catches."""
     if as_json:
         items = [
-            {"id": c.id, "subject": c.subject, "level": c.level, "limit": c.limit, "catches": c.catches} for c in CHECKS
+            {"id": c.id, "subject": c.subject, "level": c.level, "limit": c.limit, "catches": c.catches}
+            for c in ALL_CHECKS
         ]
         return json.dumps(items, indent=2) + "\n"
     lines: list[str] = []
-    width = max(len(check.id) for check in CHECKS)
-    for check in CHECKS:
+    width = max(len(check.id) for check in ALL_CHECKS)
+    for check in ALL_CHECKS:
         head = f"{check.id:<{width}}  {check.level:<5}  "
         if sys.stdout.isatty():
             columns = min(shutil.get_terminal_size((80, 24)).columns, 120)

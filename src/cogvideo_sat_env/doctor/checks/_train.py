@@ -110,16 +110,23 @@ def digest(model: Any, lora: bool = True) -> str:
     return found.hexdigest()
 
 
-def reference(shared: Path, workdir: Path) -> dict[str, Any]:
-    """Return the record of training.zero2, or, when that check was not run or failed, of a run of the same here."""
-    path = shared / "training" / "trained.json"
+def reference(shared: Path, workdir: Path, lora: bool = False) -> dict[str, Any]:
+    """Return the record of training.zero2 (`lora`: of training.lora), or, when that check was not run or failed, of a
+    run of the same here.
+    """
+    path = _record(shared, lora)
     if not path.is_file():
-        return train(workdir / "reference")
+        return train(workdir / "reference", lora=lora)
     return json.loads(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
 
 
-def remember(shared: Path, record: dict[str, Any]) -> None:
-    """Keep the record of training.zero2 for the checks that compare with it."""
-    path = shared / "training" / "trained.json"
+def remember(shared: Path, record: dict[str, Any], lora: bool = False) -> None:
+    """Keep the record of training.zero2 (`lora`: of training.lora) for the checks that go on from it."""
+    path = _record(shared, lora)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.with_suffix(".part").write_text(json.dumps(record), encoding="utf-8")
     os.replace(path.with_suffix(".part"), path)
+
+
+def _record(shared: Path, lora: bool) -> Path:
+    return shared / ("training-lora" if lora else "training") / "trained.json"

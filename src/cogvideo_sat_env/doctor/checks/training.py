@@ -99,13 +99,14 @@ def resume(request: ProbeRequest) -> ProbeOutcome:
 def lora(request: ProbeRequest) -> ProbeOutcome:
     """Train with SAT's LoraMixin under ZeRO-2: the loss goes down, and nothing but LoRA's matrices changes."""
     _tiny.prepare_cpu()
-    record = _train.train(request.workdir / "lora", lora=True)
+    record = _train.train(request.shared / "training-lora", lora=True)
     problem = _judge(record)
     if problem is not None:
         return problem
     before, after = record["frozen"]
     if before != after:
         return failed("training with LoRA changes weights that must stay as they are", **_public(record))
+    _train.remember(request.shared, record, lora=True)
     return passed(
         f"{_train.STEPS} ZeRO-2 steps of LoRA, rank {_tiny.LORA_RANK}: loss {_shown(record['losses'])}; every other"
         " weight unchanged",
