@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -16,7 +17,12 @@ import yaml
 import channelserver
 import packages
 from cogvideo_sat_env.base.artefacts import CondaArtefact
+from cogvideo_sat_env.base.errors import SourceError
 from cogvideo_sat_env.base.paths import current_platform
+from cogvideo_sat_env.create.source_plan import choose_plan
+from cogvideo_sat_env.source.source import Source
+from cogvideo_sat_env.spec.environment import read_environment
+from cogvideo_sat_env.spec.variants import choose_variant, read_variants
 
 PROJECT = Path(__file__).parents[2]
 LOCK = "locks/linux-64-cpu-conda-lock.yml"
@@ -199,13 +205,29 @@ def test_an_unreachable_channel_says_which_and_why(machine):
 
 
 def test_auto_without_channels_and_without_wheels_says_both(machine):
+    """Where this machine decided for the CPU: asked for by name, wheels don't stand for it (the next test)."""
     machine.server.close()
     for path in (machine.project / "locks").glob("wheels-*.txt"):
         path.unlink()
+    said: list[str] = []
+    progress = SimpleNamespace(say=said.append)
+    environment = read_environment(machine.project / "environment.yml")
+    variant = choose_variant(read_variants(), "linux-64", "cpu")
+    with pytest.raises(SourceError, match=r"no wheels for this machine: .*no wheel lock for linux-64"):
+        choose_plan(machine.project, environment, variant, Source("auto"), None, progress, guessed=True)
+    assert any(f"{machine.server.url}/conda-forge: Connection refused" in line for line in said)
+    assert any("Variant: wheels, not linux-64-cpu: PyTorch on a package index is its CUDA build" in s for s in said)
+
+
+def test_a_cpu_environment_that_was_asked_for_is_never_made_of_cuda_wheels(machine):
+    """8 GB of another variant aren't what `--variant cpu` means, also where no channel answers."""
+    machine.server.close()
     run = machine.create()
     assert run.returncode == 5
     assert f"{machine.server.url}/conda-forge: Connection refused" in run.stderr
-    assert "no wheels for this machine" in run.stderr and "no wheel lock for linux-64" in run.stderr
+    assert "the CPU variant is on conda channels only" in run.stderr and "leave --variant out" in run.stderr
+    assert "Traceback" not in run.stderr and not machine.prefix.exists()
+    assert not list((machine.home / "cache").glob("files/*"))
 
 
 def test_a_foreign_folder_is_never_touched(machine):

@@ -12,7 +12,7 @@ from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.base.paths import cache_dir, current_platform, envs_dir, project_root
 from cogvideo_sat_env.base.progress import Progress
-from cogvideo_sat_env.create.source_plan import choose_plan, inputs_digest
+from cogvideo_sat_env.create.source_plan import CUDA_WHEELS, choose_plan, inputs_digest
 from cogvideo_sat_env.install import receipt
 from cogvideo_sat_env.install.job import Job, Options, Plan, source_kind
 from cogvideo_sat_env.install.outcome import InstallOutcome
@@ -61,11 +61,13 @@ def create(request: Request, progress: Progress) -> InstallOutcome:
             )
         chosen = chosen.with_lock(root, lock)
     quick = found and request.python is None and not request.options.repair
+    if request.variant == "cpu" and found and found.get("source") == "wheels":
+        quick = False  # they are of no CPU variant
     if quick and receipt.is_up_to_date(target, found, *_inputs(root, chosen, wanted, found)):
         packages = len(found["packages"]) + len(found["pip"])
         return InstallOutcome(target, "up-to-date", found["source"], found["variant"], packages=packages)
     start = time.perf_counter()
-    plan = choose_plan(root, environment, chosen, wanted, request.python, progress)
+    plan = choose_plan(root, environment, chosen, wanted, request.python, progress, guessed=bool(why))
     if why and str(plan.source) != "wheels":
         progress.say(why)
     prepared = time.perf_counter() - start
@@ -112,8 +114,7 @@ def _variant(platform: str, device: str, source: Source) -> tuple[Variant, str]:
     if source.kind == "wheels":
         if device == "cpu":
             raise InputError(
-                "the wheels source has no CPU variant: PyTorch on a package index is its CUDA build, which runs "
-                "on a CPU as well",
+                f"the wheels source has no CPU variant: {CUDA_WHEELS}",
                 "leave --variant out",
             )
         return choose_variant(variants, platform, "cuda"), ""

@@ -20,12 +20,16 @@ from cogvideo_sat_env.source.source import Source
 from cogvideo_sat_env.spec.environment import Environment
 from cogvideo_sat_env.spec.variants import Variant, derive
 
+CUDA_WHEELS = "PyTorch on a package index is its CUDA build (4 GB in all), which runs on a CPU as well"
+
 
 def choose_plan(
-    root: Path, environment: Environment, variant: Variant, source: Source, python: Path | None, progress: Progress
-) -> Plan:
+    root: Path, environment: Environment, variant: Variant, source: Source, python: Path | None, progress: Progress,
+    guessed: bool = False,
+) -> Plan:  # fmt: skip
     """Return what `source` has for `variant`; with the source auto, wheels where the channels don't answer.
 
+    The wheels are of one variant: they stand for another only where that was `guessed`, not asked for.
     Raises InputError, SourceError.
     """
     if source.kind == "auto" and variant.has_own_lock:
@@ -39,8 +43,15 @@ def choose_plan(
         if reason is None:
             progress.say("Source: the lock's channels, which answer")
             return replace(plan, source=Source("channel"))
+        if variant.device == "cpu" and not guessed:
+            raise SourceError(
+                f"{first.channel}: {reason}; the CPU variant is on conda channels only: {CUDA_WHEELS}",
+                "name a mirror with --source mirror=WHERE; or leave --variant out, to take the wheels",
+            )
         progress.say(f"{first.channel}: {reason}")
         progress.say("Source: wheels from the package index, because the lock's channels don't answer")
+        if variant.device == "cpu":
+            progress.say(f"Variant: wheels, not {variant.id}: {CUDA_WHEELS}")
     try:
         return _wheels_plan(root, environment, variant, python, progress)
     except InputError as error:
