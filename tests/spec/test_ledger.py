@@ -52,6 +52,9 @@ def test_an_entry_is_read_as_typed_values(tmp_path):
         ("    proof: {tests: [a::b]}\n", "    proof: {}\n", r":2: entry 'one' has no proof"),
         ("    error: the error\n", "", r":2: entry 'one' lacks 'error'"),
         ('    bound: ">=2"\n', "    bound: 2\n", r":2: entry 'one' lacks 'bound' \(a text\)"),
+        ("proof: {tests: [a::b]}", "proof: {tests: a::b}", r":2: entry 'one': 'tests' must be a list of names"),
+        ("    remedy: type this\n", "    remedy: type this\n    pypi: numpy\n", r":2: entry 'one': 'pypi' must have"),
+        ("    remedy: type this\n", "    remedy: type this\npatches: 3\n", r":10: 'patches' must be a list of entries"),
         ("entries:\n", "bounds:\n", r":1: expected the breakage ledger: a list under 'entries'"),
         ("    remedy: type this\n", "    remedy: [type\n", r":10: "),
     ],
@@ -97,6 +100,30 @@ def test_a_variant_that_lacks_a_key_is_named(tmp_path):
     path = tmp_path / "variants.yml"
     path.write_text(re.sub(r"    suffix: linux-64-cpu\n", "", (DATA / "variants.yml").read_text()))
     with pytest.raises(InputError, match=r"variants\.yml:\d+: variant 'linux-64-cpu' lacks 'suffix'"):
+        read_variants(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ('__linux: "5.10"', "__linux: 5.10", "virtual_packages"),  # YAML reads 5.1
+        ("virtual_packages: {__unix", "virtual_packages: [__unix]  # {__unix", "virtual_packages"),
+        ('{build: "cpu*", reason: "the CPU build"}', '{build: "cpu*"}', "set"),
+        ('{build: "cpu*", reason: "the CPU build"}', '{bulid: "cpu*", reason: "the CPU build"}', "set"),
+        ("names: [kornia, wandb", "names: [3, wandb", "drop"),
+        ('peft: {drop: "training only"}', "peft:", "pip"),
+        ('{spec: "kornia >=0.7.3"', '{spec: "kornia >=0.7.3 [x]"', "pip"),
+        ("drop: [TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD]", "drop: TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "variables"),
+    ],
+)
+def test_a_part_of_a_variant_that_is_something_else_is_named_with_its_line(tmp_path, old, new, key):
+    text = (DATA / "variants.yml").read_text()
+    assert old in text
+    path = tmp_path / "variants.yml"
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(
+        InputError, match=rf"variants\.yml:\d+: variant '[\w-]+': '{key}' is not as the head of the file"
+    ):
         read_variants(path)
 
 

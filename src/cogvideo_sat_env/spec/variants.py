@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from packaging.requirements import InvalidRequirement
 from packaging.requirements import Requirement as PipRequirement
 from packaging.utils import canonicalize_name
 
@@ -66,6 +68,49 @@ class Variant:
         return f"locks/virtual-packages-{self.suffix}.yml"
 
 
+def _text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _texts(value: object) -> bool:
+    return isinstance(value, list) and all(map(_text, value))
+
+
+def _changes(value: object, allowed: frozenset[str], *needed: frozenset[str]) -> bool:
+    """Return whether it is a mapping of names to changes: texts under `allowed` keys, all of one of `needed`."""
+    return isinstance(value, dict) and all(
+        _text(name)
+        and isinstance(change, dict)
+        and all(map(_text, change.values()))
+        and set(change) <= allowed
+        and any(keys <= set(change) for keys in needed)
+        for name, change in value.items()
+    )
+
+
+def _pip_changes(value: object) -> bool:
+    drop, spec = frozenset({"drop"}), frozenset({"spec", "reason"})
+    if not isinstance(value, dict) or not _changes(value, drop | spec, drop, spec):
+        return False
+    try:
+        return all(PipRequirement(change["spec"]) for change in value.values() if "spec" in change)
+    except InvalidRequirement:
+        return False
+
+
+_SHAPES: dict[str, Callable[[object], bool]] = {
+    **dict.fromkeys(("platform", "device", "environment", "lock", "suffix", "data_only"), _text),
+    "virtual_packages": lambda value: isinstance(value, dict) and all(map(_text, [*value, *value.values()])),
+    "drop": lambda value: (
+        isinstance(value, list)
+        and all(isinstance(g, dict) and _texts(g.get("names")) and _text(g.get("reason")) for g in value)
+    ),
+    "set": lambda value: _changes(value, frozenset({"name", "version", "build", "reason"}), frozenset({"reason"})),
+    "pip": _pip_changes,
+    "variables": lambda value: isinstance(value, dict) and set(value) <= {"drop"} and _texts(value.get("drop") or []),
+}
+
+
 def read_variants(path: Path = DATA / "variants.yml") -> tuple[Variant, ...]:
     """Read the variants. Raises InputError with file and line."""
     data, lines = yamlfile.load(path, WHAT)
@@ -77,6 +122,13 @@ def read_variants(path: Path = DATA / "variants.yml") -> tuple[Variant, ...]:
         for key in ("platform", "device", "environment", "lock", "suffix", "virtual_packages"):
             if not isinstance(item, dict) or not item.get(key):
                 raise InputError(f"{where}: variant {name!r} lacks '{key}'", "mend that entry")
+        for key, expected in _SHAPES.items():
+            if item.get(key) is not None and not expected(item[key]):
+                raise InputError(
+                    f"{path}:{lines.of('variants', name, key)}: variant {name!r}: '{key}' is not as the head of the "
+                    f"file describes it; found {item[key]!r}",
+                    "mend that entry",
+                )
         drop = {conda: group["reason"] for group in item.get("drop") or [] for conda in group["names"]}
         found.append(
             Variant(
@@ -86,7 +138,7 @@ def read_variants(path: Path = DATA / "variants.yml") -> tuple[Variant, ...]:
                 item["environment"],
                 item["lock"],
                 item["suffix"],
-                {key: str(value) for key, value in item["virtual_packages"].items()},
+                dict(item["virtual_packages"]),
                 item.get("data_only"),
                 drop,
                 item.get("set") or {},
