@@ -9,7 +9,7 @@ import pytest
 from cogvideo_sat_env import doctor
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.doctor import catalogue
-from cogvideo_sat_env.doctor.catalogue import ALL_CHECKS, CHECKS, select
+from cogvideo_sat_env.doctor.catalogue import CHECKS, select
 from cogvideo_sat_env.spec.breakage import read_ledger
 
 # Users' scripts and the ledger name these: an id may be added, never renamed or removed.

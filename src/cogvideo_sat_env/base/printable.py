@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import re
-
-# escape sequences and what turns the direction of writing; line ends and tabs stay
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
-
 
 def printable(text: str) -> str:
-    """Return `text` with every control character as its escape."""
-    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+    """Return `text` with all that isn't seen (control characters, half characters) as its escape; line ends stay."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode("ascii") for c in text)

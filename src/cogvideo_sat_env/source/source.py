@@ -39,16 +39,18 @@ class Source:
     def find_links(self) -> list[str]:
         """Return where pip files are to be had, in this order: wheelhouses of mirrors, and INDEX for pip's index.
 
-        Asks each mirror whether it has a wheelhouse; where none has, the index stands in.
+        Asks each mirror whether it has a wheelhouse; where none has, the index stands in, but not for folders: who
+        names nothing else wants nothing from a network.
         """
-        places = []
+        houses = {source: source.where / "wheelhouse" for source in (self, *self.then) if source.kind == "mirror"}
+        places: list[str] = []
         for source in (self, *self.then):
-            if source.kind == "mirror":
-                house = source.where / "wheelhouse"
-                places += [house] if why_unreachable(house / "index.html") is None else []
-            else:
+            if source not in houses:
                 places.append(INDEX)
-        return places or [INDEX]
+            elif why_unreachable(houses[source] / "index.html") is None:
+                places.append(houses[source])
+        is_offline = len(houses) == 1 + len(self.then) and all(house.startswith("file:") for house in houses.values())
+        return places or (list(houses.values()) if is_offline else [INDEX])
 
 
 def parse_sources(texts: Sequence[str]) -> Source:
@@ -70,7 +72,7 @@ def parse_source(text: str) -> Source:
     """Read `auto`, `channel`, `mirror=URL-or-DIR` or `wheels`. Raises InputError naming what is expected."""
     kind, equals, where = text.partition("=")
     if kind not in KINDS or bool(equals) != (kind == "mirror") or (equals and not where.strip()):
-        shown = f"{kind}={Address(where)}" if equals else kind
+        shown = f"{kind}={Address(where)}" if kind in KINDS and equals else str(Address(text))
         raise InputError(f"--source {shown!r}: expected auto, channel, wheels or mirror=WHERE", _EXAMPLE)
     return Source(kind, _mirror(where) if equals else _NOWHERE)
 
@@ -82,7 +84,7 @@ def _mirror(where: str) -> Address:
         try:
             parts = urlsplit(address)
             web = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-            usable = web or parts.scheme == "file"
+            usable = web or (parts.scheme == "file" and parts.path)
         except ValueError:  # brackets that don't match, or a port that is no number
             usable = False
         if not usable or not where.isprintable() or " " in where:
