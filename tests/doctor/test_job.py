@@ -170,6 +170,19 @@ def test_a_limit_of_the_shell_that_is_too_low_is_named_with_what_raises_it(prefi
     assert f"ulimit -S -{letter} " in result.remedy
 
 
+def test_with_too_little_address_space_nothing_is_tried_that_would_hang(whole):
+    """The loader's words for it are "failed to map segment", or none at all."""
+    whole.module("sat/__init__", "import time; time.sleep(1000)")
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (4_000_000 * 1024, hard))
+    try:
+        result = whole.check("imports.together")
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    assert result.status == "failed" and "ulimit -v is 4,000,000" in result.finding
+    assert result.remedy == "ulimit -S -v unlimited"
+
+
 def test_usual_limits_pass(prefix):
     result = prefix.check("hardware.limits")
     assert result.status == "passed", result.finding

@@ -177,7 +177,7 @@ def test_what_the_doctor_says_is_typed_and_the_check_passes(broken, spoil, check
 def test_a_variable_that_the_doctor_names_is_unset_and_the_check_passes(good_prefix, tmp_path, variable, value, check):
     shell = Shell(good_prefix)
     if value == "SHADOW":
-        (tmp_path / "omegaconf.py").write_text("")
+        (tmp_path / "omegaconf.py").write_text("raise ImportError('of another program')")
         value = str(tmp_path)
     shell.env[variable] = value
     result = shell.doctor(check)[check]

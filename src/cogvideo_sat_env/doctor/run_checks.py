@@ -34,11 +34,7 @@ _LOADER = ("LD_PRELOAD", "LD_LIBRARY_PATH")
 _IMPORTS = "imports.together"
 _OF_THE_MACHINE = ("toolchain", "hardware", "network", "storage", "sat")  # their remedies aren't packages of the lock
 _EXPLAINED = ("ledger", "breaks", "means")  # of a failure whose cause is another
-_TRIAL = 20.0  # seconds for one trial of an import without some of the user's settings
-STUCK_REMEDY = (
-    "use another node, and have the administrator reset the GPU driver (nvidia-smi --gpu-reset, or a reboot);"
-    " --patience 3 gives a slow one more time"
-)
+_TRIAL = 60.0  # seconds for one trial of an import without some of the user's settings
 _GRACE = 10.0  # seconds between asking a probe to end and ending it
 
 Unit = tuple[CheckSpec, ...]  # checks that share one process
@@ -49,6 +45,7 @@ class Setup:
     """What every process of a run gets: the prefix and its Python, the folder of the probe code, variables, inputs.
 
     env       as a job of the user's has them
+    blocked   why nothing that imports torch can work on this machine now, and the remedy; None when it may
     culprits  settings of the user's with which Python doesn't start, or isn't the environment's: light checks do
               without them, so that they can say what else is wrong
     suspects  settings of the user's that may be the cause when an import fails
@@ -64,6 +61,7 @@ class Setup:
     ledger: Ledger
     workers: int
     patience: float = 1.0
+    blocked: tuple[str, str] | None = None
     culprits: Sequence[Suspect] = ()
     suspects: Sequence[Suspect] = ()
 
@@ -135,10 +133,8 @@ class CheckRun:
         gpu = self._inputs["gpu"]
         if spec.training and self._inputs["data_only"]:
             return CheckResult(spec.id, spec.level, NOT_RUN, 0.0, "not run: this environment only prepares data")
-        if gpu["stuck"] and not spec.light:
-            return CheckResult(
-                spec.id, spec.level, FAILED, 0.0, f"{gpu['stuck']}: torch and DeepSpeed would hang", STUCK_REMEDY
-            )
+        if self._setup.blocked and not spec.light:
+            return CheckResult(spec.id, spec.level, FAILED, 0.0, *self._setup.blocked)
         if spec.level == GPU and not gpu["gpus"]:
             problem = f" ({gpu['problem']})" if gpu["problem"] else ""
             return CheckResult(spec.id, spec.level, NOT_RUN, 0.0, f"not run: no GPU{problem}")
@@ -209,7 +205,7 @@ class CheckRun:
         """Find out whether a setting of the user's keeps modules from being imported."""
         problems = next((r.details.get("problems") for r in results if r.id == _IMPORTS and r.status == FAILED), None)
         if problems and not self._setup.culprits:
-            modules = list(problems)[:3]
+            modules = list(problems)[-2:]  # the closure's last are the quickest to import
             self._cause = import_culprits(
                 self._setup.python, self._setup.env, self._setup.suspects, modules, folder, _TRIAL
             )

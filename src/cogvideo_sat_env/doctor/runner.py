@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +30,7 @@ from cogvideo_sat_env.doctor.sat.examine import SatOptions, inputs
 from cogvideo_sat_env.spec.breakage import Ledger, read_ledger
 
 RECEIPT = Path("etc", "cogvideo-sat-env", "receipt.json")
+_LEAST_ADDRESS_SPACE = 6 * 2**30  # bytes: `import sat` takes 6.5 GB, measured; with less it fails, or hangs
 _DRIVER_SECONDS = 8.0  # for the GPU driver's first answer: it initialises the GPUs, about a second each
 # The user's variables that can leak into an environment; identity.pollution judges them.
 _WATCHED = (
@@ -105,7 +107,8 @@ class Doctor:
             inputs["culprits"] = [{"shown": one.shown, "remedy": one.remedy} for one in culprits]
             setup = Setup(
                 prefix=self.prefix, python=self.python, probes=self._probes, env=env, inputs=inputs,
-                ledger=self._ledger, workers=self._workers, patience=self._patience, culprits=culprits,
+                ledger=self._ledger, workers=self._workers, patience=self._patience,
+                blocked=_blocked(inputs["gpu"]["stuck"]), culprits=culprits,
                 suspects=suspects(self._environ, user_site=True),
             )  # fmt: skip
             results = CheckRun(folder, setup).all(chosen, on_check)
@@ -171,6 +174,22 @@ class Doctor:
         if not isinstance(content, dict):
             return {}, f"{path}: expected the receipt, a JSON object"
         return content, None
+
+
+def _blocked(stuck: str | None) -> tuple[str, str] | None:
+    """Return finding and remedy when importing torch would hang, or fail without saying why, on this machine now."""
+    if stuck:
+        return (
+            f"{stuck}: torch and DeepSpeed would hang",
+            "use another node, and have the administrator reset the GPU driver (nvidia-smi --gpu-reset, or a reboot);"
+            " --patience 3 gives a slow one more time",
+        )
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if resource.RLIM_INFINITY != soft < _LEAST_ADDRESS_SPACE:
+        open_ended = hard == resource.RLIM_INFINITY
+        remedy = "ulimit -S -v unlimited" if open_ended else "have the hard limit of ulimit -v raised (batch system)"
+        return f"ulimit -v is {soft // 1024:,}: torch can't be imported", remedy
+    return None
 
 
 def _restore(prefix: Path, ours: bool) -> str:

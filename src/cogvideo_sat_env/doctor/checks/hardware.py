@@ -113,7 +113,7 @@ def limits(request: ProbeRequest) -> ProbeOutcome:
 # ulimit's letter, its name, bytes of its unit; below the first number nothing works, above the second all does.
 # Measured: `import sat` takes 6.5 GB of address space, and CUDA as much again as all GPUs have memory.
 _LIMITS = (
-    ("v", "RLIMIT_AS", 1024, 8 * 2**30, 64 * 2**30, "torch and its CUDA libraries alone take 6.5 GB of address space"),
+    ("v", "RLIMIT_AS", 1024, 6 * 2**30, 64 * 2**30, "torch and its CUDA libraries alone take 6.5 GB of address space"),
     ("d", "RLIMIT_DATA", 1024, 3 * 2**30, 32 * 2**30, "imports alone take 2 GB"),
     ("n", "RLIMIT_NOFILE", 1, 128, 512, "each worker of a DataLoader and each connection takes open files"),
     ("f", "RLIMIT_FSIZE", 1024, 64 * 2**20, 30 * 2**30, "a checkpoint can't be written (2B: 4 GB, 5B: 12 GB and more)"),
