@@ -28,7 +28,7 @@ WHEEL = "tinywheel-1.0-py3-none-any.whl"
 
 
 def make_old_package(folder: Path) -> Path:
-    """Make a package in conda's old format, whose metadata the channel has mended in its repodata."""
+    """Make a package in conda's old format, whose metadata the channel has corrected in its repodata."""
     folder.mkdir(parents=True, exist_ok=True)
     body = b"old\n" * 2000
     index = {

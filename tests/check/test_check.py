@@ -1,4 +1,4 @@
-"""`satenv check` names every disagreement, and the command that mends it."""
+"""`satenv check` names every disagreement, and the command that corrects it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def edit(path: Path, old: str, new: str, count: int = 1) -> None:
 
 
 def findings(root: Path) -> list[str]:
-    return [f"{finding.file}: {finding.message} | {finding.mend}" for finding in agreement.check_project(root)]
+    return [f"{finding.file}: {finding.message} | {finding.remedy}" for finding in agreement.check_project(root)]
 
 
 def only_finding(root: Path, pattern: str) -> None:
@@ -266,5 +266,5 @@ def test_the_command_says_so_and_exits_with_1(project):
         env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(PROJECT / "src"), "SATENV_PROJECT": str(project)},
     )
     assert run.returncode == 1
-    assert "goes below the floor of wandb, 0.18.5\n    mend: write >=0.18.5 there" in run.stdout
+    assert "goes below the floor of wandb, 0.18.5\n    remedy: write >=0.18.5 there" in run.stdout
     assert run.stderr == ""

@@ -39,7 +39,7 @@ def rendered(root: Path, pins=PIECES, ledger: Ledger | None = None) -> dict[str,
 
 def findings(root: Path, ledger: Ledger | None = None) -> list[str]:
     found = check_recipe(root, read_environment(root / "environment.yml"), read_variants(), ledger or read_ledger())
-    return [f"{finding.file}: {finding.message} | {finding.mend}" for finding in found]
+    return [f"{finding.file}: {finding.message} | {finding.remedy}" for finding in found]
 
 
 def edit(path: Path, pattern: str, new: str) -> None:

@@ -234,11 +234,11 @@ def test_names_that_a_host_does_not_find_fail():
 def test_checks_are_merged_and_the_worst_says_where():
     def check(status, finding):
         return [{"id": "video.decord", "level": "quick", "status": status, "seconds": 1.0, "finding": finding,
-                 "remedy": "mend it" if status == "failed" else None, "details": {}}]  # fmt: skip
+                 "remedy": "correct it" if status == "failed" else None, "details": {}}]  # fmt: skip
 
     results = {0: done(checks=check("passed", "all right")), 1: done(checks=check("failed", "black frames")), 2: done()}
     result = merged(three(), results)["video.decord"]
-    assert (result.status, result.finding, result.remedy) == ("failed", "b: black frames", "mend it")
+    assert (result.status, result.finding, result.remedy) == ("failed", "b: black frames", "correct it")
     assert result.details["hosts"] == {"a": "passed", "b": "failed"}
 
 

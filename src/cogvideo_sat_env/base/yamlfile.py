@@ -69,7 +69,7 @@ def load(path: Path, what: str) -> tuple[Any, Lines]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise InputError(f"{where}: {error.problem}; expected {what} in YAML", "mend that line") from error
+        raise InputError(f"{where}: {error.problem}; expected {what} in YAML", "correct that line") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: {error}; expected {what} in YAML", "restore the file, e.g. with git") from error
     return data, Lines(root)

@@ -192,17 +192,17 @@ def _check_locks(root: Path, environment: Environment, variants: Sequence[Varian
         broken |= {name} if entries else set()
     for variant in variants:
         if variant.lock in broken:
-            continue  # what is built on it can't be judged before it is mended
+            continue  # what is built on it can't be judged before it is corrected
         derived = derive(environment, variant, root / variant.environment)
-        mend = f"{RELOCK} --only {variant.id}"
+        remedy = f"{RELOCK} --only {variant.id}"
         try:
             lock = read_lock(root / variant.lock, variant.platform, sizes, documents[variant.lock])
         except InputError as error:
-            findings.append(Finding(variant.lock, error.message, mend))
+            findings.append(Finding(variant.lock, error.message, remedy))
             continue
         if lock.content_hash != conda_lock.content_hash(derived, variant):
             message = f"{variant.platform}: was made from another {variant.environment} or other virtual packages"
-            findings.append(Finding(variant.lock, message, mend))
+            findings.append(Finding(variant.lock, message, remedy))
         findings += verify_solution(derived, variant, lock)
         for path, text in render.lock_files(variant, lock).items():
             findings += _compare(root, path, text)
@@ -212,7 +212,7 @@ def _check_locks(root: Path, environment: Environment, variants: Sequence[Varian
         unknown = [item.name for item in items if item.size is None]
         if unknown:
             findings.append(
-                Finding(render.SIZES, f"no size for {', '.join(unknown[:5])} ({len(unknown)} in all)", mend)
+                Finding(render.SIZES, f"no size for {', '.join(unknown[:5])} ({len(unknown)} in all)", remedy)
             )
     if broken:
         return findings

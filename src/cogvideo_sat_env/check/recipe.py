@@ -24,7 +24,7 @@ def check_recipe(root: Path, environment: Environment, variants: Sequence[Varian
     try:
         outputs = {platform: render(root / "recipe", platform) for platform in {v.platform for v in variants}}
     except SatenvError as error:  # a crash of the engine as well
-        return [Finding(RECIPE, error.message, error.remedy or f"mend {RECIPE}")]
+        return [Finding(RECIPE, error.message, error.remedy or f"correct {RECIPE}")]
     return _check_outputs(root, environment, variants, outputs) + _check_patches(root, ledger)
 
 
@@ -39,7 +39,7 @@ def _check_outputs(
         here = {variant.device: variant for variant in variants if variant.platform == platform}
         devices = [output.device for output in built if output.name == METAPACKAGE]
         findings += [
-            Finding(RECIPE, f"builds no {METAPACKAGE} for {platform} with device {device}", "mend 'skip' there")
+            Finding(RECIPE, f"builds no {METAPACKAGE} for {platform} with device {device}", "correct 'skip' there")
             for device in here.keys() - set(devices)
         ]
         findings += [

@@ -12,7 +12,7 @@ from cogvideo_sat_env.cli.options import examples, require_maintainer_tools
 
 @click.command(
     **examples("""
-    satenv check              every disagreement, with the command that mends it
+    satenv check              every disagreement, with the command that corrects it
     satenv check --json       for scripts
     """)
 )
@@ -30,7 +30,7 @@ def check(as_json) -> None:
         click.echo(json.dumps({"ok": not findings, "findings": [asdict(finding) for finding in findings]}, indent=2))
     else:
         for finding in findings:
-            click.echo(f"{finding.file}: {finding.message}\n    mend: {finding.mend}")
+            click.echo(f"{finding.file}: {finding.message}\n    remedy: {finding.remedy}")
         click.echo(
             f"{len(findings)} disagreement{'s' if len(findings) != 1 else ''}"
             if findings

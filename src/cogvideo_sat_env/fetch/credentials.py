@@ -64,10 +64,10 @@ def stored(url: str) -> Credential | None:
         return None
     except (OSError, ValueError) as error:  # the parser's own words could quote the file
         raise InputError(
-            f"{path}: can't be read as rattler's credentials file ({type(error).__name__})", "mend or remove it"
+            f"{path}: can't be read as rattler's credentials file ({type(error).__name__})", "correct or remove it"
         ) from None
     if not isinstance(entries, dict):
-        raise InputError(f"{path}: expected a JSON object with host names as keys", "mend or remove it")
+        raise InputError(f"{path}: expected a JSON object with host names as keys", "correct or remove it")
     for host in _hosts(urlsplit(url).hostname or ""):
         if host in entries:
             return _of_rattler(entries[host], str(path))
@@ -90,7 +90,9 @@ def _of_rattler(entry: object, where: str) -> Credential | None:
                 return Credential(token=str(value))
             if kind in ("BasicHTTP", "BasicHttp") and isinstance(value, Mapping):
                 return _basic(str(value.get("username", "")), str(value.get("password", "")))
-    raise InputError(f"{where}: expected BearerToken, CondaToken or BasicHTTP for a host", "mend or remove the entry")
+    raise InputError(
+        f"{where}: expected BearerToken, CondaToken or BasicHTTP for a host", "correct or remove the entry"
+    )
 
 
 def from_keyring(url: str) -> Credential | None:

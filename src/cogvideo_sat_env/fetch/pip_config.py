@@ -13,7 +13,9 @@ def pip_options(*names: str) -> dict[str, str]:
     """Return those of these options that pip's configuration or variables set. Raises SourceError."""
     child = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False)
     if child.returncode != 0:
-        raise SourceError(f"pip can't read its configuration: {child.stderr.strip()}", "mend pip's configuration file")
+        raise SourceError(
+            f"pip can't read its configuration: {child.stderr.strip()}", "correct pip's configuration file"
+        )
     settings: dict[str, str] = {}
     for line in child.stdout.splitlines():  # sorted by pip; `:env:` stands before `global` and `user` and wins
         key, found, value = line.partition("=")

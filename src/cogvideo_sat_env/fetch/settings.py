@@ -53,7 +53,7 @@ def _rattler() -> Settings:
     try:
         found = Config.load_from_files([*files])
     except ConfigError:
-        raise InputError(f"{', '.join(files)}: can't be used as rattler's configuration", "mend it") from None
+        raise InputError(f"{', '.join(files)}: can't be used as rattler's configuration", "correct it") from None
     proxies = {"http": found.proxy_http, "https": found.proxy_https}
     verify = False if found.tls_no_verify else None
     return Settings({scheme: str(url) for scheme, url in proxies.items() if url}, verify, found.mirrors)
@@ -68,7 +68,7 @@ def _condarc() -> Settings:
         except FileNotFoundError:
             continue
         except (OSError, UnicodeError, yaml.YAMLError) as error:
-            raise InputError(f"{path}: can't be read ({type(error).__name__})", "mend or remove it") from None
+            raise InputError(f"{path}: can't be read ({type(error).__name__})", "correct or remove it") from None
         if isinstance(found, dict):
             proxies, verify = found.get("proxy_servers") or {}, found.get("ssl_verify")
             return Settings(

@@ -67,7 +67,7 @@ def install(staging: Path, prefix: Path, activation: Activation, variables: Mapp
     """
     for name in variables:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-            raise InputError(f"{name!r} under 'variables' can't be the name of a variable", "mend environment.yml")
+            raise InputError(f"{name!r} under 'variables' can't be the name of a variable", "correct environment.yml")
     files = dict(activation.scripts)
     for name, template in activation.templates.items():
         files[name] = _fill(template, name, prefix, variables).encode("utf-8")

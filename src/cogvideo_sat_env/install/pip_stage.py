@@ -263,7 +263,7 @@ def _lay_out_one(python: PrefixPython, pin: PipPin, wheel: Path, prefix: Path, o
         raise PrefixError(
             f"{pin.name} {pin.version} (pip) would overwrite {name}, which belongs to "
             f"{owners.get(name) or _conda_owner(root, name)}",
-            "take the package from one of the two only: mend environment.yml and make the lock again",
+            "take the package from one of the two only: correct environment.yml and make the lock again",
         ) from error
     except (InstallerError, ValueError, KeyError, shutil.Error) as error:
         raise VerificationError(f"{wheel}: is no proper wheel: {error}", "lock another version of it") from error

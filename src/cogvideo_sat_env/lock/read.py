@@ -56,7 +56,7 @@ def remedy(path: Path) -> str:
             return RELOCK
     except InputError:  # no project here: inside a bundle
         pass
-    return "make that lock again with conda-lock lock (1.0 or newer), or mend the entry in what it is made from"
+    return "make that lock again with conda-lock lock (1.0 or newer), or correct the entry in what it is made from"
 
 
 def load_lock(path: Path) -> Document:

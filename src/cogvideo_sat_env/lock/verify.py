@@ -22,11 +22,11 @@ RELOCK = satenv("lock")
 
 @dataclass(frozen=True)
 class Finding:
-    """One disagreement: where, what, and the command that mends it."""
+    """One disagreement: where, what, and the command that corrects it."""
 
     file: str
     message: str
-    mend: str
+    remedy: str
 
 
 def verify_entries(document: Document, name: str, channels: Sequence[str]) -> list[Finding]:

@@ -123,7 +123,7 @@ def _lock(
     findings += verify_solution(environment, variant, lock)
     if findings or lock.pip:
         words = "\n".join(finding.message for finding in findings[:5]) or f"{len(lock.pip)} pip packages in it"
-        raise SolveError(f"{variant.id}: the lock doesn't hold: {words}", "mend the channel that it names")
+        raise SolveError(f"{variant.id}: the lock doesn't hold: {words}", "correct the channel that it names")
     _require_device(variant, lock)
     explicit = path.with_name(path.name.removesuffix(ENDING).rstrip(".-") + ".lock")
     head = [

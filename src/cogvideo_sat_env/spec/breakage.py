@@ -87,7 +87,7 @@ def _entry(path: Path, line: int, item: object, keys: tuple[str, str]) -> Entry:
         raise InputError(f"{where}: expected a ledger entry with the keys id, {keys[0]}, {keys[1]}, …", None)
     for key in ("id", *keys, "breaks", "error", "remedy"):
         if not isinstance(item.get(key), str) or not item[key].strip():
-            raise InputError(f"{where}: entry {item.get('id', '?')!r} lacks '{key}' (a text)", "mend that entry")
+            raise InputError(f"{where}: entry {item.get('id', '?')!r} lacks '{key}' (a text)", "correct that entry")
     evidence, proof = item.get("evidence"), item.get("proof")
     if not isinstance(evidence, dict) or not (evidence.get("measured") or evidence.get("upstream")):
         raise InputError(f"{where}: entry {item['id']!r} has no evidence; expected 'measured' or 'upstream'", None)

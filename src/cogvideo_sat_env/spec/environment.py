@@ -124,7 +124,7 @@ def read_environment(path: Path) -> Environment:
                 line = lines.of("dependencies", index, "pip", number)
                 pip.append(_pip_spec(path, line, requirement, comments.get(line, "")))
         else:
-            raise InputError(f"{path}:{line}: {item!r} is neither a match spec nor a `pip:` list", "mend that line")
+            raise InputError(f"{path}:{line}: {item!r} is neither a match spec nor a `pip:` list", "correct that line")
     _refuse_twice(path, conda)
     _refuse_twice(path, pip)
     return Environment(path, str(data.get("name", "")), tuple(channels), tuple(conda), tuple(pip), dict(variables))
@@ -148,7 +148,7 @@ def _conda_spec(path: Path, line: int, text: str, comment: str) -> CondaSpec:
             return CondaSpec(match["name"], version, match["build"] or "", line, comment)
     raise InputError(
         f"{path}:{line}: {text!r} is not a match spec; expected `name`, `name >=1.2,<2` or `name >=1.2 build*`",
-        "mend that line",
+        "correct that line",
     )
 
 
@@ -156,7 +156,7 @@ def _pip_spec(path: Path, line: int, text: object, comment: str) -> PipSpec:
     try:
         requirement = Requirement(str(text))
     except InvalidRequirement as error:
-        raise InputError(f"{path}:{line}: {text!r} is not a pip requirement: {error}", "mend that line") from error
+        raise InputError(f"{path}:{line}: {text!r} is not a pip requirement: {error}", "correct that line") from error
     if requirement.url or requirement.extras or requirement.marker:
         raise InputError(
             f"{path}:{line}: {text!r}: only names and versions can be locked with a hash here", "write name and version"

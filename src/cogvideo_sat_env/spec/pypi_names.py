@@ -70,7 +70,7 @@ def load_names(path: Path = DATA / "pypi-names.yml") -> Names:
         for index, entry in enumerate(entries[section]):
             if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in keys):
                 raise InputError(
-                    f"{path}:{lines.of(section, index)}: expected the keys {', '.join(keys)}", "mend that line"
+                    f"{path}:{lines.of(section, index)}: expected the keys {', '.join(keys)}", "correct that line"
                 )
     return Names(
         path,

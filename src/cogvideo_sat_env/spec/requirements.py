@@ -38,7 +38,9 @@ def read_requirements(path: Path = DATA / "requirements.yml") -> tuple[Requireme
     for index, item in enumerate(data["requirements"]):
         where = f"{path}:{lines.of('requirements', index)}"
         if not isinstance(item, dict) or not {"name", "module", "source", "role"} <= set(item) <= _KEYS:
-            raise InputError(f"{where}: expected the keys {', '.join(sorted(_KEYS))}; found {item!r}", "mend that line")
+            raise InputError(
+                f"{where}: expected the keys {', '.join(sorted(_KEYS))}; found {item!r}", "correct that line"
+            )
         floor = None if item.get("floor") is None else str(item["floor"])
         try:
             Version(floor or "0")

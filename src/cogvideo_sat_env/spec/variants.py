@@ -121,13 +121,13 @@ def read_variants(path: Path = DATA / "variants.yml") -> tuple[Variant, ...]:
         where = f"{path}:{lines.of('variants', name)}"
         for key in ("platform", "device", "environment", "lock", "suffix", "virtual_packages"):
             if not isinstance(item, dict) or not item.get(key):
-                raise InputError(f"{where}: variant {name!r} lacks '{key}'", "mend that entry")
+                raise InputError(f"{where}: variant {name!r} lacks '{key}'", "correct that entry")
         for key, expected in _SHAPES.items():
             if item.get(key) is not None and not expected(item[key]):
                 raise InputError(
                     f"{path}:{lines.of('variants', name, key)}: variant {name!r}: '{key}' is not as the head of the "
                     f"file describes it; found {item[key]!r}",
-                    "mend that entry",
+                    "correct that entry",
                 )
         drop = {conda: group["reason"] for group in item.get("drop") or [] for conda in group["names"]}
         found.append(
@@ -172,7 +172,7 @@ def derive(environment: Environment, variant: Variant, path: Path) -> Environmen
         if name not in names:
             raise InputError(
                 f"variant {variant.id}: '{name}' is not in {environment.path}",
-                "mend src/cogvideo_sat_env/data/variants.yml",
+                "correct src/cogvideo_sat_env/data/variants.yml",
             )
     conda = []
     for spec in environment.conda:

@@ -108,7 +108,7 @@ def test_the_records_are_the_packages_own_with_the_locks_dependencies(lab: Lab, 
     packed = (folder / "conda-forge" / "noarch" / "repodata.json.zst").read_bytes()
     assert zstandard.ZstdDecompressor().decompress(packed) == content
     old = repodata["packages"][OLD]
-    assert old["depends"] == ["data >=2", "linked"], "as the channel has mended it"
+    assert old["depends"] == ["data >=2", "linked"], "as the channel has corrected it"
     assert old["license"] == "MIT" and old["size"] == (folder / "conda-forge" / "noarch" / OLD).stat().st_size
     assert len(old["sha256"]) == 64 and len(old["md5"]) == 32
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Hit:
-    """One advisory that names an installed version; `fixed` are the versions that mend it.
+    """One advisory that names an installed version; `fixed` are the versions that correct it.
 
     `judged` is False when it only names the package: one of the versions to compare isn't PEP 440.
     """

@@ -10,7 +10,7 @@ FAILED, WARNING = "failed", "warning"
 
 @dataclass(frozen=True)
 class Edit:
-    """A change of one YAML file that mends a finding.
+    """A change of one YAML file that corrects a finding.
 
     `path` is the value's place. With `moved` the key goes below that mapping; else its value becomes `value`.
     """

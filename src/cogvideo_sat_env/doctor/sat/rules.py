@@ -1,6 +1,6 @@
 """What a config makes upstream's code do: one function a rule, each a failure that upstream reports late or never.
 
-A rule looks at the code of the checkout where the answer depends on it, so that a mended checkout isn't blamed.
+A rule looks at the code of the checkout where the answer depends on it, so that a corrected checkout isn't blamed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """repodata.json and .zst of a mirror's channels, for exactly its records, made from the packages' own metadata.
 
-Dependencies follow the lock: channels mend the metadata of published packages ("hotfixes"), and the lock was solved
-with the mended ones.
+Dependencies follow the lock: channels correct the metadata of published packages ("hotfixes"), and the lock was solved
+with the corrected ones.
 """
 
 from __future__ import annotations
