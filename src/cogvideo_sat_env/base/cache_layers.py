@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cogvideo_sat_env.base.errors import InputError
+from cogvideo_sat_env.base.files import link_or_copy, replacing
 from cogvideo_sat_env.base.hashing import sha256_file
 from cogvideo_sat_env.base.paths import user_path
 from cogvideo_sat_env.base.permissions import TRUST, shared_on_purpose, why_untrusted
@@ -43,6 +44,20 @@ def find_file(layers: Sequence[Path], relative: str | Path, sha256: str) -> Path
     return None
 
 
+def take_file(cache: Path, path: Path, sha256: str) -> bool:
+    """Have the file `path` of `cache` there, from a layer that has it with this SHA-256; return whether one does.
+
+    Raises OSError, InputError (a layer that isn't there).
+    """
+    found = find_file(layers_from_environment(), path.relative_to(cache), sha256)
+    if found is None:
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as side:
+        link_or_copy(found, side)
+    return True
+
+
 def trusted_layers(layers: Sequence[Path], progress: Progress | None = None) -> tuple[Path, ...]:
     """Return those of `layers` that only their owners and root can write to; the others are named to the user."""
     trusted = []
@@ -51,7 +66,7 @@ def trusted_layers(layers: Sequence[Path], progress: Progress | None = None) -> 
             owner = layer.stat().st_uid
         except OSError:
             continue
-        why = None if shared_on_purpose() else why_untrusted(layer, layer / "pkgs", owner=owner)
+        why = None if shared_on_purpose() else why_untrusted(layer, layer / "pkgs", layer / "packages", owner=owner)
         if why is None:
             trusted.append(layer)
         elif progress:

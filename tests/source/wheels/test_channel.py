@@ -255,6 +255,22 @@ def test_a_download_that_is_there_is_not_fetched_again(
     assert index.requests == []
 
 
+def test_a_layer_serves_downloads_and_converted_packages(
+    environment: Environment, small_lock: Path, warm_cache: Path, tmp_path: Path, index: Index,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("SATENV_CACHE_LAYERS", str(warm_cache))
+    damaged = next((warm_cache / "packages").rglob("einops*.conda"))
+    damaged.write_bytes(b"x" + damaged.read_bytes()[1:])
+    first = build(environment, small_lock, tmp_path / "mine")
+    assert (first.converted, first.reused) == (1, PACKAGES - 1)  # the damaged one is converted from the layer's wheel
+    assert index.requests == []
+    (warm_cache / "packages").chmod(0o777)
+    shutil.copytree(warm_cache / "built", tmp_path / "another" / "built")  # the stand-in of an sdist can't be built
+    alone = build(environment, small_lock, tmp_path / "another")
+    assert alone.converted == PACKAGES and index.requests == []  # downloads alone, each with the lock's hash
+
+
 def test_a_damaged_package_is_made_again(environment: Environment, small_lock: Path, warm_cache: Path) -> None:
     for path in (warm_cache / "packages").rglob("einops*.conda"):
         path.unlink()

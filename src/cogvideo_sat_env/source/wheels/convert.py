@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fnmatch
 import hashlib
@@ -26,7 +27,9 @@ from typing import Literal
 
 from cogvideo_sat_env.base import cache_use
 from cogvideo_sat_env.base.artefacts import PipPin
+from cogvideo_sat_env.base.cache_layers import layers_from_environment, trusted_layers
 from cogvideo_sat_env.base.errors import PrefixError, SourceError, VerificationError
+from cogvideo_sat_env.base.files import link_or_copy, write_atomically
 from cogvideo_sat_env.base.hashing import sha256_file
 from cogvideo_sat_env.base.progress import Progress
 from cogvideo_sat_env.base.wheel_patch import PatchError, patch_wheel, patches_of
@@ -168,10 +171,27 @@ def _key(*parts: str) -> str:
     return hashlib.sha256("\n".join([CONVERTER, *parts]).encode()).hexdigest()
 
 
+def _take_from_layer(folder: Path) -> None:
+    """Have the converted package `folder` in the cache if a layer has it, its archive as its record says."""
+    for layer in trusted_layers(layers_from_environment()):
+        there = layer / "packages" / folder.name
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # incomplete there: it is converted here
+            record = json.loads((there / _RECORD).read_text(encoding="utf-8"))
+            archive = there / record["file_name"]
+            if archive.parent == there and sha256_file(archive) == record["sha256"]:
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / archive.name).unlink(missing_ok=True)  # what a killed run left
+                link_or_copy(archive, folder / archive.name)
+                write_atomically(folder / _RECORD, json.dumps(record).encode())  # last: it says that all is there
+                return
+
+
 def _cached(cache: Path, task: _Task, interpreter: Interpreter) -> Package | None:
     """Return the finished package: the one for every Python, or the one for this."""
     for key in filter(None, (task.shared_key, task.key)):
         folder = cache / "packages" / key
+        if not (folder / _RECORD).is_file():
+            _take_from_layer(folder)
         try:
             data = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
             package = Package(**{**data, "paths": tuple(data["paths"]), "patches": tuple(data.get("patches", ()))})

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cogvideo_sat_env.base.artefacts import PipPin
+from cogvideo_sat_env.base.cache_layers import take_file
 from cogvideo_sat_env.base.errors import SourceError, VerificationError
 from cogvideo_sat_env.base.hashing import sha256_file
 from cogvideo_sat_env.base.progress import Progress, human_bytes
@@ -107,13 +108,14 @@ def _is_of(wheel: Path, pin: PipPin) -> bool:
 def _missing(pins: Sequence[PipPin], cache: Path) -> list[PipPin]:
     """Return the pins whose file isn't in the cache; one with other bytes is thrown away."""
     with ThreadPoolExecutor(2) as pool:
-        right = list(pool.map(lambda pin: _is_right(pin, file_path(cache, pin)), pins))
+        right = list(pool.map(lambda pin: _is_right(pin, cache), pins))
     return [pin for pin, good in zip(pins, right, strict=True) if not good]
 
 
-def _is_right(pin: PipPin, path: Path) -> bool:
+def _is_right(pin: PipPin, cache: Path) -> bool:
+    path = file_path(cache, pin)
     if not path.is_file():
-        return False
+        return take_file(cache, path, pin.sha256)
     if sha256_file(path) == pin.sha256:
         return True
     path.unlink()
