@@ -115,8 +115,9 @@ def test_the_first_lock_gives_the_file_of_a_piece(root):
     [
         (r"^  decord_version:", '  left_pad_version: "1.0"\n  decord_version:', r"recipe\.yaml:\d+: left_pad_version: no pip lock .* has left-pad"),
         (r"^ *# >>> cpu: .*\n", "", r"recipe\.yaml: no generated part '# >>> cpu: …' up to '# <<<'"),
+        (r"^ *# <<<\n", "", r"recipe\.yaml: no generated part '# >>> cuda: …' up to '# <<<'"),  # not up to the next one
     ],
-    ids=["a piece that no lock has", "a mark removed"],
+    ids=["a piece that no lock has", "a mark removed", "the mark of an end removed"],
 )  # fmt: skip
 def test_a_recipe_that_cant_be_generated_is_named(root, pattern, new, expected):
     edit(root / RECIPE, pattern, new)

@@ -22,7 +22,11 @@ from cogvideo_sat_env.spec.variants import Variant, derive
 RECIPE = "recipe/recipe.yaml"
 PINS = "recipe/pins.txt"
 OWN = ("pyyaml",)  # what the metapackage's own command imports beyond environment.yml
-_BLOCK = re.compile(r"^(?P<head>(?P<indent> *)# >>> (?P<device>cuda|cpu): [^\n]*\n).*?^ *# <<<$", re.M | re.S)
+_BLOCK = re.compile(
+    r"^(?P<head>(?P<indent> *)# >>> (?P<device>cuda|cpu): [^\n]*\n)(?:(?!# >>>).)*?^ *# <<<$", re.M | re.S
+)
+    r"^(?P<head>(?P<indent> *)# >>> (?P<device>cuda|cpu): [^\n]*\n)(?:(?!# >>>).)*?^ *# <<<$", re.M | re.S
+)
 _VERSION = re.compile(r'^(?P<head>  (?:(?P<piece>\w+)_)?version: )"[^"\n]*"', re.M)
 
 
