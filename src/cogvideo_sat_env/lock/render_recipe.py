@@ -25,8 +25,6 @@ OWN = ("pyyaml",)  # what the metapackage's own command imports beyond environme
 _BLOCK = re.compile(
     r"^(?P<head>(?P<indent> *)# >>> (?P<device>cuda|cpu): [^\n]*\n)(?:(?!# >>>).)*?^ *# <<<$", re.M | re.S
 )
-    r"^(?P<head>(?P<indent> *)# >>> (?P<device>cuda|cpu): [^\n]*\n)(?:(?!# >>>).)*?^ *# <<<$", re.M | re.S
-)
 _VERSION = re.compile(r'^(?P<head>  (?:(?P<piece>\w+)_)?version: )"[^"\n]*"', re.M)
 
 
