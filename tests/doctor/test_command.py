@@ -167,6 +167,17 @@ def test_a_reader_that_has_seen_enough_changes_no_exit_code(prefix, program):
     assert (done.returncode, done.stderr) == (1, "")
 
 
+def test_temporary_files_that_are_cut_off_are_an_error_in_words(prefix):
+    prefix.file("etc/conda/activate.d/a.sh", "export A=1\n")
+    arguments = [sys.executable, "-m", "cogvideo_sat_env.doctor", "-p", str(prefix.root), "--only", "hardware.limits"]
+    done = subprocess.run(
+        ["sh", "-c", 'ulimit -f 1; exec "$@"', "sh", *arguments], capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(SOURCE), "FILLER": "x" * 2000},
+    )  # fmt: skip
+    assert done.returncode == 3 and "Traceback" not in done.stderr, done.stderr
+    assert "temporary files" in done.stderr and "ulimit -f" in done.stderr
+
+
 def test_strict_makes_a_warning_fail(prefix):
     arguments = ("-p", str(prefix.root), "--only", "identity.pollution")  # `command` sets PYTHONPATH
     assert command(*arguments).returncode == 0 and command(*arguments, "--strict").returncode == 1

@@ -13,6 +13,7 @@ from pathlib import Path
 from shutil import which
 from typing import Any
 
+from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.doctor.children import run_child
 
 # Leftovers of a launcher: a probe is a job of one process. Everything else of the user's stays: a job would have it.
@@ -143,7 +144,13 @@ def _source(scripts: list[Path], env: dict[str, str], workdir: Path, problems: l
     if not target.is_file():
         problems.append(f"the activation scripts end the shell (exit code {done.returncode})")
         return env
-    found: dict[str, str] = json.loads(target.read_text(encoding="utf-8"))
+    try:
+        found: dict[str, str] = json.loads(target.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(
+            f"{target}: cut off at {target.stat().st_size:,} bytes; expected room for the doctor's temporary files",
+            "ulimit -f unlimited, or export TMPDIR with a folder that has 1 GB of room",
+        ) from error
     for name in ("satenv_out", "satenv_python", "satenv_script"):  # only there if a script uses `set -a`
         found.pop(name, None)
     if "LC_CTYPE" not in env and found.get("LC_CTYPE") in ("C.UTF-8", "C.utf8", "UTF-8"):
