@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
+from rattler import LockFile
 from rattler.explicit_environment import ExplicitEnvironmentSpec
 
 from cogvideo_sat_env.base.artefacts import split_archive, split_url
@@ -54,6 +56,18 @@ def test_no_committed_lock_names_a_host_but_the_channels():
     for path in [PROJECT / "conda-lock.yml", *sorted((PROJECT / "locks").iterdir())]:
         hosts = set(re.findall(r"https?://([^/\s'\"]+)", path.read_text()))
         assert hosts <= {"conda.anaconda.org", "github.com"}, path
+
+
+@pytest.mark.parametrize("name", sorted({variant.lock for variant in VARIANTS}))
+def test_rattler_reads_the_conda_part_as_pixi_does(name, tmp_path):
+    """Not the pip part: its addresses begin with a variable, and conda-lock writes its bounds in Poetry's words."""
+    content = yaml.load((PROJECT / name).read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    content["package"] = [entry for entry in content["package"] if entry["manager"] == "conda"]
+    path = tmp_path / "conda-lock.yml"
+    path.write_text(yaml.dump(content, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), sort_keys=False))
+    ((_, environment),) = LockFile.from_path(path).environments()
+    found = {package.location for platform in environment.platforms() for package in environment.packages(platform)}
+    assert found == {entry["url"] for entry in content["package"]}
 
 
 def test_a_lock_without_the_platform_says_which_it_has():
