@@ -20,7 +20,7 @@ from cogvideo_sat_env.base.progress import Silent
 from cogvideo_sat_env.cli import cli
 from cogvideo_sat_env.fetch import reachable
 from cogvideo_sat_env.lock.read import read_lock
-from cogvideo_sat_env.package.lock_metapackage import METAPACKAGE, lock_with_channel
+from cogvideo_sat_env.package.lock_metapackage import METAPACKAGE, Options, lock_with_channel
 
 PROJECT = Path(__file__).parents[2]
 SERVED = "https://conda.example.org/cogvideo"
@@ -44,8 +44,7 @@ def channel(tmp_path: Path) -> Path:
 
 
 def lock(channel: object, **options: object) -> list[str]:
-    options = {"override": True, "progress": Silent(), **options}
-    return lock_with_channel(PROJECT, str(channel), **options)
+    return lock_with_channel(PROJECT, str(channel), Options(**{"override": True, **options}), Silent())
 
 
 def test_a_site_locks_from_its_one_channel(channel, tmp_path, monkeypatch):

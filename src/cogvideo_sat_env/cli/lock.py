@@ -77,19 +77,10 @@ def lock(
     if override_channels and frozen:
         raise click.UsageError("--override-channels leaves no channel that --frozen could stand for")
     if with_channel is not None:
-        from cogvideo_sat_env.package.lock_metapackage import lock_with_channel
+        from cogvideo_sat_env.package.lock_metapackage import Options, lock_with_channel
 
-        changed = lock_with_channel(
-            root,
-            with_channel,
-            wanted=only,
-            served_at=channel_url,
-            override=override_channels,
-            frozen=frozen,
-            conda=relock.find_conda(conda),
-            out=out,
-            progress=progress,
-        )
+        options = Options(only, channel_url, override_channels, frozen, relock.find_conda(conda), out)
+        changed = lock_with_channel(root, with_channel, options, progress)
     elif render:
         changed = relock.render_project(root)
     elif wheels:

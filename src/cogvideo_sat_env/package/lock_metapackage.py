@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cogvideo_sat_env.base.command_name import satenv
@@ -33,40 +33,44 @@ HEADER = """\
 """
 
 
-def lock_with_channel(
-    root: Path,
-    channel: str,
-    *,
-    wanted: Sequence[str] = (),
-    served_at: str | None = None,
-    override: bool = False,
-    frozen: Path | None = None,
-    conda: Path | None = None,
-    out: Path | None = None,
-    progress: Progress,
-) -> list[str]:
-    """Lock the metapackage of `channel` (a folder or URL) for the variants `wanted`; return the files that changed.
+@dataclass(frozen=True)
+class Options:
+    """How the metapackage is locked.
 
-    `served_at` is the base URL that the lock gives to the channel's packages, where it isn't `channel` itself;
-    `override`: it is the only channel, with copies of everything else. `out` is the conda-lock file (for one variant);
-    the explicit lockfile is written beside it.
+    `wanted` are variants (none: the CUDA one of linux-64). `served_at` is the base URL that the lock gives to the
+    channel's packages, where it isn't the channel itself; `override`: it is the only channel, with copies of everything
+    else. `frozen` and `conda` as for the project's own locks. `out` is the conda-lock file (for one variant); the
+    explicit lockfile is written beside it.
+    """
+
+    wanted: Sequence[str] = ()
+    served_at: str | None = None
+    override: bool = False
+    frozen: Path | None = None
+    conda: Path | None = None
+    out: Path | None = None
+
+
+def lock_with_channel(root: Path, channel: str, options: Options, progress: Progress) -> list[str]:
+    """Lock the metapackage of `channel` (a folder or URL); return the files that changed.
+
     Raises InputError, VerificationError, SolveError, SourceError, MissingToolError.
     """
     variants = {variant.id: variant for variant in read_variants()}
-    names = list(wanted) or [DEFAULT]
+    names = list(options.wanted) or [DEFAULT]
     for name in names:
         if name not in variants:
             raise InputError(f"no variant {name!r}", f"there is: {', '.join(variants)}")
-    if out is not None and len(names) > 1:
+    if options.out is not None and len(names) > 1:
         raise InputError(f"--out names one file; there are {len(names)} variants", "lock one at a time, with --only")
     asked = _address(channel)
-    real = (served_at or asked).rstrip("/")
-    environment = _environment(root, real, override)
+    real = (options.served_at or asked).rstrip("/")
+    environment = _environment(root, real, options.override)
     texts: dict[Path, str] = {}
     for name in names:
-        path = _path(root, out, name)
+        path = _path(root, options.out, name)
         variant = replace(variants[name], environment=METAPACKAGE, lock=path.name)
-        texts |= _lock(environment, variant, path, {real: asked}, frozen, conda, progress)
+        texts |= _lock(environment, variant, path, {real: asked}, options, progress)
     changed = []
     for path, text in texts.items():
         changed += [str(path)] if render.write_files(path.parent, {path.name: text}) else []
@@ -106,12 +110,18 @@ def _lock(
     variant: Variant,
     path: Path,
     asked: dict[str, str],
-    frozen: Path | None,
-    conda: Path | None,
+    options: Options,
     progress: Progress,
 ) -> dict[Path, str]:
     content, _ = lock_variant(
-        environment, variant, frozen=frozen, conda=conda, update=(), previous=None, progress=progress, asked=asked
+        environment,
+        variant,
+        frozen=options.frozen,
+        conda=options.conda,
+        update=(),
+        previous=None,
+        progress=progress,
+        asked=asked,
     )
     text = conda_lock.dump(conda_lock.merge([content]), path.name, HEADER)
     with tempfile.TemporaryDirectory(prefix="satenv-render-") as folder:
