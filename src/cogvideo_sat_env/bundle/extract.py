@@ -2,50 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from cogvideo_sat_env.base.artefacts import CondaArtefact, PipPin
 from cogvideo_sat_env.bundle.verify import Sink
 from cogvideo_sat_env.fetch.archives import artefact_path
 from cogvideo_sat_env.install.extractor import Extractor
-
-
-@contextmanager
-def scratch_folder(cache: Path) -> Iterator[Path]:
-    """Make a folder for archives on their way; remove those that killed runs have left."""
-    folder = cache / "bundles"
-    folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob("unpack-*"):
-        with _locked(left) as mine:
-            if mine:
-                shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix="unpack-") as name, _locked(Path(name)):
-        yield Path(name)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[bool]:
-    """Lock a folder for as long as this process lives; yield whether that was possible."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError:  # another run has just removed it
-        yield False
-        return
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            mine = True
-        except OSError:  # in use, or a file system without locks
-            mine = False
-        yield mine
-    finally:
-        os.close(descriptor)
 
 
 class Extract(Sink):

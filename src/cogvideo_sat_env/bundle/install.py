@@ -19,9 +19,10 @@ from cogvideo_sat_env.base.artefacts import CondaArtefact
 from cogvideo_sat_env.base.errors import InputError, VerificationError
 from cogvideo_sat_env.base.paths import cache_dir, current_platform
 from cogvideo_sat_env.base.progress import Progress, human_bytes
+from cogvideo_sat_env.base.scratch import scratch_folder
 from cogvideo_sat_env.bundle import signature
 from cogvideo_sat_env.bundle.container import Bundle, Member, open_bundle
-from cogvideo_sat_env.bundle.extract import Extract, Keep, scratch_folder
+from cogvideo_sat_env.bundle.extract import Extract, Keep
 from cogvideo_sat_env.bundle.unpack_tool import unpack_project
 from cogvideo_sat_env.bundle.verify import Sink, verify
 from cogvideo_sat_env.create import create as creation
@@ -64,7 +65,7 @@ def install_bundle(
     wheels = bundle.manifest["source"] == "wheels"
     plan = _wheels_plan(bundle, part, environment) if wheels else _lock_plan(root, part, environment)
     start = time.perf_counter()
-    with scratch_folder(cache) as scratch:
+    with scratch_folder("unpack-", cache / "bundles") as scratch:
         if wheels:
             made, archive = _python_package(part, request.python, scratch)
             plan = replace(plan, artefacts=[*plan.artefacts, made])
@@ -205,7 +206,7 @@ def _prove_and_extract(bundle: Bundle, part: Part, cache: Path, progress: Progre
     total = sum(member.size for member in bundle.members.values())
     with (
         diskspace.watch(cache, "the extracted packages"),
-        scratch_folder(cache) as scratch,
+        scratch_folder("unpack-", cache / "bundles") as scratch,
         Extractor(packages.packages) as extractor,
         progress.task(f"Proving {len(bundle.members)} files, extracting {len(missing)}", total, "bytes") as task,
     ):

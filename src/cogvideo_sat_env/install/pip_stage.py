@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +32,7 @@ from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import MissingToolError, PrefixError, SatenvError, SourceError, VerificationError
 from cogvideo_sat_env.base.hashing import describe, sha256_file
 from cogvideo_sat_env.base.progress import Progress, Silent
+from cogvideo_sat_env.base.scratch import scratch_folder
 from cogvideo_sat_env.base.wheel_patch import PatchError, patch_wheel
 from cogvideo_sat_env.fetch.archives import artefact_path
 from cogvideo_sat_env.fetch.model import INDEX, Wanted
@@ -59,12 +59,12 @@ def fetch_pins(
         with diskspace.watch(cache, "the pip packages"):
             cache.mkdir(parents=True, exist_ok=True)
             with (
-                tempfile.TemporaryDirectory(dir=cache, prefix="pip-") as scratch,
+                scratch_folder("pip-", cache) as scratch,
                 progress.task("Fetching the pip packages", len(missing), "packages") as task,
             ):
                 for pin in missing:
                     task.note(pin.name)
-                    _fetch(python, pin, paths[pin.sha256], find_links or [INDEX], Path(scratch), progress)
+                    _fetch(python, pin, paths[pin.sha256], find_links or [INDEX], scratch, progress)
                     task.advance(1)
     return paths
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from cogvideo_sat_env.base import diskspace
 from cogvideo_sat_env.base.hashing import describe
 from cogvideo_sat_env.base.permissions import cache_umask
+from cogvideo_sat_env.base.scratch import scratch_folder
 from cogvideo_sat_env.fetch import archives
 from cogvideo_sat_env.install import (
     activation,
@@ -125,10 +126,10 @@ def stage(
             fetched = pip_stage.fetch_pins(python, plan.pip_pins, job.cache, progress, plan.source.find_links())
             with (
                 diskspace.watch(Path(tempfile.gettempdir()), "the pip packages (TMPDIR)"),
-                tempfile.TemporaryDirectory(prefix="satenv-build-") as scratch,
+                scratch_folder("satenv-build-") as scratch,
             ):
-                wheels = pip_stage.build_wheels(python, plan.pip_pins, fetched, Path(scratch), progress)
-                wheels |= pip_stage.patch(plan.pip_pins, wheels, plan.patches, Path(scratch) / "patched")
+                wheels = pip_stage.build_wheels(python, plan.pip_pins, fetched, scratch, progress)
+                wheels |= pip_stage.patch(plan.pip_pins, wheels, plan.patches, scratch / "patched")
                 with diskspace.watch(prefix.parent, "the pip packages"):
                     manifest |= pip_stage.lay_out(python, plan.pip_pins, wheels, prefix, progress).manifest
     with clock.stage("activation"):
