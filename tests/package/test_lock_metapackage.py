@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -151,3 +152,19 @@ def test_a_channel_that_does_not_answer_is_a_source_that_is_away(channel, tmp_pa
             lock(url, out=tmp_path / "mine.conda-lock.yml")
     assert url in caught.value.message and caught.value.remedy and caught.value.exit_code == 5
     assert not list(tmp_path.glob("mine*"))
+
+
+@pytest.mark.parametrize("written", ["http://HOST/t/tk-99/c", "http://HOST/t/$SITE_TOKEN/c"])
+def test_a_lock_holds_no_secret_of_the_channel(channel, tmp_path, monkeypatch, written):
+    if "$" in written:
+        monkeypatch.setenv("SITE_TOKEN", "tk-99")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "root" / "t" / "tk-99").mkdir(parents=True)
+    shutil.copytree(channel, tmp_path / "root" / "t" / "tk-99" / "c")
+    with channelserver.serving(tmp_path / "root") as server:
+        place = written.replace("HOST", server.url.removeprefix("http://"))
+        changed = lock(place, wanted=["linux-64-cpu"], served_at=None)
+    texts = [Path(path).read_text() for path in changed]
+    assert len(texts) == 2 and not any("tk-99" in text for text in texts)
+    made = read_lock(tmp_path / changed[0], "linux-64")
+    assert all(a.url.startswith(f"{made.channels[0]}/") and "/c/" in a.url for a in made.conda)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import stat
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import yaml
 
+from cogvideo_sat_env.base.address import Address
 from cogvideo_sat_env.base.artefacts import channel_url, split_archive, split_url
 from cogvideo_sat_env.base.child import child_environment
 from cogvideo_sat_env.base.command_name import satenv
@@ -197,7 +199,8 @@ def _sizes(content: dict, channels: list[str], platform: str) -> dict[str, int]:
 
 def _mend(content: dict, environment: Environment, variant: Variant, channels: Mapping[str, str]) -> None:
     """Do to conda-lock's result what conda-lock can't: real channels, no index host, hashes of the real source."""
-    content["metadata"]["channels"] = [{"url": channel, "used_env_vars": []} for channel in environment.channels]
+    named = map(Address, environment.channels)  # a lock is given to others: what is secret isn't written
+    content["metadata"]["channels"] = [{"url": str(a), "used_env_vars": a.variables()} for a in named]
     content["metadata"]["sources"] = [variant.environment]
     content["metadata"]["content_hash"] = {variant.platform: conda_lock.content_hash(environment, variant)}
     for entry in content["package"]:
@@ -205,9 +208,11 @@ def _mend(content: dict, environment: Environment, variant: Variant, channels: M
             entry["url"] = f"{WHEELHOUSE}/{split_url(entry['url'])[2]}"
             continue
         for asked, real in channels.items():
-            if entry["url"].startswith(asked + "/"):
-                channel, subdir, file_name = split_url(real + entry["url"].removeprefix(asked))
+            url, base = (re.sub(r"\$\{(\w+)\}", r"$\1", text) for text in (entry["url"], asked))
+            if url.startswith(base + "/"):  # conda-lock writes $NAME as ${NAME}
+                channel, subdir, file_name = split_url(real + url.removeprefix(base))
                 entry["url"] = f"{channel}/{subdir}/{file_name}"
+        entry["url"] = str(Address(entry["url"]))
 
 
 def _keep_unmoved(content: dict, previous: dict) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Mapping, Sequence
 
+from cogvideo_sat_env.base.address import Address
 from cogvideo_sat_env.base.child import answer, ask
 from cogvideo_sat_env.base.errors import SolveError, SourceError
 from cogvideo_sat_env.fetch.reachable import why_unreachable
@@ -34,7 +35,7 @@ def solve(
     SourceError when a channel can't be read.
     """
     request = {
-        "channels": list(channels),
+        "channels": _filled(channels),
         "specs": list(specs),
         "subdir": subdir,
         "virtual_packages": dict(virtual_packages),
@@ -58,7 +59,11 @@ def lookup(channels: Sequence[str], packages: Sequence[tuple[str, str, str]], su
 
     Raises SourceError when a channel can't be read.
     """
-    request = {"channels": list(channels), "subdir": subdir, "lookup": [list(item) for item in packages]}
+    request = {
+        "channels": _filled(channels),
+        "subdir": subdir,
+        "lookup": [list(item) for item in packages],
+    }
     found = ask(MODULE, request, "the solver")
     if "error" in found:
         raise _unread(channels, found)
@@ -70,11 +75,19 @@ def closure(channels: Sequence[str], names: Sequence[str], subdirs: Sequence[str
 
     Raises SourceError when a channel can't be read.
     """
-    request = {"channels": list(channels), "names": list(names), "subdirs": list(subdirs)}
+    request = {
+        "channels": _filled(channels),
+        "names": list(names),
+        "subdirs": list(subdirs),
+    }
     found = ask(MODULE, request, "the solver")
     if "error" in found:
         raise _unread(channels, found)
     return found["records"]
+
+
+def _filled(channels: Sequence[str]) -> list[str]:
+    return [Address(channel).reveal() for channel in channels]
 
 
 def _unread(channels: Sequence[str], found: dict) -> SourceError:

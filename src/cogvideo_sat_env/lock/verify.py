@@ -10,6 +10,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
+from cogvideo_sat_env.base.address import Address
 from cogvideo_sat_env.base.artefacts import CondaArtefact, channel_url, split_archive, split_url
 from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.lock.read import WHAT, WHEELHOUSE, Document, Lock
@@ -32,7 +33,7 @@ class Finding:
 def verify_entries(document: Document, name: str, channels: Sequence[str]) -> list[Finding]:
     """Check every entry of the lock `name`, as load_lock gave it, alone; `channels` are those of the spec."""
     data, lines = document
-    allowed = [channel_url(channel) for channel in channels]
+    allowed = [str(Address(channel_url(channel))) for channel in channels]
     findings: list[Finding] = []
     seen: dict[tuple[str, str, str], int] = {}
     entries = data.get("package") if isinstance(data, dict) else None

@@ -22,7 +22,7 @@ class NotProvided:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class WheelSpec:
     """One name of the environment file that a package index provides."""
 
     pypi: str
@@ -34,13 +34,13 @@ class Wanted:
         return f"{self.pypi}{self.specifier}"
 
 
-def divide(environment: Environment, names: Names) -> tuple[list[Wanted], list[NotProvided]]:
+def divide(environment: Environment, names: Names) -> tuple[list[WheelSpec], list[NotProvided]]:
     """Split the environment file into what a package index provides and what it doesn't; Python is in neither.
 
     Build globs are kept in the match spec and dropped for pip, which knows none. Raises InputError with file and line
     for a name that the mapping doesn't know: asking an index for it could install an unrelated project.
     """
-    wanted: list[Wanted] = []
+    wanted: list[WheelSpec] = []
     missing: list[NotProvided] = []
     specs: tuple[CondaSpec | PipSpec, ...] = (*environment.conda, *environment.pip)
     for spec in specs:
@@ -58,12 +58,12 @@ def divide(environment: Environment, names: Names) -> tuple[list[Wanted], list[N
     return wanted, missing
 
 
-def _pip(spec: PipSpec, names: Names) -> Wanted:
+def _pip(spec: PipSpec, names: Names) -> WheelSpec:
     name = str(canonicalize_name(spec.name))
-    return Wanted(name, spec.specifier, f"{names.to_conda(name)} {specifier_to_conda(spec.specifier)}".strip())
+    return WheelSpec(name, spec.specifier, f"{names.to_conda(name)} {specifier_to_conda(spec.specifier)}".strip())
 
 
-def _conda(environment: Environment, spec: CondaSpec, names: Names) -> Wanted:
+def _conda(environment: Environment, spec: CondaSpec, names: Names) -> WheelSpec:
     pypi = names.to_pypi(spec.name)
     if pypi is None:
         raise InputError(
@@ -73,4 +73,4 @@ def _conda(environment: Environment, spec: CondaSpec, names: Names) -> Wanted:
         )
     # a program's package has the program's version, which pip can't bound through the distribution that ships it
     specifier = "" if spec.name in names.programs else conda_to_specifier(spec.version)
-    return Wanted(pypi, specifier, str(spec))
+    return WheelSpec(pypi, specifier, str(spec))
