@@ -124,6 +124,23 @@ def test_a_patched_checkout_is_not_blamed_for_what_it_mends(sat):
     assert not {"sat.patch-size", "sat.ofs"} & {item.id for item in rules.judge(run_of(sat))}
 
 
+@pytest.mark.parametrize(
+    ("network", "frames", "rule"),
+    [({}, 22, "sat.frames"), ({"num_frames": 81, "patch_size": [2, 2, 2]}, 13, "sat.latent-frames"), ({}, 13, None)],
+)
+def test_sampling_counts_latent_frames(sat, network, frames, rule):
+    write_yaml(sat / "configs" / "model.yaml", model(**network))
+    args = {
+        "mode": "inference",
+        "load": "transformer",
+        "force_inference": True,
+        "fp16": True,
+        "sampling_num_frames": frames,
+    }
+    write_yaml(sat / "configs" / "sft.yaml", {"args": args})
+    assert [item.id for item in rules.judge(run_of(sat))] == ([rule] if rule else [])
+
+
 def test_a_later_file_wins_as_in_omegaconf_and_its_line_is_named(sat):
     later = write_yaml(sat / "configs" / "mine.yaml", {"args": {"warmup": 0}, "data": {"params": {"fps": 16}}})
     config = configs.read([sat / "configs" / "model.yaml", sat / "configs" / "sft.yaml", later])

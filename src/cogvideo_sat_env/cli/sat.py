@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import click
 
@@ -23,6 +24,7 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on
     satenv sat fix ~/CogVideo --base configs/cogvideox_2b_lora.yaml --base configs/sft.yaml
     satenv sat fix ~/CogVideo --code             small patches to its code and scripts, too
     satenv sat fix ~/CogVideo --code --undo      takes them out again
+    satenv sat run ~/CogVideo train_video.py --base configs/mine.yaml configs/sft.yaml
     """)
 )
 def sat() -> None:
@@ -62,3 +64,21 @@ def fix(folder, bases, out, code, undo, as_json) -> None:
     found = report.fix(folder, bases, out=out, patches=patches, undo=undo)
     click.echo(json.dumps(found.to_json(), indent=2) if as_json else found.to_text(), nl=as_json)
     sys.exit(found.exit_code)
+
+
+@sat.command("run", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.option("-p", "--prefix", type=click.Path(path_type=Path), help="Folder of the environment.")
+@click.option("-n", "--name", help="Name of the environment.")
+@_DIR
+@click.argument("entry", metavar="ENTRY")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def run(prefix, name, folder, entry, arguments) -> None:
+    """Run ENTRY of the checkout (train_video.py, sample_video.py) in the environment, with its exit code.
+
+    In one process, as upstream's finetune_single_gpu.sh does. Without a GPU it runs on the CPU: for a model that is
+    small enough, to try configs and data.
+    """
+    from cogvideo_sat_env.doctor.find_prefix import find_prefix, named_prefix
+    from cogvideo_sat_env.doctor.sat.run import run as run_entry
+
+    sys.exit(run_entry(find_prefix(prefix, name, named_prefix), folder, entry, arguments))

@@ -113,10 +113,7 @@ _DIFFUSERS = {
 
 
 def _exported(weights: dict[str, Any]) -> dict[str, Any]:
-    """Return the LoRA of a SAT checkpoint under diffusers' names.
-
-    With "transformer." in front: upstream's own export tool leaves it out, and diffusers then loads nothing.
-    """
+    """Return the LoRA of a SAT checkpoint under diffusers' names, below `transformer.` as SAT's are."""
     found = {}
     for name, value in weights.items():
         layer, _, rest = name.partition("transformer.layers.")[2].partition(".")

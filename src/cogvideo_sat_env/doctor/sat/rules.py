@@ -307,15 +307,23 @@ def sizes(run: Run) -> Iterator[Finding]:
 
 
 def table_frames(run: Run) -> Iterator[Finding]:
-    """More frames than the position table has."""
-    rate, most, frames = (
-        run.config.get(f"{NETWORK}.time_compressed_rate"), run.config.get(f"{NETWORK}.num_frames"),
-        run.config.get(FRAMES),
-    )  # fmt: skip
-    if run.training and _count(rate) and _count(most) and _count(frames) and (frames - 1) // rate > (most - 1) // rate:
+    """More frames than the position table has; sampling counts latent ones."""
+    rate, most = run.config.get(f"{NETWORK}.time_compressed_rate"), run.config.get(f"{NETWORK}.num_frames")
+    frames = run.config.get(FRAMES if run.training else "args.sampling_num_frames")
+    if not (_count(rate) and _count(most) and _count(frames)):
+        return
+    table = (most - 1) // rate + 1
+    if run.training and (frames - 1) // rate + 1 > table:
         yield run.found(
             "frames", FRAMES, f"max_num_frames: {frames} is more than the model's num_frames: {most}",
             f"max_num_frames: {most}, or num_frames: {frames} under network_config.params",
+        )  # fmt: skip
+    if not run.training and frames > table:
+        yield run.found(
+            "frames", "args.sampling_num_frames",
+            f"sampling_num_frames: {frames} latent frames; the model has {table} (num_frames: {most})",
+            f"sampling_num_frames: {table}", error="RuntimeError: The size of tensor a",
+            edit=(_path("args.sampling_num_frames"), table),
         )  # fmt: skip
 
 
