@@ -126,7 +126,12 @@ def problem(words: list[str]) -> str | None:
             spoken = name in WORDS or not re.fullmatch(r"[a-z][a-z-]*", name)  # a version, a placeholder
             return None if path == "satenv" and spoken else f"{path} has no command {name!r}"
         command, path = command.commands[name], f"{path} {name}"
-    context = click.Context(command, info_name=path, parent=cli.make_context("satenv", [], resilient_parsing=True))
+    context = click.Context(
+        command,
+        info_name=path,
+        **command.context_settings,
+        parent=cli.make_context("satenv", [], resilient_parsing=True),
+    )
     options = {flag: o for o in command.get_params(context) if isinstance(o, click.Option)
                for flag in (*o.opts, *o.secondary_opts)}  # fmt: skip
     places = sum(max(a.nargs, 1) for a in command.params if isinstance(a, click.Argument))
@@ -139,6 +144,8 @@ def problem(words: list[str]) -> str | None:
             continue
         flag, given, value = word.partition("=")
         option = options.get(flag)
+        if option is None and context.ignore_unknown_options:
+            return None  # what follows is another program's, e.g. upstream's training
         if option is None:
             return f"{path} has no option {flag}"
         if option.is_flag:
