@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from rattler import PrefixRecord
 
-from conftest import satenv
+from cogvideo_sat_env.base.wheel_patch import read_patch
+from conftest import PROJECT, satenv
 
 pytestmark = pytest.mark.e2e
+PATCHES = PROJECT / "recipe" / "patches"
 
 
 def test_the_environment_is_created_and_the_doctor_passes(created):
@@ -33,6 +35,18 @@ def test_what_no_wheel_provides_is_listed_and_recorded_not_faked(created):
     names = {package["name"] for package in receipt["packages"]}
     assert not missing & names
     assert {"pytorch", "torchvision", "swissarmytransformer", "decord", "deepspeed", "ffmpeg", "python"} <= names
+
+
+def test_the_recipes_patches_are_in_it(created):
+    receipt = json.loads((created.prefix / "etc/cogvideo-sat-env/receipt.json").read_text())
+    folders = {folder.name: folder for folder in PATCHES.iterdir() if folder.name != "cogvideo"}  # users' checkouts
+    assert receipt["patched"] == {name: sorted(p.name for p in folder.iterdir()) for name, folder in folders.items()}
+    (site,) = created.prefix.glob("lib/python3.*/site-packages")
+    for patch in (path for folder in folders.values() for path in folder.iterdir()):
+        for name, hunks in read_patch(patch).items():
+            (path,) = site.glob(name) if (site / name).exists() else site.glob(f"*.dist-info/{Path(name).name}")
+            text = path.read_text()
+            assert all(line[1:] in text for _, body in hunks for line in body if line[0] == "+"), f"{patch}: {name}"
 
 
 def test_it_is_a_conda_prefix(created):
