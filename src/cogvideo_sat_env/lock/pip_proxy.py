@@ -8,7 +8,6 @@ nothing: conda has solved their dependencies. Every other name is the site's ind
 from __future__ import annotations
 
 import hashlib
-import html
 import io
 import os
 import threading
@@ -23,6 +22,7 @@ import requests
 from packaging.utils import canonicalize_name
 
 from cogvideo_sat_env.base.errors import SourceError
+from cogvideo_sat_env.base.simple_page import simple_page
 
 TIMEOUT = 60  # seconds that the site's index may take for one page
 
@@ -54,8 +54,7 @@ def proxy(index_url: str, provided: Mapping[str, str]) -> Iterator[tuple[str, li
                 version = stubs[name]
                 file_name = f"{name.replace('-', '_')}-{version}-py3-none-any.whl"
                 digest = hashlib.sha256(_stub_wheel(name.replace("-", "_"), version)).hexdigest()
-                page = f'<a href="/conda/{file_name}#sha256={digest}">{file_name}</a>'
-                self._send(200, "text/html", page.encode())
+                self._send(200, "text/html", simple_page([(f"/conda/{file_name}#sha256={digest}", file_name, {})]))
                 return
             url = f"{index_url.rstrip('/')}/{name}/"
             try:
@@ -70,7 +69,7 @@ def proxy(index_url: str, provided: Mapping[str, str]) -> Iterator[tuple[str, li
                 return
             links = _Links(answer.url)
             links.feed(answer.text)
-            self._send(200, "text/html", links.page().encode())
+            self._send(200, "text/html", simple_page(links.found))
 
         def _send(self, status: int, kind: str, body: bytes) -> None:
             self.send_response(status)
@@ -102,21 +101,14 @@ class _Links(HTMLParser):
 
     def __init__(self, base: str) -> None:
         super().__init__()
-        self._base, self._links = base, []
+        self._base, self.found = base, []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         found = dict(attrs)
         if tag == "a" and found.get("href") and "data-yanked" not in found:
-            kept = {k: v for k, v in found.items() if k == "data-requires-python"}
-            self._links.append((urljoin(self._base, found["href"]), kept))
-
-    def page(self) -> str:
-        lines = []
-        for url, attrs in self._links:
-            extra = "".join(f' {key}="{html.escape(value or "")}"' for key, value in attrs.items())
-            name = url.rpartition("/")[2].partition("#")[0]
-            lines.append(f'<a href="{html.escape(url)}"{extra}>{html.escape(name)}</a><br>')
-        return "<!DOCTYPE html><html><body>\n" + "\n".join(lines) + "\n</body></html>"
+            kept = {key: value or "" for key, value in found.items() if key == "data-requires-python"}
+            url = urljoin(self._base, found["href"])
+            self.found.append((url, url.rpartition("/")[2].partition("#")[0], kept))
 
 
 def _stub_wheel(name: str, version: str) -> bytes:

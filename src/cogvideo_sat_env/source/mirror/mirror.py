@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import os
 import stat
@@ -23,6 +22,7 @@ from cogvideo_sat_env.base.errors import InputError, PrefixError, SourceError
 from cogvideo_sat_env.base.files import write_atomically
 from cogvideo_sat_env.base.hashing import sha256_file
 from cogvideo_sat_env.base.progress import Progress, human_bytes
+from cogvideo_sat_env.base.simple_page import simple_page
 from cogvideo_sat_env.fetch.index import Index
 from cogvideo_sat_env.fetch.model import Policy, Wanted
 from cogvideo_sat_env.fetch.pip_config import index_urls
@@ -281,12 +281,7 @@ def _is_there(part: Part, folder: Path) -> bool:
 def _write_pages(folder: Path, parts: Sequence[Part]) -> None:
     """Write wheelhouse/index.html: what pip's --find-links reads over http."""
     pins = {pin.file_name: pin for part in parts for pin in part.pip}
-    links = "".join(
-        f'<a href="{html.escape(quote(name))}#sha256={pins[name].sha256}">{html.escape(name)}</a><br>\n'
-        for name in sorted(pins)
-        if (folder / WHEELHOUSE / name).is_file()
-    )
-    if links:
-        write_atomically(
-            folder / WHEELHOUSE / "index.html", f"<!DOCTYPE html>\n<html><body>\n{links}</body></html>\n".encode()
-        )
+    names = [name for name in sorted(pins) if (folder / WHEELHOUSE / name).is_file()]
+    if names:
+        links = [(f"{quote(name)}#sha256={pins[name].sha256}", name, {}) for name in names]
+        write_atomically(folder / WHEELHOUSE / "index.html", simple_page(links))
