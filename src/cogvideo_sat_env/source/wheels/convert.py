@@ -83,6 +83,16 @@ class _Task:
 
 
 @dataclass(frozen=True)
+class _About:
+    """What a package says of itself to people."""
+
+    summary: str | None = None
+    license: str | None = None
+    homepage: str | None = None
+    license_files: Sequence[Path] = ()
+
+
+@dataclass(frozen=True)
 class Conversion:
     """The packages of a wheel lock, and how many of them were made just now."""
 
@@ -314,8 +324,8 @@ def _make_wheel(task: _Task, wheel: Path, pin: PipPin, stage: Path) -> Package:
     return _pack(
         task, stage, task.names.to_conda(metadata.name), metadata.version, build_string(metadata, tag),
         depends(metadata, task.names, python.environment, python.minor) if needs is None else needs,
-        noarch=None if needs is None else "python", license=metadata.license or None,
-        summary=metadata.summary or None, homepage=metadata.homepage or None, license_files=licenses,
+        _About(metadata.summary or None, metadata.license or None, metadata.homepage or None, licenses),
+        noarch=None if needs is None else "python",
         python_version=python.environment["python_full_version"] if needs is None and metadata.exact_python else None,
     )  # fmt: skip
 
@@ -356,7 +366,7 @@ def _make_program(task: _Task, program: Program, wheel: Path, pin: PipPin, stage
     return _pack(
         task, stage, program.conda, version[1], f"{python.tag}_0",
         sorted([f"python {python.minor}.*", f"{task.names.to_conda(program.pypi)} =={pin.version}"]),
-        summary=f"The {program.command} program that {program.pypi} {pin.version} ships, by name in bin/",
+        _About(f"The {program.command} program that {program.pypi} {pin.version} ships, by name in bin/"),
     )  # fmt: skip
 
 
@@ -364,8 +374,11 @@ def _make_python(task: _Task, stage: Path) -> Package:
     python = task.interpreter
     lay_out_python(python, stage)
     return _pack(
-        task, stage, "python", python.version, BUILD, [], license="Python-2.0",
-        summary=f"This machine's Python {python.version} at {python.base}, as a virtual environment lays it out",
+        task, stage, "python", python.version, BUILD, [],
+        _About(
+            f"This machine's Python {python.version} at {python.base}, as a virtual environment lays it out",
+            "Python-2.0",
+        ),
     )  # fmt: skip
 
 
@@ -376,23 +389,20 @@ def _pack(
     version: str,
     build: str,
     needs: list[str],
+    about: _About,
     *,
     python_version: str | None = None,
     noarch: Literal["python"] | None = None,
-    license: str | None = None,
-    summary: str | None = None,
-    homepage: str | None = None,
-    license_files: Sequence[Path] = (),
 ) -> Package:
     from rattler_build import RattlerBuildError, assemble_package, collect_files
 
     out = task.work / "out"
     try:
         made = assemble_package(
-            name, version, task.interpreter.platform, build, out, depends=needs, license=license,
+            name, version, task.interpreter.platform, build, out, depends=needs, license=about.license,
             files=collect_files(stage, include_hidden=True),  # files_dir= leaves out hidden files
-            summary=summary, homepage=homepage, license_files=list(license_files), compression_level=1,
-            compression_threads=1, timestamp=_STAMP, detect_prefix=False, noarch=noarch,
+            summary=about.summary, homepage=about.homepage, license_files=list(about.license_files),
+            compression_level=1, compression_threads=1, timestamp=_STAMP, detect_prefix=False, noarch=noarch,
         )  # fmt: skip
     except RattlerBuildError as error:
         if "No space left" in str(error):
