@@ -39,12 +39,13 @@ class Machine:
     server: channelserver.ChannelServer
     home: Path
 
-    def satenv(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    def satenv(self, *arguments: str, cwd: str | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "cogvideo_sat_env", *arguments],
             capture_output=True,
             text=True,
             check=False,
+            cwd=cwd,
             env={
                 "PATH": os.environ["PATH"],
                 "HOME": str(self.home),
@@ -219,6 +220,7 @@ def test_auto_without_channels_and_without_wheels_says_both(machine):
     assert any("Variant: wheels, not linux-64-cpu: PyTorch on a package index is its CUDA build" in s for s in said)
 
 
+@pytest.mark.fault("cpu-by-wheels", "error", "wheels don't stand in for a CPU variant that was asked for")
 def test_a_cpu_environment_that_was_asked_for_is_never_made_of_cuda_wheels(machine):
     """8 GB of another variant aren't what `--variant cpu` means, also where no channel answers."""
     machine.server.close()
@@ -228,6 +230,32 @@ def test_a_cpu_environment_that_was_asked_for_is_never_made_of_cuda_wheels(machi
     assert "the CPU variant is on conda channels only" in run.stderr and "leave --variant out" in run.stderr
     assert "Traceback" not in run.stderr and not machine.prefix.exists()
     assert not list((machine.home / "cache").glob("files/*"))
+
+
+@pytest.mark.fault("questions-first", "error", "prefix and platform are looked at before anything is fetched")
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["-p", "/etc"], 6, "/etc: is not empty; it is left alone"),
+        (["-p", "/etc/passwd"], 6, "is a file, not a directory"),
+        (["-p", "/proc/no"], 6, "/proc/no can't be made"),
+        (["--platform", "linux-aarch64"], 3, "this machine is linux-64"),
+    ],
+)
+def test_what_can_not_be_is_refused_before_wheels_are_fetched_or_converted(machine, arguments, code, said):
+    run = machine.satenv("create", "--no-doctor", "--source", "wheels", *arguments)
+    assert run.returncode == code and said in run.stderr, run.stderr
+    assert not (machine.home / "cache").exists()
+
+
+def test_a_tilde_that_the_shell_left_is_the_home(machine, tmp_path):
+    run = machine.satenv("create", "--variant", "cpu", "--no-doctor", "--prefix=~/x", cwd=str(tmp_path))
+    assert run.returncode == 0 and (machine.home / "x/conda-meta/history").is_file(), run.stderr
+    run = machine.satenv(
+        "create", "--variant", "cpu", "--no-doctor", "-n", "y", SATENV_ENVS="~/envs", cwd=str(tmp_path)
+    )
+    assert run.returncode == 0 and (machine.home / "envs/y/conda-meta/history").is_file(), run.stderr
+    assert not (tmp_path / "~").exists()
 
 
 def test_a_foreign_folder_is_never_touched(machine):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,10 +11,10 @@ from typing import Any
 
 from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError
-from cogvideo_sat_env.base.paths import cache_dir, current_platform, envs_dir, project_root
+from cogvideo_sat_env.base.paths import cache_dir, current_platform, envs_dir, project_root, user_path
 from cogvideo_sat_env.base.progress import Progress
 from cogvideo_sat_env.create.source_plan import CUDA_WHEELS, choose_plan, inputs_digest
-from cogvideo_sat_env.install import receipt
+from cogvideo_sat_env.install import preflight, receipt
 from cogvideo_sat_env.install.job import Job, Options, Plan, source_kind
 from cogvideo_sat_env.install.outcome import InstallOutcome
 from cogvideo_sat_env.source.source import Source, parse_sources
@@ -44,15 +45,16 @@ def create(request: Request, progress: Progress) -> InstallOutcome:
     """Make the environment and prove it. Raises the errors of base/errors.py."""
     root = project_root()
     environment = read_environment(root / "environment.yml")
+    target = target_prefix(request.prefix, request.name, environment)
+    found = receipt.read(target)
+    if found and request.options.repair:
+        request = as_made(request, target, found)
     wanted = parse_sources(request.sources)
     platform = request.platform or current_platform()
-    target = target_prefix(request.prefix, request.name, environment)
     chosen, why = _variant(platform, request.variant, wanted)
+    preflight.require_platform(platform)
     require_buildable(target, chosen)
-    found = receipt.read(target)
     lock = request.lock
-    if lock is None and request.options.repair and found:
-        lock = own_lock(target, found)
     if lock is not None:
         if wanted.kind == "wheels":
             raise InputError(
@@ -66,6 +68,10 @@ def create(request: Request, progress: Progress) -> InstallOutcome:
     if quick and receipt.is_up_to_date(target, found, *_inputs(root, chosen, wanted, found)):
         packages = len(found["packages"]) + len(found["pip"])
         return InstallOutcome(target, "up-to-date", found["source"], found["variant"], packages=packages)
+    preflight.require_prefix(target)
+    preflight.require_places(cache_dir())
+    if wanted.kind == "wheels":
+        preflight.require_writable_cache(cache_dir(), "converted wheels")
     start = time.perf_counter()
     plan = choose_plan(root, environment, chosen, wanted, request.python, progress, guessed=bool(why))
     if why and str(plan.source) != "wheels":
@@ -82,7 +88,39 @@ def target_prefix(prefix: Path | None, name: str | None, environment: Environmen
         raise InputError("-p and -n exclude each other", "name the folder or the environment, not both")
     if name is not None and (not name or "/" in name or name.startswith(".")):
         raise InputError(f"-n {name!r}: not a name for an environment", "give a name without '/', or a folder with -p")
-    return (prefix if prefix is not None else envs_dir() / (name or environment.name)).absolute()
+    folder = envs_dir() / (name or environment.name) if prefix is None else user_path(str(prefix))
+    return Path(os.path.abspath(folder))
+
+
+def as_made(request: Request, prefix: Path, found: Mapping[str, Any]) -> Request:
+    """Return `request` with what the user left open as the environment at `prefix` was made, by its receipt `found`.
+
+    Raises InputError for one that was made from a bundle, or whose own lock is gone.
+    """
+    kind = source_kind(str(found.get("source", "")))
+    sources = [source for source in request.sources if source != "auto"]
+    if not sources and kind == "bundle":
+        raise InputError(
+            f"{prefix}: was made from a bundle",
+            f"have that one do it: python3 BUNDLE.pyz install -p {prefix} --repair; or name another --source"
+            if request.options.repair
+            else f"update it with the new one: python3 NEW.pyz install -p {prefix} --replace; or name another --source",
+        )
+    devices = {variant.id: variant.device for variant in read_variants()}
+    variant = devices.get(str(found.get("variant")), "auto") if request.variant in ("", "auto") else request.variant
+    python = request.python
+    if python is None and kind == "wheels" and (not sources or sources == ["wheels"]):
+        python = _python_of(prefix, found)
+    return replace(
+        request, sources=sources or str(found["source"]).split(), variant=variant, python=python,
+        lock=request.lock or own_lock(prefix, found),
+    )  # fmt: skip
+
+
+def _python_of(prefix: Path, found: Mapping[str, Any]) -> Path | None:
+    """Return the interpreter that an environment of wheels was made on, None where nothing tells any more."""
+    made = str(found.get("python") or os.path.realpath(prefix / "bin" / "python"))
+    return Path(made) if os.path.isfile(made) and not Path(made).is_relative_to(prefix) else None
 
 
 def own_lock(prefix: Path, found: Mapping[str, Any]) -> Path | None:

@@ -49,7 +49,6 @@ def choose_plan(
                 "name a mirror with --source mirror=WHERE; or leave --variant out, to take the wheels",
             )
         progress.say(f"{first.channel}: {reason}")
-        progress.say("Source: wheels from the package index, because the lock's channels don't answer")
         if variant.device == "cpu":
             progress.say(f"Variant: wheels, not {variant.id}: {CUDA_WHEELS}")
     try:
@@ -114,6 +113,7 @@ def _wheels_plan(
     )
     facts = {
         "variant": "wheels",
+        "python": str(interpreter.base),
         "lock": lock.name,
         "lock_sha256": hashlib.sha256(lock.read_bytes()).hexdigest(),
         "inputs": inputs_digest(root, lock, "wheels", variant),

@@ -12,13 +12,11 @@ from cogvideo_sat_env.base import diskspace
 from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.base.progress import Progress, human_bytes
-from cogvideo_sat_env.create.create import Request, create, own_lock
+from cogvideo_sat_env.create.create import Request, as_made, create
 from cogvideo_sat_env.install import receipt, staging
-from cogvideo_sat_env.install.job import source_kind
 from cogvideo_sat_env.install.outcome import InstallOutcome
 from cogvideo_sat_env.install.package_manifest import walk
 from cogvideo_sat_env.install.prefix_lock import prefix_lock
-from cogvideo_sat_env.spec.variants import read_variants
 
 
 @dataclass(frozen=True)
@@ -41,23 +39,9 @@ def update(prefix: Path, request: Request, progress: Progress) -> InstallOutcome
     when it isn't ours, and the errors of `create`.
     """
     found = _ours(prefix)
-    sources, variant = request.sources, request.variant
-    if not sources and source_kind(str(found["source"])) == "bundle":
-        raise InputError(
-            f"{prefix}: was made from a bundle",
-            f"update it with the new one: python3 NEW.pyz install -p {prefix} --replace; or name another --source",
-        )
-    sources = sources or str(found["source"]).split()
-    if not variant:
-        devices = {v.id: v.device for v in read_variants()}
-        variant = devices.get(str(found.get("variant")), "auto")
-    outcome = create(
-        replace(
-            request, prefix=prefix, name=None, sources=sources, variant=variant,
-            options=replace(request.options, replace=True), lock=request.lock or own_lock(prefix, found),
-        ),
-        progress,
-    )  # fmt: skip
+    options = replace(request.options, replace=True)
+    made = as_made(replace(request, prefix=prefix, name=None, options=options), prefix, found)
+    outcome = create(made, progress)
     if outcome.status != "replaced":
         return outcome
     if outcome.kept:

@@ -29,6 +29,7 @@ from pathlib import Path
 from cogvideo_sat_env.base import diskspace
 from cogvideo_sat_env.base.errors import PrefixError
 from cogvideo_sat_env.base.progress import Progress
+from cogvideo_sat_env.install import staging
 
 HEARTBEAT = 15.0  # seconds between two signs of life
 SILENT = 600.0  # seconds without one after which the lock of another host may be broken
@@ -89,7 +90,7 @@ def _started(pid: int) -> str:
 
 def lock_path(prefix: Path) -> Path:
     """Return the lock file of `prefix`: a sibling, there before the prefix is."""
-    return prefix.with_name(f".{prefix.name}.lock")
+    return staging.home(prefix) / f".{prefix.name}.lock"
 
 
 @contextmanager

@@ -104,16 +104,19 @@ def moved_from(prefix: Path, receipt: Mapping[str, Any]) -> str | None:
         return made
 
 
-def is_up_to_date(prefix: Path, receipt: Mapping[str, Any] | None, *digests: str) -> bool:
+def holds(prefix: Path, receipt: Mapping[str, Any] | None, *digests: str) -> bool:
     """Tell, without network and in a moment, whether `prefix` is whole and one of `digests` stands for it.
 
     A digest is a plan's fingerprint, or one of the files that the plan is made of, before these are read ("inputs"): a
-    lock takes longer to parse than "nothing to do" may take. What a killed run left beside it makes it out of date, so
-    that it is removed, unless this user can't.
+    lock takes longer to parse than "nothing to do" may take.
     """
     if receipt is None or not {receipt.get("fingerprint"), receipt.get("inputs")} & set(digests):
         return False
-    if moved_from(prefix, receipt) is not None:
-        return False
-    left = staging.any_left(prefix) and os.access(prefix.parent, os.W_OK)
-    return not left and not missing(prefix, receipt)
+    return moved_from(prefix, receipt) is None and not missing(prefix, receipt)
+
+
+def is_up_to_date(prefix: Path, receipt: Mapping[str, Any] | None, *digests: str) -> bool:
+    """Tell whether nothing is to be done: `holds`, and no killed run has left anything that could be removed."""
+    return holds(prefix, receipt, *digests) and not (
+        staging.any_left(prefix) and os.access(staging.home(prefix), os.W_OK)
+    )

@@ -5,6 +5,8 @@ Siblings of PREFIX/NAME, all on its file system:
   .NAME.satenv-old-XXXX    the prefix that is being replaced, whole, between two renames
   .NAME.satenv-trash-XXXX  something being deleted, perhaps half gone; never put back
   .NAME.satenv-undo-XXXX   the prefix before the last update, whole, kept for `satenv undo`
+In a mount point, which can't be renamed, they are made inside, and then filled in place:
+  .NAME.satenv-filling-XXXX  is there as long as it isn't complete; what else is there is nobody's then
 """
 
 from __future__ import annotations
@@ -13,29 +15,62 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import secrets
 import shutil
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from cogvideo_sat_env.base.errors import PrefixError
 from cogvideo_sat_env.base.progress import Progress
 from cogvideo_sat_env.install.own_files import PENDING
 
-NEW, OLD, TRASH, UNDO = "new", "old", "trash", "undo"
+NEW, OLD, TRASH, UNDO, FILLING = "new", "old", "trash", "undo", "filling"
 WRITERS_SECONDS = 30  # that the children of a killed run may take to notice
 _held: dict[Path, int] = {}  # open staging directories of this process, locked
+
+
+def is_mount(prefix: Path) -> bool:
+    """Tell whether something is mounted at `prefix`: a directory that can't be renamed (a container's volume)."""
+    if not prefix.is_dir() or prefix.is_symlink():
+        return False
+    try:
+        lines = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape").splitlines()
+    except OSError:
+        return os.path.ismount(prefix)
+    real = os.path.realpath(prefix)
+    return any(_ESCAPE.sub(lambda code: chr(int(code[1], 8)), line.split()[4]) == real for line in lines)
+
+
+_ESCAPE = re.compile(r"\\([0-7]{3})")
+
+
+def home(prefix: Path) -> Path:
+    """Return the folder where all is made before it takes the place of `prefix`: beside it, or in a mount point."""
+    return prefix if is_mount(prefix) else prefix.parent
+
+
+def is_free(prefix: Path) -> bool:
+    """Whether nothing is at `prefix`, or an empty folder; what a run works with and lost+found don't count."""
+    return not prefix.exists() or not _content(prefix) or (is_mount(prefix) and bool(siblings(prefix, FILLING)))
+
+
+def _content(prefix: Path) -> list[Path]:
+    """Return what an environment at `prefix` consists of: all but what runs have in a mount point."""
+    own = (f".{prefix.name}.satenv-", f".{prefix.name}.lock")
+    return [path for path in prefix.iterdir() if not path.name.startswith(own) and path.name != "lost+found"]
 
 
 def siblings(prefix: Path, kind: str) -> list[Path]:
     """Return the siblings of `prefix` of one kind (NEW, OLD, TRASH or UNDO), sorted."""
     start = f".{prefix.name}.satenv-{kind}-"
-    return sorted(path for path in prefix.parent.iterdir() if path.name.startswith(start))
+    return sorted(path for path in home(prefix).iterdir() if path.name.startswith(start))
 
 
 def any_left(prefix: Path) -> bool:
     """Tell whether a run (a killed or a living one) has siblings of `prefix` now."""
-    return any(siblings(prefix, kind) for kind in (NEW, OLD, TRASH))
+    return any(siblings(prefix, kind) for kind in (NEW, OLD, TRASH, FILLING))
 
 
 def make(prefix: Path) -> Path:
@@ -86,12 +121,20 @@ def _await_writers(path: Path) -> None:
 
 def recover(prefix: Path, progress: Progress) -> None:
     """Undo what a killed run left: put back a prefix caught between two renames, delete the rest. Needs the lock."""
+    if marks := siblings(prefix, FILLING):
+        progress.say(f"{prefix}: an earlier run was cut off while filling it; it is emptied")
+        for mark in marks:
+            _empty(prefix, mark.read_text("utf-8").splitlines())
+            mark.unlink()
     if (prefix / PENDING).exists():
         progress.say(f"{prefix}: an earlier run was cut off before its link scripts had ended; it is made anew")
-        discard(prefix, prefix)
+        if is_mount(prefix):
+            _empty(prefix, [path.name for path in _content(prefix)])
+        else:
+            discard(prefix, prefix, progress)
     for old in siblings(prefix, OLD):
         if os.path.lexists(prefix):
-            discard(prefix, old)
+            discard(prefix, old, progress)
         else:
             progress.say(f"{prefix}: an earlier run was cut off while replacing it; the old one is put back")
             old.rename(prefix)
@@ -99,11 +142,22 @@ def recover(prefix: Path, progress: Progress) -> None:
         progress.say(f"{prefix}: removing what an earlier run left in {left.name}")
         _release(left)  # of this process: under the prefix's lock it is no longer in use
         _await_writers(left)
-        discard(prefix, left)
+        discard(prefix, left, progress)
 
 
-def discard(prefix: Path, path: Path) -> None:
-    """Delete the sibling `path` of `prefix`; renamed first, so that a half-deleted one is never taken for whole."""
+def discard(prefix: Path, path: Path, progress: Progress) -> None:
+    """Delete the sibling `path` of `prefix`; where that can't be it is said: what was done is done all the same."""
+    try:
+        delete(prefix, path)
+    except PrefixError as error:
+        progress.say(f"warning: {error.message}; {error.remedy}")
+
+
+def delete(prefix: Path, path: Path) -> None:
+    """Delete the sibling `path` of `prefix`; renamed first, so that a half-deleted one is never taken for whole.
+
+    Raises PrefixError.
+    """
     _release(path)
     trash = path if path in siblings(prefix, TRASH) else _sibling(prefix, TRASH)
     if path != trash:
@@ -127,6 +181,9 @@ def commit(prefix: Path, staging: Path) -> Path | None:
     with both whole beside it; `recover` then puts the old one back. To be followed by `settle` or `take_back`.
     """
     _release(staging)
+    if is_mount(prefix):
+        _fill(prefix, staging)
+        return None
     if not os.path.lexists(prefix) or not any(prefix.iterdir()):
         staging.rename(prefix)  # onto an empty directory, too: POSIX allows it
         return None
@@ -140,30 +197,59 @@ def commit(prefix: Path, staging: Path) -> Path | None:
     return old
 
 
-def settle(prefix: Path, old: Path | None, keep: bool) -> None:
+def _fill(prefix: Path, staging: Path) -> None:
+    """Move what is in `staging` into the mount point `prefix`; the receipt comes last, a mark says how far it is."""
+    mark = _sibling(prefix, FILLING)
+    made = sorted(staging.iterdir(), key=lambda path: path.name == "etc")
+    mark.write_text("".join(f"{path.name}\n" for path in made), encoding="utf-8")
+    try:
+        for path in made:
+            path.rename(prefix / path.name)
+        staging.rmdir()
+    except BaseException:
+        _empty(prefix, [path.name for path in made])
+        raise
+    finally:
+        mark.unlink()
+
+
+def _empty(prefix: Path, names: Iterable[str]) -> None:
+    for path in [prefix / name for name in names]:
+        if not os.path.lexists(path):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def settle(prefix: Path, old: Path | None, keep: bool, progress: Progress) -> None:
     """The new prefix is good: delete the old one, or `keep` it for undo in place of what was kept before."""
     before = siblings(prefix, UNDO)
     if old is not None and keep:
         old.rename(_sibling(prefix, UNDO))
     elif old is not None:
-        discard(prefix, old)
+        discard(prefix, old, progress)
     if old is not None:
         for path in before:
-            discard(prefix, path)
+            discard(prefix, path, progress)
 
 
-def take_back(prefix: Path, old: Path | None) -> None:
+def take_back(prefix: Path, old: Path | None, progress: Progress) -> None:
     """Undo a `commit`: the old prefix is put back, the new one deleted."""
+    if is_mount(prefix):
+        _empty(prefix, [path.name for path in _content(prefix)])
+        return
     new = _sibling(prefix, TRASH)
     prefix.rename(new)
     if old is not None:
         old.rename(prefix)
-    discard(prefix, new)
+    discard(prefix, new, progress)
 
 
 def kept(prefix: Path) -> Path | None:
     """Return the prefix that is kept for undo, or None."""
-    found = siblings(prefix, UNDO) if prefix.parent.is_dir() else []
+    found = siblings(prefix, UNDO) if home(prefix).is_dir() else []
     return found[-1] if found else None
 
 
@@ -181,9 +267,9 @@ def drop_kept(prefix: Path) -> int:
     """Delete what is kept for undo; return how many prefixes that were."""
     found = siblings(prefix, UNDO)
     for path in found:
-        discard(prefix, path)
+        delete(prefix, path)
     return len(found)
 
 
 def _sibling(prefix: Path, kind: str) -> Path:
-    return prefix.with_name(f".{prefix.name}.satenv-{kind}-{secrets.token_hex(4)}")
+    return home(prefix) / f".{prefix.name}.satenv-{kind}-{secrets.token_hex(4)}"

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from cogvideo_sat_env.base import diskspace
 from cogvideo_sat_env.base.command_name import satenv
-from cogvideo_sat_env.base.errors import InputError, PrefixError, VerificationError
-from cogvideo_sat_env.base.paths import current_platform
-from cogvideo_sat_env.install import receipt, staging
+from cogvideo_sat_env.base.errors import PrefixError, VerificationError
+from cogvideo_sat_env.install import preflight, receipt, staging
 from cogvideo_sat_env.install.job import Clock, Job, Options, Plan
 from cogvideo_sat_env.install.outcome import InstallOutcome
 from cogvideo_sat_env.install.prefix_lock import prefix_lock
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from cogvideo_sat_env.install.stage import Staged
 
 ATTEMPTS = 3  # at linking packages that something changes
-NAME_MAX = 255 - len("..satenv-trash-01234567")  # bytes: the siblings' names must fit the file system, too
 
 
 def install_prefix(job: Job) -> InstallOutcome:
@@ -31,18 +29,15 @@ def install_prefix(job: Job) -> InstallOutcome:
     Raises the errors of base/errors.py; on KeyboardInterrupt what was staged is removed and it goes on.
     """
     plan, options, progress = job.plan, job.options, job.progress
-    if plan.platform != current_platform():
-        raise InputError(
-            f"the lock is for {plan.platform}; this machine is {current_platform()}",
-            "create the environment on a machine of that platform, or choose another --platform",
-        )
+    preflight.require_platform(plan.platform)
     job = replace(job, prefix=Path(os.path.abspath(job.prefix)))
     prefix = job.prefix
     clock = Clock()
     with clock.stage("compare"):
         if not options.repair and is_up_to_date(prefix, receipt.read(prefix), plan.fingerprint):
             return _outcome(job, "up-to-date", clock)
-    _require_possible(prefix)
+    preflight.require_prefix(prefix)
+    preflight.require_places(job.cache)
     try:
         prefix.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -53,7 +48,7 @@ def install_prefix(job: Job) -> InstallOutcome:
         with clock.stage("recover"):
             staging.recover(prefix, progress)
         found = receipt.read(prefix)
-        if not options.repair and is_up_to_date(prefix, found, plan.fingerprint):  # made while this run waited
+        if not options.repair and receipt.holds(prefix, found, plan.fingerprint):  # made while this run waited
             return _outcome(job, "up-to-date", clock)
         if moved := _moved(prefix, found, plan):
             progress.say(f"{prefix}: was made at {moved} and moved here; every file that names that place is put right")
@@ -96,7 +91,7 @@ def _make(job: Job, clock: Clock, found: dict[str, Any] | None) -> InstallOutcom
                 with clock.stage("repair"):
                     done = repair.repair(prefix, root, found)
                 status = "repaired" if done.repaired else "up-to-date"
-                staging.discard(prefix, root)
+                staging.discard(prefix, root, job.progress)
             else:
                 with clock.stage("rename"):
                     old = staging.commit(prefix, root)
@@ -105,13 +100,13 @@ def _make(job: Job, clock: Clock, found: dict[str, Any] | None) -> InstallOutcom
                     try:
                         ran = post_link.run(prefix, staged.allowed_scripts, job.progress)
                     except BaseException:
-                        staging.take_back(prefix, old)
+                        staging.take_back(prefix, old, job.progress)
                         raise
                 with clock.stage("rename"):
-                    staging.settle(prefix, old, job.options.keep)
+                    staging.settle(prefix, old, job.options.keep, job.progress)
     except BaseException:
         if root.exists():
-            staging.discard(prefix, root)
+            staging.discard(prefix, root, job.progress)
         raise
     return replace(
         _outcome(job, status, clock),
@@ -144,7 +139,7 @@ def _staged(job: Job, clock: Clock) -> tuple[Path, Staged]:
                 return root, stage(job, packages, paths, root, clock, workers)
         except BaseException as error:
             if root.exists():
-                staging.discard(job.prefix, root)
+                staging.discard(job.prefix, root, job.progress)
             if not isinstance(error, Changed):
                 raise
             forget(job, packages, error)
@@ -156,24 +151,9 @@ def _staged(job: Job, clock: Clock) -> tuple[Path, Staged]:
 
 def require_usable(prefix: Path, plan: Plan, options: Options) -> None:
     """Raise PrefixError for a prefix that `install_prefix` would refuse, for callers with long work before it."""
-    _require_possible(prefix)
+    preflight.require_prefix(prefix)
     if not options.repair:
         _require_ours(prefix, receipt.read(prefix), plan.fingerprint, options.replace)
-
-
-def _require_possible(prefix: Path) -> None:
-    """Raise PrefixError for a prefix that can't be, before anything is fetched."""
-    if len(prefix.name.encode("utf-8")) > NAME_MAX or not prefix.name:
-        raise PrefixError(f"{prefix}: its last part must have 1 to {NAME_MAX} bytes", "choose another prefix with -p")
-    if any(character in str(prefix) for character in "\n\r:"):
-        raise PrefixError(f"{str(prefix)!r}: a prefix can't hold line breaks or ':' (PATH)", "choose another with -p")
-    if prefix.is_symlink():
-        raise PrefixError(f"{prefix}: is a symbolic link to {os.readlink(prefix)}", "name the directory itself with -p")
-    if prefix.exists() and not prefix.is_dir():
-        raise PrefixError(f"{prefix}: is a file, not a directory", "choose another prefix with -p")
-    nearest = diskspace.existing(prefix.parent)
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise PrefixError(f"{nearest}: not writable; {prefix} can't be made", "choose another prefix with -p")
 
 
 def _require_repairable(prefix: Path, found: Mapping[str, Any] | None, wanted: str) -> None:
@@ -193,12 +173,16 @@ def _require_repairable(prefix: Path, found: Mapping[str, Any] | None, wanted: s
 
 def _require_ours(prefix: Path, found: Mapping[str, Any] | None, wanted: str, replaceable: bool) -> None:
     """Raise PrefixError unless `prefix` is free, or is one of ours (with the receipt `found`) and `replaceable`."""
-    if not prefix.exists() or not any(prefix.iterdir()):
+    if found is None:  # free, or refused by preflight
         return
-    if found is None:
-        kind = "a conda environment that this program didn't make" if (prefix / "conda-meta").is_dir() else "not empty"
-        raise PrefixError(f"{prefix}: is {kind}; it is left alone", "choose another prefix with -p")
-    if replaceable or (found.get("fingerprint") == wanted and receipt.moved_from(prefix, found)):
+    if found.get("fingerprint") == wanted and receipt.moved_from(prefix, found):
+        return
+    if staging.is_mount(prefix):
+        raise PrefixError(
+            f"{prefix}: is a mount point with another environment in it, which can't be replaced in one step",
+            "empty it first, or choose another prefix with -p",
+        )
+    if replaceable:
         return
     if found.get("fingerprint") == wanted:
         gone = receipt.missing(prefix, found)
