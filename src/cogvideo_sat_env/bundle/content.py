@@ -14,30 +14,20 @@ from cogvideo_sat_env.bundle.pack import Content
 from cogvideo_sat_env.bundle.tool_wheels import PYTHONS
 from cogvideo_sat_env.fetch.model import Policy
 from cogvideo_sat_env.source.mirror.mirror import make_mirror, read_record
-from cogvideo_sat_env.source.mirror.selection import WHEELHOUSE, CondaFile, Part, read_parts
+from cogvideo_sat_env.source.mirror.selection import WHEELHOUSE, CondaFile, Part
 from cogvideo_sat_env.spec.environment import read_environment
 
 WHEELS_CHANNEL = "wheels"
 
 
 def from_mirror(
-    root: Path,
-    folder: Path,
-    *,
-    platforms: Sequence[str],
-    everything: bool,
-    device: str,
-    mirrors: Sequence[str],
-    pythons: Sequence[str],
-    policy: Policy,
-    progress: Progress,
-    own: Path | None = None,
-) -> Content:
-    """Return what the locks need, from the mirror at `folder`, which is completed first; `own` as for read_parts.
+    parts: Sequence[Part], folder: Path, mirrors: Sequence[str], pythons: Sequence[str], own: Path | None,
+    policy: Policy, progress: Progress,
+) -> Content:  # fmt: skip
+    """Return what `parts` need, from the mirror at `folder`, which is completed first; `own` is their lock, if any.
 
     A mirror that has it all already isn't touched: packing proves its bytes again. Raises what mirroring raises.
     """
-    parts = read_parts(root, platforms, everything, device, own)
     for python in pythons:
         if python not in PYTHONS:
             raise InputError(f"--python {python!r}: expected one of {', '.join(PYTHONS)}", None)

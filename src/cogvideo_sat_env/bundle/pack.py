@@ -81,17 +81,17 @@ class Packed:
         return "\n".join(lines) + "\n"
 
 
+@dataclass(frozen=True)
+class Shape:
+    """What a bundle becomes: a delta `since` another, in volumes of `volume_size` bytes, signed with `key`."""
+
+    since: Path | None = None
+    volume_size: int | None = None
+    key: Path | None = None
+
+
 def pack(
-    out: Path,
-    content: Content,
-    *,
-    root: Path,
-    cache: Path,
-    since: Path | None,
-    volume_size: int | None,
-    key: Path | None,
-    policy: Policy,
-    progress: Progress,
+    out: Path, content: Content, shape: Shape, root: Path, cache: Path, policy: Policy, progress: Progress
 ) -> Packed:
     """Write the bundle `out`. The same content gives the same bytes.
 
@@ -103,9 +103,10 @@ def pack(
         raise InputError(f"{out.parent}: no such folder", "make it, or name another file")
     if out.is_dir():
         raise InputError(f"{out}: is a folder; expected the file to write", f"e.g. {out / 'sat.pyz'}")
+    key = shape.key
     if key is not None and not key.is_file():
         raise InputError(f"{key}: no such file; expected a private key", "name one of OpenSSH's with --sign")
-    base = _base(since)
+    base = _base(shape.since)
     tool, pins, sets = _tool_items(root, cache, content, policy, progress)
     infos = read_infos(content.parts, lambda item: content.place[item.path])
     items = [*_package_items(content, infos), *_project_items(root), *tool]
@@ -127,7 +128,7 @@ def pack(
         diskspace.watch(out.parent, "the bundle", total),
         progress.task(f"Packing {len(items)} files", total, "bytes") as task,
     ):
-        write_bundle(out, items, facts, volume_size=volume_size, base=base, seen=task.advance)
+        write_bundle(out, items, facts, volume_size=shape.volume_size, base=base, seen=task.advance)
     made = open_bundle(out)
     signed = signature.sign(made, key) if key else None
     return Packed(

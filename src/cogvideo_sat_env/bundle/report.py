@@ -47,6 +47,17 @@ def describe(bundle: Bundle) -> tuple[dict[str, Any], str]:
     return found, "\n".join(lines)
 
 
+def verified(bundle: Bundle, size: int, signer: str | None, seconds: float) -> tuple[dict[str, Any], str]:
+    """Return that every byte (`size` of them) is as in the manifest."""
+    found = {
+        "bundle": str(bundle.path), "id": bundle.id, "members": len(bundle.members), "bytes": size,
+        "signed_by": signer, "seconds": round(seconds, 3), "exit_code": 0,
+    }  # fmt: skip
+    signed = f", signed by {signer}" if signer else ""
+    members = f"{len(bundle.members)} members, {human_bytes(size)}"
+    return found, f"{bundle.name}: {members}: every byte as in its manifest{signed}"
+
+
 def compare(old: Bundle, new: Bundle) -> tuple[dict[str, Any], str]:
     """Return what `new` has and `old` has not, and the other way round."""
     before, after = old.members, new.members

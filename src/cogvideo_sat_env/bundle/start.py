@@ -15,11 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cogvideo_sat_env.base.paths import cache_dir
-from cogvideo_sat_env.base.progress import human_bytes
 from cogvideo_sat_env.base.run import run
 from cogvideo_sat_env.bundle import signature
 from cogvideo_sat_env.bundle.container import Bundle, open_bundle
-from cogvideo_sat_env.bundle.report import compare, describe
+from cogvideo_sat_env.bundle.report import compare, describe, verified
 from cogvideo_sat_env.bundle.unpack_tool import unpack_project, unpack_tool
 from cogvideo_sat_env.bundle.verify import verify
 
@@ -106,13 +105,8 @@ def _verify(path: Path, bundle: Bundle, given: argparse.Namespace) -> int:
     signer = signature.check(bundle, given.signers, given.identity) if given.signers else None
     start = time.perf_counter()
     size = verify(bundle)
-    seconds = time.perf_counter() - start
-    if given.json:
-        print(json.dumps({"bundle": str(path), "id": bundle.id, "members": len(bundle.members), "bytes": size,
-                          "signed_by": signer, "seconds": round(seconds, 3), "exit_code": 0}, indent=2))  # fmt: skip
-    else:
-        signed = f", signed by {signer}" if signer else ""
-        print(f"{path.name}: {len(bundle.members)} members, {human_bytes(size)}: every byte as in its manifest{signed}")
+    found, text = verified(bundle, size, signer, time.perf_counter() - start)
+    print(json.dumps(found, indent=2) if given.json else text)
     return 0
 
 

@@ -81,9 +81,11 @@ def pack(out, folder, source, platforms, everything, variant, lock, mirrors, pyt
     from cogvideo_sat_env.base.paths import cache_dir, project_root
     from cogvideo_sat_env.base.progress import choose
     from cogvideo_sat_env.bundle import content as contents
+    from cogvideo_sat_env.bundle.pack import Shape
     from cogvideo_sat_env.bundle.pack import pack as write
     from cogvideo_sat_env.fetch.limit import parse_bytes
     from cogvideo_sat_env.fetch.model import Policy
+    from cogvideo_sat_env.source.mirror.selection import read_parts
 
     progress = choose(json=as_json, quiet=quiet)
     limit = parse_bytes(volume_size, "--volume-size") if volume_size else None
@@ -94,13 +96,9 @@ def pack(out, folder, source, platforms, everything, variant, lock, mirrors, pyt
             raise click.UsageError("--source wheels packs for this machine: leave the options of mirrors out")
         content = contents.from_wheels(root, cache, Path(pythons[0]) if pythons else None, progress)
     else:
-        content = contents.from_mirror(
-            root, folder or cache / "mirror", platforms=platforms, everything=everything, device=variant,
-            mirrors=mirrors, pythons=pythons, policy=policy, progress=progress, own=lock,
-        )  # fmt: skip
-    packed = write(
-        out, content, root=root, cache=cache, since=since, volume_size=limit, key=key, policy=policy, progress=progress
-    )
+        parts = read_parts(root, platforms, everything, variant, lock)
+        content = contents.from_mirror(parts, folder or cache / "mirror", mirrors, pythons, lock, policy, progress)
+    packed = write(out, content, Shape(since, limit, key), root, cache, policy, progress)
     click.echo(json.dumps(packed.to_json(), indent=2) if as_json else packed.to_text(), nl=as_json)
 
 
@@ -119,9 +117,10 @@ def pack(out, folder, source, platforms, everything, variant, lock, mirrors, pyt
 @_QUIET
 def verify(file, base, signers, identity, as_json, quiet) -> None:
     """Prove every byte of a bundle against its manifest, and its signature where --signers is given."""
-    from cogvideo_sat_env.base.progress import choose, human_bytes
+    from cogvideo_sat_env.base.progress import choose
     from cogvideo_sat_env.bundle import signature
     from cogvideo_sat_env.bundle.container import open_bundle
+    from cogvideo_sat_env.bundle.report import verified
     from cogvideo_sat_env.bundle.verify import verify as prove
 
     opened = open_bundle(file, base)
@@ -131,15 +130,8 @@ def verify(file, base, signers, identity, as_json, quiet) -> None:
     total, start = sum(m.size for m in opened.members.values()), time.perf_counter()
     with choose(json=as_json, quiet=quiet).task(f"Proving {len(opened.members)} files", total, "bytes") as task:
         size = prove(opened, seen=task.advance)
-    if as_json:
-        found = {
-            "bundle": str(file), "id": opened.id, "members": len(opened.members), "bytes": size, "signed_by": signer,
-            "seconds": round(time.perf_counter() - start, 3), "exit_code": 0,
-        }  # fmt: skip
-        click.echo(json.dumps(found, indent=2))
-        return
-    said = f", signed by {signer}" if signer else ""
-    click.echo(f"{file.name}: {len(opened.members)} members, {human_bytes(size)}: every byte as in its manifest{said}")
+    found, text = verified(opened, size, signer, time.perf_counter() - start)
+    click.echo(json.dumps(found, indent=2) if as_json else text)
 
 
 @bundle.command("list", **examples("satenv bundle list sat.pyz     what is in it, and how much space it needs"))
