@@ -76,7 +76,7 @@ def test_torchvision_without_io_video_is_named(overlay, tmp_path):
     result = examine(overlay, "imports.upstream-names")
     assert result.status == "failed" and "No module named 'torchvision.io.video'" in result.finding, result.finding
     assert result.details["ledger"] == "torchvision-0.26"
-    assert result.remedy == "mamba install 'torchvision<0.26' 'pytorch<2.11'"
+    assert "create --repair" in result.remedy
 
 
 def test_the_stub_of_io_video_in_newer_torchvisions_is_named(overlay, tmp_path):
@@ -103,7 +103,7 @@ def test_new_webdataset_is_named(overlay):
     assert together.status == "passed"
     assert result.status == "failed" and "'bool' object is not callable" in result.finding, result.finding
     assert "webdataset 1.0.2" in result.finding and result.details["ledger"] == "webdataset-0.2.88"
-    assert result.remedy == "pip install 'webdataset<0.2.88'"
+    assert "create --repair" in result.remedy
 
 
 def test_numpy_1_with_pyarrow_26_is_named(overlay):
@@ -116,7 +116,7 @@ def test_numpy_1_with_pyarrow_26_is_named(overlay):
     result = examine(overlay, "imports.together")
     assert result.status == "failed" and "datasets" in result.details["problems"]
     assert "pyarrow requires NumPy 2.0 or newer, found 1.26.0" in result.details["problems"]["datasets"]
-    assert result.details["ledger"] == "numpy-pyarrow" and result.remedy == "mamba install 'numpy>=2'"
+    assert result.details["ledger"] == "numpy-pyarrow" and "create --repair" in result.remedy
 
 
 def test_old_peft_is_named(overlay):
@@ -124,7 +124,7 @@ def test_old_peft_is_named(overlay):
     result = examine(overlay, "imports.together")
     assert result.status == "failed"
     assert "cannot import name 'HybridCache' from 'transformers'" in result.details["problems"]["peft"]
-    assert result.details["ledger"] == "peft-0.18" and result.remedy == "pip install 'peft>=0.18'"
+    assert result.details["ledger"] == "peft-0.18" and "create --repair" in result.remedy
 
 
 @pytest.fixture
@@ -157,7 +157,7 @@ def test_missing_imageio_ffmpeg_is_named(overlay):
     overlay.remove("imageio_ffmpeg")
     result = examine(overlay, "video.write")
     assert result.status == "failed" and "No module named 'imageio_ffmpeg'" in result.finding
-    assert "imageio-ffmpeg" in result.remedy
+    assert "create --repair" in result.remedy
 
 
 def test_a_missing_module_is_named_with_the_command_that_installs_it(overlay):
@@ -167,7 +167,7 @@ def test_a_missing_module_is_named_with_the_command_that_installs_it(overlay):
     assert floors.finding == "not installed: decord, wandb, imageio"
     for name in ("decord", "imageio", "wandb"):
         assert f"No module named '{name}'" in together.details["problems"][name]
-    assert "install" in together.remedy
+    assert "create --repair" in together.remedy
 
 
 def test_torchvision_of_another_torch_is_named(overlay):
@@ -175,8 +175,8 @@ def test_torchvision_of_another_torch_is_named(overlay):
     bounds, together = doctor.run(overlay.root, only=["identity.bounds", "imports.together"]).results
     assert bounds.status == together.status == "failed"
     assert "torchvision 0.24.1 was built for torch ==2.9.1" in bounds.finding
-    assert "partially initialized module 'torchvision'" in together.finding and "come in pairs" in together.remedy
-    assert "come in pairs" in bounds.remedy
+    assert "partially initialized module 'torchvision'" in together.finding and "create --repair" in together.remedy
+    assert "create --repair" in bounds.remedy
     done = subprocess.run(
         [overlay.root / "bin/python", "-c", "import torchvision"], capture_output=True, text=True, check=False
     )
@@ -265,7 +265,7 @@ def test_an_mp4_that_cannot_be_written_is_named(overlay, tmp_path, clean_shell):
     program.chmod(0o755)
     clean_shell.setenv("IMAGEIO_FFMPEG_EXE", str(program))
     result = examine(overlay, "video.write")
-    assert result.status == "failed" and "imageio-ffmpeg" in result.remedy
+    assert result.status == "failed" and result.remedy == "unset IMAGEIO_FFMPEG_EXE"  # repairing wouldn't help
 
 
 def test_shards_that_cannot_be_named_by_a_range_are_told(overlay):
@@ -274,7 +274,7 @@ def test_shards_that_cannot_be_named_by_a_range_are_told(overlay):
     assert (
         result.status == "failed"
         and "No module named 'braceexpand'" in result.finding
-        and "braceexpand" in result.remedy
+        and "create --repair" in result.remedy
     )
 
 
@@ -298,7 +298,7 @@ def test_missing_triton_is_named(overlay):
     overlay.remove("triton")
     result = examine(overlay, "imports.together")
     assert result.status == "failed" and "sat (ModuleNotFoundError: No module named 'triton')" in result.finding
-    assert "triton" in result.remedy
+    assert "create --repair" in result.remedy
 
 
 def test_the_limits_of_decord2_are_told_and_no_failure(overlay):

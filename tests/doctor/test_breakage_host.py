@@ -28,8 +28,8 @@ def test_an_older_libstdcxx_of_the_host_in_front_is_named(overlay, tmp_path, cle
     assert together.remedy.startswith("unset LD_LIBRARY_PATH"), together.remedy
 
 
-def test_no_compiler_on_the_host_is_named_by_the_training_too(good_prefix, tmp_path, clean_shell):
-    """DeepSpeed builds deepspeed_shm_comm when training starts; neither does importing it need an nvcc."""
+def test_without_a_compiler_on_the_host_training_is_slower_and_works(good_prefix, tmp_path, clean_shell):
+    """DeepSpeed would build deepspeed_shm_comm when training starts; patched, it goes on with gloo alone."""
     bare = Overlay.bare(good_prefix, tmp_path / "bare")
     tools = tmp_path / "tools"
     tools.mkdir()
@@ -43,9 +43,8 @@ def test_no_compiler_on_the_host_is_named_by_the_training_too(good_prefix, tmp_p
         clean_shell.delenv(name, raising=False)
     report = doctor.run(bare, only=["toolchain.compiler", "training.zero2"])
     zero2, compiler = report.results
-    assert compiler.status == zero2.status == "failed", report.to_text()
-    assert "Error building extension 'deepspeed_shm_comm'" in zero2.finding, zero2.finding
-    assert "gxx_linux-64" in zero2.remedy and "gxx" in compiler.remedy
+    assert (compiler.status, zero2.status) == ("warning", "passed"), report.to_text()
+    assert "slower" in compiler.finding and "apt install g++" in compiler.remedy
 
 
 def test_two_packages_that_both_install_decord_are_named(overlay):
@@ -67,7 +66,7 @@ def test_a_t5_without_sentencepiece_is_named(overlay):
     overlay.remove("sentencepiece")
     result = examine(overlay, "text.t5")
     assert result.status == "failed" and "No module named 'sentencepiece'" in result.finding
-    assert "sentencepiece" in result.remedy
+    assert "create --repair" in result.remedy
 
 
 def test_lora_weights_that_lose_bits_in_the_file_are_named(overlay):

@@ -33,9 +33,15 @@ LIMITS: dict[str, tuple[str, tuple[str, ...]]] = {
 _NEEDED = ("h264",)
 _NO_DECODER = ("av1",)  # decord's own FFmpeg, of 2019, has none
 _SECONDS = 60.0  # for a broken file
-_NO_WRITER = "mamba install 'imageio-ffmpeg>=0.5.1' 'imageio>=2.35.1'"
 _NO_DECORD = "pip install --force-reinstall --no-deps 'decord==0.6.0'"
 _TRANSCODE = "before training, make h264 of such clips: ffmpeg -i IN -c:v libx264 OUT.mp4"
+
+
+def _no_writer() -> str:
+    """Return what to do when no clip can be written: another ffmpeg may have been named in imageio's variable."""
+    if os.environ.get("IMAGEIO_FFMPEG_EXE"):
+        return "unset IMAGEIO_FFMPEG_EXE"
+    return "mamba install 'imageio-ffmpeg>=0.5.1' 'imageio>=2.35.1'"
 
 
 def decord(request: ProbeRequest) -> ProbeOutcome:
@@ -48,7 +54,7 @@ def decord(request: ProbeRequest) -> ProbeOutcome:
         try:
             write_clip(path, width, height)
         except Exception as error:  # imageio and ffmpeg raise several kinds
-            return failed(f"no h264 clip of {width}x{height} can be made to decode: {error}", _NO_WRITER)
+            return failed(f"no h264 clip of {width}x{height} can be made to decode: {error}", _no_writer())
         problem = _decode(library, path, width, height)
         if problem and (width, height) == SIZES[0] and _version().startswith("decord2 "):
             known = problem  # a limit that is documented where decord2 is the only choice (linux-aarch64)
@@ -74,7 +80,7 @@ def bridge(request: ProbeRequest) -> ProbeOutcome:
     try:
         write_clip(path, *SIZES[1], frames=4)
     except Exception as error:  # imageio and ffmpeg raise several kinds
-        return failed(f"no h264 clip can be made to decode: {error}", _NO_WRITER)
+        return failed(f"no h264 clip can be made to decode: {error}", _no_writer())
     problem = _bridge(library, path)
     if problem:
         return failed(f"{_version()}: {problem}", _NO_DECORD)
@@ -96,7 +102,7 @@ def codecs(request: ProbeRequest) -> ProbeOutcome:
             _clips.encode(path, 320, 240, encoder, "yuv420p", "-g", "12", *options)
         except RuntimeError as error:
             if codec in _NEEDED:
-                return failed(str(error), _NO_WRITER)
+                return failed(str(error), _no_writer())
             notes.append(f"{codec} not tried ({error})")
             continue
         problem = _decode(library, path, 320, 240)
@@ -151,20 +157,20 @@ def write(request: ProbeRequest) -> ProbeOutcome:
             for frame in frames:
                 writer.append_data(frame)
     except Exception as error:  # imageio raises ValueError, ImportError, RuntimeError, OSError
-        return failed(f"imageio can't write an mp4: {type(error).__name__}: {error}", _NO_WRITER)
+        return failed(f"imageio can't write an mp4: {type(error).__name__}: {error}", _no_writer())
     read = [np.asarray(frame) for frame in imageio.get_reader(str(path), format="FFMPEG")]
     again = list(library.VideoReader(str(path)).get_batch(list(range(len(read)))).asnumpy())
     worst = 0.0
     for reader, found in (("imageio", read), ("decord", again)):
         if len(found) != FRAMES:
-            return failed(f"{FRAMES} frames written, {len(found)} read back by {reader}", _NO_WRITER)
+            return failed(f"{FRAMES} frames written, {len(found)} read back by {reader}", _no_writer())
         differences = [float(np.abs(a.astype(int) - b.astype(int)).mean()) for a, b in zip(frames, found, strict=True)]
         wrong = [index for index, frame in enumerate(found) if frame_index(frame) != index]
         worst = max(worst, *differences)
         if wrong or worst > 8.0:  # of 255; x264's default quality leaves about 1 on these frames
             return failed(
                 f"frames differ when read back by {reader}: {len(wrong)} out of place, mean difference"
-                f" {worst:.1f} of 255", _NO_WRITER,
+                f" {worst:.1f} of 255", _no_writer(),
             )  # fmt: skip
     return passed(
         f"mp4 of {FRAMES} frames written, read back by imageio and decord (mean difference {worst:.1f} of 255)",
