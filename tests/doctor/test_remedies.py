@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from cogvideo_sat_env.base.paths import DATA
+from cogvideo_sat_env.base.yamlfile import load
+from cogvideo_sat_env.doctor.checks.imports import TRAINING_TRANSITIVE, TRANSITIVE
 from cogvideo_sat_env.doctor.remedies import fit
 
 from ..conftest import PROJECT, satenv
@@ -18,6 +21,7 @@ REQUIREMENTS = [
     {"name": "torchvision", "conda": "torchvision", "module": "torchvision"},
     {"name": "numpy", "conda": "numpy", "module": "numpy"},
 ]
+MODULES = [item["module"] for item in load(DATA / "requirements.yml", "the list of requirements")[0]["requirements"]]
 REPAIR = "./scripts/satenv create --repair -p /envs/sat"
 
 
@@ -73,6 +77,18 @@ def test_a_module_that_is_gone_comes_back_the_same_way(prefix, receipt, starts):
         prefix.file("etc/cogvideo-sat-env/receipt.json", receipt)
     result = prefix.check("imports.together")
     assert result.status == "failed" and result.remedy.startswith(starts), result.remedy
+
+
+def test_a_module_of_which_a_part_is_gone_is_repaired(prefix):
+    """Nothing is known of the words, but what the lock has could be imported."""
+    prefix.file("conda-meta/history", "")
+    prefix.file("etc/cogvideo-sat-env/receipt.json", '{"source": "wheels"}')
+    for name in {*MODULES, *TRANSITIVE, *TRAINING_TRANSITIVE} - {"packaging"}:
+        prefix.module(f"{name}/__init__")
+    prefix.module("kornia/__init__", "from einops import rearrange\n")
+    result = prefix.check("imports.together")
+    assert result.status == "failed" and "cannot import name 'rearrange'" in result.finding
+    assert "create --repair" in result.remedy
 
 
 # ---- typed, in an environment that is really broken

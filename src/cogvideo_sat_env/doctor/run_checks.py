@@ -282,6 +282,8 @@ class CheckRun:
                 if symptom is not None:
                     remedy = symptom.remedy.replace("PREFIX", f"'{self._setup.prefix}'")
                     details["means"] = symptom.means
+            if not remedy and self._inputs["receipt"] and spec.subject == "imports":
+                remedy = self._inputs["restore"]  # what the lock has can be imported: files are gone, or others
             remedy = remedy or _last_resort(self._setup.prefix, spec.id, finding)
         if remedy and spec.subject not in _OF_THE_MACHINE:
             restore = self._inputs["restore"] if self._inputs["receipt"] else None
