@@ -86,7 +86,7 @@ def test_a_bare_python_installs_a_bundle(lab: Lab, mirror: Path) -> None:
     again = _bare(home, bundle, "install", "-p", prefix, "--no-doctor")
     assert again.returncode == 0 and "nothing to do" in again.stdout
     checked = _bare(home, bundle, "satenv", "check", "--help")
-    assert checked.returncode == 0 and "Usage: satenv check" in checked.stdout
+    assert checked.returncode == 0 and "Usage: python3 " in checked.stdout and "satenv check" in checked.stdout
     project = next((home / ".cache" / "cogvideo-sat-env" / "bundles").glob("*/project"))
     launched = subprocess.run(
         [project / "scripts" / "satenv", "--version"], capture_output=True, text=True, check=False,
