@@ -1,0 +1,52 @@
+"""Warm `create` of the real environment from wheels, beside `cp -al` of it, in one run; and "nothing to do".
+
+    python benchmarks/links.py [--repeat 3] [--work DIR]
+
+The package cache has everything already; hard links need DIR (default: beside the cache) on its file system. The runs
+alternate; medians and their ratios are shown. The aims: create at most 1.5 times `cp -al`, "nothing to do" under 0.2 s.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def _seconds(*command: object) -> float:
+    start = time.perf_counter()
+    subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Read the arguments, measure, print medians and ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--work", type=Path, default=Path.home() / ".cache", help="on the file system of the cache")
+    options = parser.parse_args()
+    rows: dict[str, list[float]] = {"create": [], "cp -al": [], "nothing to do": []}
+    with tempfile.TemporaryDirectory(dir=options.work) as folder:
+        prefix, copy = Path(folder) / "env", Path(folder) / "copy"
+        create = (ROOT / "scripts" / "satenv", "create", "-q", "--source", "wheels", "--no-doctor", "-p", prefix)
+        _seconds(*create)  # fills the caches
+        for _ in range(options.repeat):
+            shutil.rmtree(prefix)
+            rows["create"].append(_seconds(*create))
+            rows["nothing to do"].append(_seconds(*create))
+            rows["cp -al"].append(_seconds("cp", "-al", prefix, copy))
+            shutil.rmtree(copy)
+    medians = {name: statistics.median(seconds) for name, seconds in rows.items()}
+    for name, seconds in rows.items():
+        print(f"{name:<16}{medians[name]:>8.2f} s   {min(seconds):.2f} to {max(seconds):.2f}")
+    print(f"create / cp -al = {medians['create'] / medians['cp -al']:.2f} (aim: 1.5)")
+
+
+if __name__ == "__main__":
+    main()
