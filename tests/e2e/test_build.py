@@ -229,7 +229,7 @@ def test_without_its_patches_sat_fails_its_tests(built, checkout, tmp_path):
     shutil.rmtree(copy / "recipe" / "patches" / "swissarmytransformer")
     shutil.copytree(built[0], channel)  # the other pieces are kept
     run = satenv("build", "--out", str(channel), "-q", SATENV_PROJECT=str(copy))
-    assert run.returncode == 1, run.stdout + run.stderr
+    assert run.returncode == 4, run.stdout + run.stderr
     assert "swissarmytransformer 0.4.12: test 2 of 2 failed" in run.stderr
     for test in (
         "shards_are_named", "capabilities_have_two_digits", "mismatch_is_an_error", "random_state_is_loaded",
@@ -245,7 +245,7 @@ def test_without_its_patch_deepspeed_fails_its_tests(built, checkout, tmp_path):
     shutil.rmtree(copy / "recipe" / "patches" / "deepspeed")
     shutil.copytree(built[0], channel)
     run = satenv("build", "--out", str(channel), "-q", SATENV_PROJECT=str(copy))
-    assert run.returncode == 1, run.stdout + run.stderr
+    assert run.returncode == 4, run.stdout + run.stderr
     assert "deepspeed 0.19.8: test 2 of 2 failed" in run.stderr
     assert "FAILED no_compiler_is_one_line" in run.stderr and "a_compiler_is_used" not in run.stderr
     assert hashes(channel) == hashes(built[0])

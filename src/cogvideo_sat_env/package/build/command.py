@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cogvideo_sat_env.base.errors import InputError, SatenvError, SolveError, VerificationError
+from cogvideo_sat_env.base.errors import InputError, SolveError, VerificationError
 from cogvideo_sat_env.base.paths import cache_dir, current_platform
 from cogvideo_sat_env.base.progress import Progress, human_bytes
 from cogvideo_sat_env.lock.solve import solve
@@ -193,7 +193,7 @@ class _Run:
         )
         if "error" in answer:
             last = "\n".join(f"  {line}" for line in log_lines(log)[-12:])
-            raise SatenvError(
+            raise VerificationError(
                 f"{output.name} {output.version}: {answer['error']}\n{last}",
                 f"the whole log: {log}; --no-test leaves the tests out",
             )
