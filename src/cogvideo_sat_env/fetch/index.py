@@ -20,11 +20,12 @@ from cogvideo_sat_env.fetch.deadline import Deadline
 from cogvideo_sat_env.fetch.session import Sessions
 from cogvideo_sat_env.fetch.transfer import phrase, reason
 
-_ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
+ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
 _SECONDS = 60
 _TRIES = 3
 _PAGE_SECONDS = 300
 _LARGEST = 200_000_000  # bytes of one project's page
+UNREAD = (requests.RequestException, urllib3.exceptions.HTTPError, ValueError)  # what asking for one may raise
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,15 @@ class IndexFile:
     url: Address
     sha256: str
     size: int | None = None
+    requires_python: str = ""
+    is_yanked: bool = False
 
 
 class Index:
     """The simple indexes at `urls`, in their order (PEP 503 and PEP 691)."""
 
     def __init__(self, urls: Sequence[str]) -> None:
-        self._urls, self._sessions = [_literal(url) for url in urls], Sessions()
+        self._urls, self._sessions = [literal(url) for url in urls], Sessions()
         self._pages: dict[str, list[IndexFile]] = {}
 
     def files(self, project: str) -> list[IndexFile]:
@@ -52,7 +55,7 @@ class Index:
             for url in self._urls:
                 try:
                     found += self._page(url / f"{name}/")
-                except _RefusedError as error:
+                except NoPageError as error:
                     refusals.append(str(error))
             if not found:
                 raise SourceError(
@@ -80,36 +83,37 @@ class Index:
         failure = ""
         for _ in range(_TRIES):
             try:
-                answer = self._sessions.get(url, {"Accept": _ACCEPT}, _SECONDS)
+                answer = self._sessions.get(url, {"Accept": ACCEPT}, _SECONDS)
                 with answer:
                     if answer.status_code == 200:
-                        return _parse(answer)
+                        return parse_page(answer)
                     failure = f"it answers {phrase(answer)}"
                     if answer.status_code < 500 and answer.status_code != 429:
                         break
-            except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
+            except UNREAD as error:
                 proxy = self._sessions.proxy(url)
                 through = f" through the proxy {proxy[0]}, which {proxy[1]} names" if proxy else ""
                 failure = f"it can't be reached{through} ({reason(error)})"
-        raise _RefusedError(failure)
+        raise NoPageError(failure)
 
 
-class _RefusedError(Exception):
+class NoPageError(Exception):
     """One index doesn't have the project, or can't be asked."""
 
 
-def _parse(answer: requests.Response) -> list[IndexFile]:
+def parse_page(answer: requests.Response) -> list[IndexFile]:
+    """Return the files on a project's page, HTML or JSON. Raises NoPageError for anything else."""
     with Deadline(answer.raw.shutdown, _PAGE_SECONDS) as deadline:
         body = answer.raw.read(_LARGEST + 1, decode_content=True)
     if deadline.expired or len(body) > _LARGEST:
-        raise _RefusedError("it answers with a page that doesn't end")
+        raise NoPageError("it answers with a page that doesn't end")
     try:
         if "json" in answer.headers.get("Content-Type", ""):
             return [_from_json(answer.url, file) for file in json.loads(body)["files"]]
         page = _Links(answer.url)
         page.feed(body.decode("utf-8", errors="replace"))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, AssertionError) as error:
-        raise _RefusedError("it answers with something that is no index page") from error
+        raise NoPageError("it answers with something that is no index page") from error
     return page.files
 
 
@@ -118,10 +122,13 @@ def _from_json(base: str, file: dict) -> IndexFile:
     if not isinstance(file["filename"], str) or not isinstance(sha256, str):
         raise ValueError("a file without a name")
     known = isinstance(size, int) and not isinstance(size, bool) and size >= 0
-    return IndexFile(file["filename"], _literal(urljoin(base, file["url"])), sha256, size if known else None)
+    python, yanked = file.get("requires-python") or "", bool(file.get("yanked"))
+    return IndexFile(
+        file["filename"], literal(urljoin(base, file["url"])), sha256, size if known else None, python, yanked
+    )
 
 
-def _literal(url: str) -> Address:
+def literal(url: str) -> Address:
     """Return an address that no lock wrote: what looks like a variable in it is not one of ours to give away."""
     return Address(url.replace("$", "%24"))
 
@@ -139,4 +146,5 @@ class _Links(HTMLParser):
         if tag == "a" and found.get("href"):
             url, _, fragment = urljoin(self._base, found["href"]).partition("#")
             sha256 = fragment.removeprefix("sha256=") if fragment.startswith("sha256=") else ""
-            self.files.append(IndexFile(unquote(urlsplit(url).path.rpartition("/")[2]), _literal(url), sha256))
+            name, python = unquote(urlsplit(url).path.rpartition("/")[2]), found.get("data-requires-python") or ""
+            self.files.append(IndexFile(name, literal(url), sha256, None, python, "data-yanked" in found))

@@ -26,7 +26,7 @@ from cogvideo_sat_env.lock import conda_lock, pip_proxy, solve
 from cogvideo_sat_env.lock.conda_frontend import CONSTRAINTS, EXCEPTION
 from cogvideo_sat_env.lock.conda_lock import render_virtual_packages
 from cogvideo_sat_env.lock.frozen import asked_channels
-from cogvideo_sat_env.lock.read import WHEELHOUSE
+from cogvideo_sat_env.lock.read import WHEELHOUSE, load_lock
 from cogvideo_sat_env.spec.environment import Environment
 from cogvideo_sat_env.spec.pypi_names import conda_lock_lookup
 from cogvideo_sat_env.spec.variants import Variant
@@ -73,7 +73,7 @@ def lock_variant(
             task.advance(1)
             task.note("sizes and rendering")
             sizes = _sizes(content, list(channels), variant.platform)
-            _mend(content, environment, variant, channels)
+            _complete(content, environment, variant, channels)
             if update and previous is not None:
                 _keep_unmoved(content, previous)
             task.advance(1)
@@ -142,8 +142,7 @@ def _conda_lock(
         raise SourceError(f"{variant.id}: {_reason(child)}", "check the network and the channels")
     if child.returncode != 0:
         raise SolveError(f"conda-lock found no solution for {variant.id}:\n{_reason(child)}", "change what it names")
-    with open(lockfile, encoding="utf-8") as stream:
-        return yaml.load(stream, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    return load_lock(lockfile)[0]
 
 
 def _provided(content: dict) -> dict[str, str]:
@@ -197,7 +196,7 @@ def _sizes(content: dict, channels: list[str], platform: str) -> dict[str, int]:
     return sizes | pip_proxy.file_sizes(files)
 
 
-def _mend(content: dict, environment: Environment, variant: Variant, channels: Mapping[str, str]) -> None:
+def _complete(content: dict, environment: Environment, variant: Variant, channels: Mapping[str, str]) -> None:
     """Do to conda-lock's result what conda-lock can't: real channels, no index host, hashes of the real source."""
     named = map(Address, environment.channels)  # a lock is given to others: what is secret isn't written
     content["metadata"]["channels"] = [{"url": str(a), "used_env_vars": a.variables()} for a in named]

@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import threading
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from html.parser import HTMLParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import urljoin
 
-import requests
 from packaging.utils import canonicalize_name
 
-from cogvideo_sat_env.base.errors import SourceError
+from cogvideo_sat_env.base.errors import SatenvError, SourceError
 from cogvideo_sat_env.base.simple_page import simple_page
+from cogvideo_sat_env.fetch.index import ACCEPT, UNREAD, IndexFile, NoPageError, literal, parse_page
+from cogvideo_sat_env.fetch.session import Sessions
 
 TIMEOUT = 60  # seconds that the site's index may take for one page
 
@@ -35,8 +33,7 @@ def proxy(index_url: str, provided: Mapping[str, str]) -> Iterator[tuple[str, li
     """
     refusals: list[str] = []
     stubs = {canonicalize_name(name): version for name, version in provided.items()}
-    session = requests.Session()
-    session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("PIP_CERT") or True
+    index, sessions = literal(index_url), Sessions()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -56,10 +53,10 @@ def proxy(index_url: str, provided: Mapping[str, str]) -> Iterator[tuple[str, li
                 digest = hashlib.sha256(_stub_wheel(name.replace("-", "_"), version)).hexdigest()
                 self._send(200, "text/html", simple_page([(f"/conda/{file_name}#sha256={digest}", file_name, {})]))
                 return
-            url = f"{index_url.rstrip('/')}/{name}/"
             try:
-                answer = session.get(url, headers={"Accept": "text/html"}, timeout=TIMEOUT)
-            except requests.RequestException as error:
+                with sessions.get(index / f"{name}/", {"Accept": ACCEPT}, TIMEOUT) as answer:
+                    files = parse_page(answer) if answer.status_code == 200 else []
+            except (*UNREAD, NoPageError, SatenvError) as error:
                 refusals.append(f"{name}: {type(error).__name__}")
                 self._send(502, "text/plain", b"index not reached")
                 return
@@ -67,9 +64,7 @@ def proxy(index_url: str, provided: Mapping[str, str]) -> Iterator[tuple[str, li
                 refusals.append(f"{name}: status {answer.status_code}")
                 self._send(answer.status_code, "text/plain", b"refused by the index")
                 return
-            links = _Links(answer.url)
-            links.feed(answer.text)
-            self._send(200, "text/html", simple_page(links.found))
+            self._send(200, "text/html", simple_page(_link(file) for file in files if not file.is_yanked))
 
         def _send(self, status: int, kind: str, body: bytes) -> None:
             self.send_response(status)
@@ -96,19 +91,9 @@ def proxy(index_url: str, provided: Mapping[str, str]) -> Iterator[tuple[str, li
         thread.join()
 
 
-class _Links(HTMLParser):
-    """The links of one page of a simple index, made absolute."""
-
-    def __init__(self, base: str) -> None:
-        super().__init__()
-        self._base, self.found = base, []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        found = dict(attrs)
-        if tag == "a" and found.get("href") and "data-yanked" not in found:
-            kept = {key: value or "" for key, value in found.items() if key == "data-requires-python"}
-            url = urljoin(self._base, found["href"])
-            self.found.append((url, url.rpartition("/")[2].partition("#")[0], kept))
+def _link(file: IndexFile) -> tuple[str, str, dict[str, str]]:
+    python = {"data-requires-python": file.requires_python} if file.requires_python else {}
+    return file.url.reveal() + (f"#sha256={file.sha256}" if file.sha256 else ""), file.file_name, python
 
 
 def _stub_wheel(name: str, version: str) -> bytes:
@@ -131,17 +116,16 @@ def file_sizes(urls: Mapping[str, str]) -> dict[str, int]:
 
     Raises SourceError when a server can't be reached at all.
     """
-    sizes = {}
-    verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("PIP_CERT") or True
+    sizes, sessions = {}, Sessions()
     for sha256, url in urls.items():
         try:
-            answer = requests.head(url, timeout=TIMEOUT, allow_redirects=True, verify=verify)
-        except requests.RequestException as error:
+            with sessions.get(literal(url), {}, TIMEOUT) as answer:
+                length = answer.headers.get("Content-Length", "")
+        except UNREAD as error:
             name = url.rpartition("/")[2]
             raise SourceError(
                 f"the index's file server didn't answer for {name}: {type(error).__name__}", None
             ) from error
-        length = answer.headers.get("Content-Length", "")
         if answer.ok and length.isdigit():
             sizes[sha256] = int(length)
     return sizes

@@ -7,14 +7,13 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
 from cogvideo_sat_env.base.artefacts import PipPin
 from cogvideo_sat_env.base.errors import InputError, MissingToolError
+from cogvideo_sat_env.base.files import write_atomically
 from cogvideo_sat_env.base.progress import Progress
 from cogvideo_sat_env.lock import conda_lock, render
 from cogvideo_sat_env.lock.make import lock_variant
-from cogvideo_sat_env.lock.read import read_lock
+from cogvideo_sat_env.lock.read import load_lock, read_lock
 from cogvideo_sat_env.lock.render_recipe import recipe_files
 from cogvideo_sat_env.spec.breakage import read_ledger
 from cogvideo_sat_env.spec.environment import read_environment
@@ -63,7 +62,11 @@ def lock_project(
         sizes |= found
         contents.setdefault(variant.lock, []).append(content)
     texts |= {path: conda_lock.dump(conda_lock.merge(parts), path) for path, parts in contents.items()}
-    rendered, pins = _rendered(texts, variants, sizes)
+    with tempfile.TemporaryDirectory(prefix="satenv-render-") as folder:  # read back, exactly as `check` will
+        locked = [variant for variant in variants if variant.lock in texts]
+        for variant in locked:
+            write_atomically(Path(folder) / variant.lock, texts[variant.lock].encode("utf-8"), durable=False)
+        rendered, pins = _rendered(Path(folder), locked, sizes)
     texts |= rendered
     if all(variant.lock in texts for variant in variants):  # else a piece of the recipe may have no lock yet
         texts |= recipe_files(root, environment, variants, read_ledger(), pins)
@@ -76,37 +79,22 @@ def render_project(root: Path) -> list[str]:
     Raises InputError when one of them can't be read.
     """
     environment, variants = read_environment(root / "environment.yml"), read_variants()
-    texts = render.environment_files(environment, variants)
-    used: set[str] = set()
-    pins: list[PipPin] = []
-    for variant in variants:
-        lock = read_lock(root / variant.lock, variant.platform)
-        texts |= render.lock_files(variant, lock)
-        used |= {item.sha256 for item in (*lock.conda, *lock.pip)}
-        pins += lock.pip
+    texts, pins = _rendered(root, variants, render.read_sizes(root))
+    texts |= render.environment_files(environment, variants)
     texts |= recipe_files(root, environment, variants, read_ledger(), pins)
-    texts[render.SIZES] = render.sizes_file(render.read_sizes(root), used)
     return render.write_files(root, texts)
 
 
-def _rendered(
-    texts: dict[str, str], variants: Sequence[Variant], sizes: dict[str, int]
-) -> tuple[dict[str, str], list[PipPin]]:
-    """Render from the new locks exactly as `check` will: by reading their texts back. Return their pip pins as well."""
+def _rendered(root: Path, variants: Sequence[Variant], sizes: dict[str, int]) -> tuple[dict[str, str], list[PipPin]]:
+    """Return what is rendered from the locks below `root`, by path, and the pip pins in them."""
     rendered: dict[str, str] = {}
     pins: list[PipPin] = []
     used: set[str] = set()
-    with tempfile.TemporaryDirectory(prefix="satenv-render-") as folder:
-        for variant in variants:
-            if variant.lock not in texts:
-                continue
-            path = Path(folder) / variant.lock
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(texts[variant.lock], encoding="utf-8")
-            lock = read_lock(path, variant.platform)
-            used |= {item.sha256 for item in (*lock.conda, *lock.pip)}
-            rendered |= render.lock_files(variant, lock)
-            pins += lock.pip
+    for variant in variants:
+        lock = read_lock(root / variant.lock, variant.platform)
+        used |= {item.sha256 for item in (*lock.conda, *lock.pip)}
+        rendered |= render.lock_files(variant, lock)
+        pins += lock.pip
     rendered[render.SIZES] = render.sizes_file(sizes, used)
     return rendered, pins
 
@@ -131,10 +119,8 @@ def _previous(root: Path, variant: Variant) -> dict | None:
     if not path.is_file():
         return None
     try:
-        with open(path, encoding="utf-8") as stream:
-            content = yaml.load(stream, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        return conda_lock.only(content, variant.platform)
-    except (yaml.YAMLError, KeyError, TypeError, ValueError):
+        return conda_lock.only(load_lock(path)[0], variant.platform)
+    except (InputError, KeyError, TypeError, ValueError):
         return None  # a lock that can't be read can't be kept; it is made anew
 
 

@@ -59,15 +59,7 @@ def lookup(channels: Sequence[str], packages: Sequence[tuple[str, str, str]], su
 
     Raises SourceError when a channel can't be read.
     """
-    request = {
-        "channels": _filled(channels),
-        "subdir": subdir,
-        "lookup": [list(item) for item in packages],
-    }
-    found = ask(MODULE, request, "the solver")
-    if "error" in found:
-        raise _unread(channels, found)
-    return found["records"]
+    return _records(channels, {"subdir": subdir, "lookup": [list(item) for item in packages]})
 
 
 def closure(channels: Sequence[str], names: Sequence[str], subdirs: Sequence[str]) -> list[dict]:
@@ -75,12 +67,11 @@ def closure(channels: Sequence[str], names: Sequence[str], subdirs: Sequence[str
 
     Raises SourceError when a channel can't be read.
     """
-    request = {
-        "channels": _filled(channels),
-        "names": list(names),
-        "subdirs": list(subdirs),
-    }
-    found = ask(MODULE, request, "the solver")
+    return _records(channels, {"names": list(names), "subdirs": list(subdirs)})
+
+
+def _records(channels: Sequence[str], request: dict) -> list[dict]:
+    found = ask(MODULE, {"channels": _filled(channels), **request}, "the solver")
     if "error" in found:
         raise _unread(channels, found)
     return found["records"]

@@ -97,9 +97,8 @@ def verify_solution(environment: Environment, variant: Variant, lock: Lock) -> l
         artefact = conda.get(spec.name)
         if artefact is None or not satisfied(str(spec), artefact):
             found = f"{artefact.version} {artefact.build}" if artefact else "nothing"
-            findings.append(
-                Finding(name, f"{variant.platform}: the spec asks for '{spec}', the lock has {found}", RELOCK)
-            )
+            message = f"{variant.platform}: the spec asks for '{spec}', the lock has {found}"
+            findings.append(Finding(name, message, RELOCK))
     for artefact in lock.conda:
         for dependency in artefact.depends:
             needed = dependency.split()[0]
@@ -111,11 +110,8 @@ def verify_solution(environment: Environment, variant: Variant, lock: Lock) -> l
                 ok = provider is not None and satisfied(dependency, provider)
                 found = provider.version if provider else "nothing"
             if not ok:
-                findings.append(
-                    Finding(
-                        name, f"{variant.platform}: {artefact.name} needs '{dependency}', the lock has {found}", RELOCK
-                    )
-                )
+                message = f"{variant.platform}: {artefact.name} needs '{dependency}', the lock has {found}"
+                findings.append(Finding(name, message, RELOCK))
     return findings + _verify_pip(environment, variant, lock, name)
 
 
@@ -127,26 +123,18 @@ def _verify_pip(environment: Environment, variant: Variant, lock: Lock, name: st
     for pin in lock.pip:
         key = canonicalize_name(pin.name)
         if any(conda_to_pypi(a.name) == key and _is_python(a) for a in lock.conda):
-            findings.append(
-                Finding(
-                    name,
-                    f"{variant.platform}: {pin.name} comes from conda and from pip; one overwrites the other",
-                    RELOCK,
-                )
-            )
+            message = f"{variant.platform}: {pin.name} comes from conda and from pip; one overwrites the other"
+            findings.append(Finding(name, message, RELOCK))
         versions[key] = pin.version
     wanted = [(f"the spec asks for '{spec}'", spec.name, spec.specifier) for spec in environment.pip]
-    for manager, dependencies in _pip_dependencies(lock):
-        wanted += [(f"{manager} needs '{dep}'", dep.split()[0], dep.partition(" ")[2]) for dep in dependencies]
+    wanted += [
+        (f"{pin.name} needs '{dep}'", dep.split()[0], dep.partition(" ")[2]) for pin in lock.pip for dep in pin.depends
+    ]
     for what, needed, specifier in wanted:
         version = versions.get(canonicalize_name(needed))
         if version is None or not _pip_satisfied(version, specifier):
             findings.append(Finding(name, f"{variant.platform}: {what}, the lock has {version or 'nothing'}", RELOCK))
     return findings
-
-
-def _pip_dependencies(lock: Lock) -> list[tuple[str, tuple[str, ...]]]:
-    return [(pin.name, pin.depends) for pin in lock.pip]
 
 
 def _is_python(artefact: CondaArtefact) -> bool:
