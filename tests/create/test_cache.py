@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from cogvideo_sat_env.base import cache_use
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.create.cache_prune import list_cache, parse_age, prune_cache
 from install.conftest import Site, sample, sample_with_pip, site  # noqa: F401 - fixtures
@@ -21,12 +20,6 @@ from install.test_atomicity import complete
 SRC = Path(__file__).resolve().parents[2] / "src"
 LEFT = ("tmp/x/half", "pip-abc/half", "pkgs/.data-3-0.1234.partial/half", "pkgs/.data-3-0.1234.gone/half",
         "pkgs/data-3-0.1234.proof.json", "bundles/unpack-1/half", "artefacts/aa/bb/data.conda.partial")  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This process' own locks don't count: each test says who uses the cache."""
-    monkeypatch.setattr(cache_use, "hold", lambda *_: None)
 
 
 def used(folder: Path) -> int:
@@ -99,8 +92,9 @@ def test_nothing_that_a_running_command_uses_is_deleted(site: Site) -> None:  # 
     site.install(site.home / "env")
     code = (
         f"import sys; sys.path.insert(0, {str(SRC)!r}); from pathlib import Path\n"
-        "from cogvideo_sat_env.base.cache_use import hold\n"
-        "hold(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
+        "from cogvideo_sat_env.base.cache_use import in_use\n"
+        "from cogvideo_sat_env.base.progress import Silent\n"
+        "with in_use(Path(sys.argv[1]), Silent()): print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code, site.cache], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import json
+import re
 import shutil
 import subprocess
 import tarfile
@@ -18,7 +19,9 @@ import channelserver
 import packages
 from cogvideo_sat_env.base.artefacts import PipPin
 from cogvideo_sat_env.base.errors import PrefixError, SatenvError, SourceError, VerificationError
-from cogvideo_sat_env.install import receipt
+from cogvideo_sat_env.base.progress import Silent
+from cogvideo_sat_env.install import pip_stage, receipt
+from cogvideo_sat_env.install.prefix_python import PrefixPython
 
 from .conftest import CHANNEL, Site, make_wheel, pin
 
@@ -229,6 +232,35 @@ def test_a_wheel_can_not_write_outside_of_the_prefix(index: tuple[Site, dict[str
     with pytest.raises(VerificationError, match="is no proper wheel"):
         site.install(site.home / "env", [pin(wheel, "rival", "1.0")])
     assert not list(site.home.parent.rglob("escaped.py")) and site.leftovers() == []
+
+
+@pytest.mark.fault("claims-ours", "error", "names the wheel and the path that the program itself makes")
+@pytest.mark.parametrize(
+    "path",
+    [
+        "etc/cogvideo-sat-env/receipt.json", "etc/cogvideo-sat-env", "etc/conda/activate.d/cogvideo-sat-env.sh",
+        "etc/cogvideo-sat-env/activate.py", "conda-meta/history", "conda-meta/state", "conda-meta/tiny-0-0.json",
+        "bin/activate-cogvideo-sat", "etc/conda", "door/receipt.json", "script", "site",
+    ],
+)  # fmt: skip
+def test_a_wheel_that_claims_a_path_of_ours_is_refused(tmp_path: Path, path: str) -> None:
+    root, site, points = tmp_path / "root", "lib/python3.11/site-packages", ""
+    (root / "etc/cogvideo-sat-env").mkdir(parents=True)
+    (root / "door").symlink_to("etc/cogvideo-sat-env")
+    if path in ("etc/cogvideo-sat-env", "etc/conda"):
+        shutil.rmtree(root / "etc")
+    member = f"rival-1.0.data/data/{path}"
+    if path == "script":
+        path, member, points = "bin/activate-cogvideo-sat.fish", "rival.py", "activate-cogvideo-sat.fish"
+        points = f"[console_scripts]\n{points} = rival:main\n"
+    elif path == "site":
+        path, member = f"{site}/rival/__pycache__", "rival/__pycache__"
+    wheel = make_wheel(tmp_path, "rival", "1.0", {member: "x = 1\n"}, points)
+    wanted = pin(wheel, "rival", "1.0")
+    python = PrefixPython(root / "bin/python", root, "3.11", {"purelib": site, "platlib": site})
+    named = re.escape(path.replace("door", "etc/cogvideo-sat-env"))
+    with pytest.raises(VerificationError, match=rf"^rival-1\.0-py3-none-any\.whl: .* {named}, which"):
+        pip_stage.lay_out(python, [wanted], {wanted.sha256: wheel}, tmp_path / "env", Silent())
 
 
 @pytest.mark.e2e

@@ -1,6 +1,6 @@
 """Who uses the cache now, and when what was used last: so that `cache prune` takes nothing from a running command.
 
-CACHE/use.lock  locked (flock) by every command that takes things from the cache until it ends; exclusively by prune
+CACHE/use.lock  locked (flock) by every command while it takes things from the cache; exclusively by prune
 
 Python's standard library only.
 """
@@ -11,33 +11,47 @@ import contextlib
 import fcntl
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-_held: dict[Path, int] = {}  # open locks of this process, kept until it ends
+from cogvideo_sat_env.base.permissions import cache_umask
+
+if TYPE_CHECKING:  # processes that work on files import this module, and start in a moment
+    from cogvideo_sat_env.base.progress import Progress
+
+_held: set[Path] = set()  # caches that this process has locked
 
 
-def hold(cache: Path, waiting: Callable[[], None] = lambda: None) -> None:
-    """Have `cache` count as used until this process ends; `waiting` is called before it waits for a prune to end.
+@contextmanager
+def in_use(cache: Path, progress: Progress) -> Iterator[None]:
+    """Have `cache` count as used in the block, after a prune of it that is under way; blocks may be nested.
 
     Where the cache can't be written or its file system has no such locks, the marks of `mark_used` alone protect.
     """
-    if cache in _held:
+    descriptor = None
+    if cache not in _held:
+        with contextlib.suppress(OSError), cache_umask():
+            cache.mkdir(parents=True, exist_ok=True)
+            descriptor = _open(cache)
+    if descriptor is None:
+        yield
         return
+    _held.add(cache)
     try:
-        descriptor = _open(cache)
-    except OSError:
-        return
-    _held[cache] = descriptor
-    with contextlib.suppress(OSError):
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            waiting()
-            fcntl.flock(descriptor, fcntl.LOCK_SH)
-    if Path(sys.prefix).parent.parent == cache:
-        mark_used(Path(sys.prefix))
+        with contextlib.suppress(OSError):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                progress.say(f"{cache}: waiting for a prune of the cache to end")
+                fcntl.flock(descriptor, fcntl.LOCK_SH)
+        if Path(sys.prefix).parent.parent == cache:
+            mark_used(Path(sys.prefix))
+        yield
+    finally:
+        _held.discard(cache)
+        os.close(descriptor)
 
 
 @contextmanager

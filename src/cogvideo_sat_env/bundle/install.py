@@ -14,7 +14,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from cogvideo_sat_env.base import diskspace
+from cogvideo_sat_env.base import cache_use, diskspace
 from cogvideo_sat_env.base.artefacts import CondaArtefact
 from cogvideo_sat_env.base.errors import InputError, VerificationError
 from cogvideo_sat_env.base.paths import cache_dir, current_platform
@@ -65,7 +65,7 @@ def install_bundle(
     wheels = bundle.manifest["source"] == "wheels"
     plan = _wheels_plan(bundle, part, environment) if wheels else _lock_plan(root, part, environment)
     start = time.perf_counter()
-    with scratch_folder("unpack-", cache / "bundles") as scratch:
+    with cache_use.in_use(cache, progress), scratch_folder("unpack-", cache / "bundles") as scratch:
         if wheels:
             made, archive = _python_package(part, request.python, scratch)
             plan = replace(plan, artefacts=[*plan.artefacts, made])

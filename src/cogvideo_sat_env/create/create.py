@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from cogvideo_sat_env.base import cache_use
 from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.base.paths import cache_dir, current_platform, envs_dir, project_root, user_path
@@ -73,11 +74,12 @@ def create(request: Request, progress: Progress) -> InstallOutcome:
     if wanted.kind == "wheels":
         preflight.require_writable_cache(cache_dir(), "converted wheels")
     start = time.perf_counter()
-    plan = choose_plan(root, environment, chosen, wanted, request.python, progress, guessed=bool(why))
-    if why and str(plan.source) != "wheels":
-        progress.say(why)
-    prepared = time.perf_counter() - start
-    outcome = install_plan(target, plan, request.options, progress)
+    with cache_use.in_use(cache_dir(), progress):
+        plan = choose_plan(root, environment, chosen, wanted, request.python, progress, guessed=bool(why))
+        if why and str(plan.source) != "wheels":
+            progress.say(why)
+        prepared = time.perf_counter() - start
+        outcome = install_plan(target, plan, request.options, progress)
     outcome = replace(outcome, seconds={"prepare": prepared, **outcome.seconds})
     return prove(outcome, progress) if request.doctor and outcome.status in ("created", "replaced") else outcome
 

@@ -49,7 +49,6 @@ class PackageCache:
         with diskspace.watch(cache, "the package cache"), cache_umask():
             self.packages.mkdir(parents=True, exist_ok=True)
         require_private(cache, self.packages)
-        cache_use.hold(cache, lambda: progress.say(f"{cache}: waiting for a prune of the cache to end"))
         self._trusted = trusted_layers(layers, progress)
 
     def find(self, artefacts: Sequence[CondaArtefact], plain: bool = True) -> dict[str, PackageManifest]:

@@ -37,6 +37,7 @@ from cogvideo_sat_env.base.wheel_patch import PatchError, patch_wheel
 from cogvideo_sat_env.fetch.archives import artefact_path
 from cogvideo_sat_env.fetch.model import INDEX, Wanted
 from cogvideo_sat_env.fetch.pip_errors import last_words, pip_error
+from cogvideo_sat_env.install import activation, own_files
 from cogvideo_sat_env.install.bytecode import compile_files
 from cogvideo_sat_env.install.prefix_python import PrefixPython
 
@@ -209,15 +210,17 @@ def lay_out(
 ) -> LaidOut:
     """Lay out the wheels into the staged prefix of `python`, with scripts that start `prefix`/bin/python.
 
-    Raises PrefixError when a wheel would overwrite a file (naming both owners), VerificationError for a broken wheel.
+    Raises PrefixError when a wheel would overwrite a file (naming both owners), VerificationError for a wheel
+    that is broken or claims a file of this program's own.
     """
     root = python.root
     owners: dict[str, str] = {}
     sources: list[str] = []
+    scripts = activation.load().scripts
     with progress.task("Laying out the pip packages", len(pins), "packages") as task:
         for pin in pins:
             task.note(pin.name)
-            written = _lay_out_one(python, pin, wheels[pin.sha256], prefix, owners)
+            written = _lay_out_one(python, pin, wheels[pin.sha256], prefix, owners, scripts)
             owners |= dict.fromkeys(written, f"{pin.name} {pin.version} (pip)")
             sources += [name for name in written if name.endswith(".py")]
             task.advance(1)
@@ -227,16 +230,23 @@ def lay_out(
 
 
 class _Destination(SchemeDictionaryDestination):
-    """Writes below the prefix only, never over anything, and remembers what it wrote (relative to the prefix)."""
+    """Writes below the prefix only, never over anything, and remembers what it wrote (relative to the prefix).
+
+    What `label` ships in place of a file that this program makes, its activation `scripts` among them, is refused.
+    """
 
     root: Path
     written: list[str]
+    label: str
+    scripts: Mapping[str, bytes]
 
     def write_to_fs(self, scheme: Scheme, path: str, stream: BinaryIO, is_executable: bool) -> RecordEntry:
         target = self._path_with_destdir(scheme, path)
         root = self.root
-        if not Path(os.path.realpath(target.parent)).is_relative_to(os.path.realpath(root)):
+        place, real_root = Path(os.path.realpath(target.parent)), os.path.realpath(root)
+        if not place.is_relative_to(real_root):
             raise ValueError(f"{path} leads out of the prefix")
+        own_files.refuse_claims(self.label, [(os.path.relpath(place / target.name, real_root), {})], self.scripts)
         if os.path.lexists(target):  # `exists` would follow a dangling link of a conda package and write through it
             raise FileExistsError(os.path.relpath(target, root))
         entry = super().write_to_fs(scheme, path, stream, is_executable)
@@ -244,7 +254,14 @@ class _Destination(SchemeDictionaryDestination):
         return entry
 
 
-def _lay_out_one(python: PrefixPython, pin: PipPin, wheel: Path, prefix: Path, owners: Mapping[str, str]) -> list[str]:
+def _lay_out_one(
+    python: PrefixPython,
+    pin: PipPin,
+    wheel: Path,
+    prefix: Path,
+    owners: Mapping[str, str],
+    scripts: Mapping[str, bytes],
+) -> list[str]:
     root = python.root
     site = {name: str(root / python.paths[name]) for name in ("purelib", "platlib")}
     scheme = site | {
@@ -254,6 +271,7 @@ def _lay_out_one(python: PrefixPython, pin: PipPin, wheel: Path, prefix: Path, o
     }
     destination = _Destination(scheme, interpreter=str(prefix / "bin" / "python"), script_kind="posix")
     destination.root, destination.written = root, []
+    destination.label, destination.scripts = pin.file_name, scripts
     try:
         with WheelFile.open(wheel) as source:
             metadata = parse_metadata_file(source.read_dist_info("METADATA"))

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cogvideo_sat_env.base import diskspace
+from cogvideo_sat_env.base import cache_use, diskspace
 from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import PrefixError, VerificationError
 from cogvideo_sat_env.install import preflight, receipt, staging
@@ -44,7 +44,10 @@ def install_prefix(job: Job) -> InstallOutcome:
         raise PrefixError(
             f"{prefix.parent}: can't be made: {error.strerror}", "choose another prefix with -p"
         ) from error
-    with prefix_lock(prefix, progress, options.wait, break_lock=options.break_lock):
+    with (
+        prefix_lock(prefix, progress, options.wait, break_lock=options.break_lock),
+        cache_use.in_use(job.cache, progress),
+    ):
         with clock.stage("recover"):
             staging.recover(prefix, progress)
         found = receipt.read(prefix)

@@ -86,9 +86,8 @@ def build_channel(
     programs = [names.programs[s.name] for s in environment.conda if s.name in names.programs]
     _make_folder(cache)
     require_private(cache, *(cache / name for name in ("files", "built", "packages", "channels")))
-    cache_use.hold(cache, lambda: progress.say(f"{cache}: waiting for a prune of the cache to end"))
     try:
-        with cache_umask(), _hold(cache, progress):
+        with cache_use.in_use(cache, progress), cache_umask(), _hold(cache, progress):
             sweep(cache)
             conversion = convert(
                 wheels, programs, interpreter=interpreter, names=names, cache=cache, progress=progress, recipe=recipe
