@@ -195,7 +195,7 @@ def test_every_command_of_the_metapackages_program_exists():
 @pytest.mark.parametrize(
     ("text", "wrong"),
     [
-        ("unset X; satenv create -p 'PLACEHOLDER' --repair (keeps what was added)", None),
+        ("unset X; satenv create -p 'PLACEHOLDER' --repair (keeps what conda added)", None),
         ("satenv plan --model 5b --method lora --gpus 8 says what fits; fewer frames", None),
         ("satenv looks for it", None),
         ("`scripts/satenv bundle pack sat.pyz --volume-size 4G`", None),

@@ -64,7 +64,7 @@ def test_a_package_that_is_gone_fails_and_one_that_differs_or_was_added_is_told(
     assert result.status == "warning" and "numpy 1.26.0-py311_1 (receipt: 2.4.6-0)" in result.finding
     assert "1 package added since: black 25.1.0" in result.finding
     assert (
-        f"satenv create --repair -p {linked.root} (keeps what was added)" in result.remedy
+        f"satenv create --repair -p {linked.root} (keeps what conda added, moves aside what pip did)" in result.remedy
         and "--replace" not in result.remedy
     )
     (linked.root / "conda-meta/numpy-1.26.0-py311_1.json").rename(linked.root / "conda-meta/numpy-2.4.6-0.json")

@@ -193,13 +193,22 @@ def test_a_repair_after_foreign_pip_installs_ends_in_the_locks_prefix(site: Site
     (folder / "~urepy").mkdir()
     (folder / "~urepy/left.py").write_text("x")
     (folder / "purepy/note.txt").write_text("of nobody")
+    (folder / "mine.pth").write_text("import os\n")
+    (folder / "cowsay/__pycache__").mkdir()
+    (folder / "cowsay/__pycache__/__init__.cpython-39.pyc").write_text("made while it ran")
+    (prefix / "thesis.tex").write_text("mine")
     result = site.install(prefix, repair=True)
     short = f"lib/python{packages.host_python_spec()[1]}/site-packages"
     assert {path.name for path in folder.glob("purepy*")} == {"purepy", "purepy-2.0.dist-info"}
-    assert result.added == ("cowsay 1.0 (pip)",) and result.unowned == (f"{short}/purepy/note.txt",)
+    assert result.added == ("cowsay 1.0 (pip)",) and result.unowned == ("thesis.tex",)
+    aside, info = Path(result.aside_folder), f"{short}/cowsay-1.0.dist-info"
+    assert set(result.aside) == set(tree(aside)) == {
+        "bin/cowsay", f"{short}/cowsay/__init__.py", f"{short}/cowsay/__pycache__/__init__.cpython-39.pyc",
+        f"{info}/METADATA", f"{info}/RECORD", f"{short}/mine.pth", f"{short}/purepy/note.txt",
+    }  # fmt: skip
+    assert aside.parent == site.home and (aside / "bin/cowsay").read_text() == "#!/bin/sh\n"
     assert f"{short}/purepy/only_new.py (of purepy 3.0, which is not in the lock)" in result.repaired
-    extra = set(tree(prefix)) - right
-    assert {path for path in extra if "cowsay" not in path} == {f"{short}/purepy/note.txt"}
+    assert set(tree(prefix)) - right == {"thesis.tex"} and not (folder / "cowsay").exists()
     assert complete(prefix) and site.install(prefix, repair=True).status == "up-to-date"
 
 

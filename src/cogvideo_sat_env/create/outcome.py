@@ -53,8 +53,13 @@ def _repaired(outcome: InstallOutcome) -> list[str]:
         if len(reasons) > SHOWN:
             lines.append(f"put right: {sum(reasons.values()) - sum(c for _, c in reasons.most_common(SHOWN)):,} others")
         lines.append(f"e.g. {', '.join(outcome.repaired[:2])}; all of them: --json")
-    if outcome.added:
-        lines.append(f"added since, and kept: {', '.join(outcome.added)}")
+    kept = [name for name in outcome.added if not name.endswith(" (pip)")]
+    if kept:
+        lines.append(f"added since by conda, and kept: {', '.join(kept)}")
+    if outcome.aside:
+        pip = ", ".join(name for name in outcome.added if name not in kept)
+        what = f"{pip + '; ' if pip else ''}{len(outcome.aside):,} files, e.g. {outcome.aside[0]}"
+        lines.append(f"not in the lock, and moved to {outcome.aside_folder}: {what}")
     if outcome.unowned:
         more = len(outcome.unowned) - SHOWN
         shown = ", ".join(outcome.unowned[:SHOWN]) + (f" and {more:,} more" if more > 0 else "")

@@ -1,4 +1,4 @@
-"""What was put into a prefix beside the lock's packages: by pip in place of one of them, by pip besides, by nobody."""
+"""What was put into a prefix beside the lock's packages: by pip in place of one, by pip besides, by the user."""
 
 from __future__ import annotations
 
@@ -59,26 +59,50 @@ def site_of(wanted: Collection[str]) -> str | None:
     return next((site for site in sorted(infos) if site.endswith("/site-packages")), None)
 
 
-def stale(prefix: Path, site: str, wanted: Collection[str]) -> Iterator[tuple[str, str]]:
-    """Yield files that lie in `site` for nothing, and why: bytecode without a source, what pip left of an upgrade."""
-    for path, _ in walk(str(prefix / site)):
-        name = f"{site}/{path}"
-        folder, _, file = path.rpartition("/")
-        if path.startswith("~"):
-            yield name, "left by pip"
-        elif name not in wanted and folder.endswith("__pycache__") and file.endswith(".pyc"):
-            source = prefix / site / folder.removesuffix("__pycache__") / f"{file.partition('.')[0]}.py"
-            if not source.exists():
-                yield name, "bytecode of what isn't there"
+@dataclass(frozen=True)
+class Strangers:
+    """Files in a prefix that no package of the lock or of conda's has.
+
+    stale  what serves nothing, and why: bytecode without a source, what pip left of an upgrade
+    aside  what Python would import beside the lock's packages: what pip added, and files of no package
+    kept   all others: the user's own
+    """
+
+    stale: dict[str, str]
+    aside: list[str]
+    kept: list[str]
 
 
-def unowned(prefix: Path, owned: Collection[str]) -> list[str]:
-    """Return the files in `prefix` that are none of `owned`, but for conda's records and bytecode."""
-    return sorted(
-        path
-        for path, _ in walk(str(prefix))
-        if path not in owned and not path.startswith("conda-meta/") and not path.endswith(".pyc")
-    )
+def strangers(prefix: Path, owned: Collection[str], site: str | None, foreign: Collection[str]) -> Strangers:
+    """Judge the files of `prefix` that are none of `owned`, but for conda's records and what a run works with.
+
+    `site` is its site-packages, `foreign` the files of distributions that pip added, which go aside wherever they are.
+    """
+    found = Strangers({}, [], [])
+    modules = f"{site.rpartition('/')[0]}/" if site else None
+    for path, _ in walk(str(prefix)):
+        if path in owned or path.startswith(("conda-meta/", f".{prefix.name}.satenv-", f".{prefix.name}.lock")):
+            continue
+        source = _source_of(path)
+        if site and path.startswith(f"{site}/~"):
+            found.stale[path] = "left by pip"
+        elif source is not None and source not in foreign and (source in owned or not modules):
+            continue
+        elif source is not None and not os.path.lexists(prefix / source):
+            found.stale[path] = "bytecode of what isn't there"
+        elif path in foreign or (modules and path.startswith(modules)):
+            found.aside.append(path)
+        elif source is None:
+            found.kept.append(path)
+    return Strangers(found.stale, sorted(found.aside), sorted(found.kept))
+
+
+def _source_of(path: str) -> str | None:
+    """Return the source of a file that is bytecode in a __pycache__ folder, else None."""
+    folder, _, file = path.rpartition("/")
+    if not (folder.endswith("__pycache__") and file.endswith(".pyc")):
+        return None
+    return f"{folder.removesuffix('__pycache__')}{file.partition('.')[0]}.py"
 
 
 def remove_empty(prefix: Path, paths: Collection[str]) -> None:

@@ -33,7 +33,8 @@ class InstallOutcome:
     link_scripts  those that were not run; link_scripts_run those that were
     collisions    paths that two packages ship with other content
     repaired      what a repair put right, and why
-    added         packages that a repair found beside the lock's, and kept; unowned: files of no package
+    added         packages that a repair found beside the lock's; pip's (marked so) were moved aside, conda's kept
+    aside         files that it moved into `aside_folder`; unowned: files of no package that it left where they are
     kept          where the replaced prefix is kept for `undo`, if it is
     """
 
@@ -51,6 +52,8 @@ class InstallOutcome:
     collisions: Sequence[str] = ()
     repaired: Sequence[str] = ()
     added: Sequence[str] = ()
+    aside: Sequence[str] = ()
+    aside_folder: str = ""
     unowned: Sequence[str] = ()
     kept: str = ""
     report: Report | None = None
@@ -76,6 +79,8 @@ class InstallOutcome:
             "link_scripts_run": list(self.link_scripts_run),
             "repaired": list(self.repaired),
             "added": list(self.added),
+            "aside": list(self.aside),
+            "aside_folder": self.aside_folder or None,
             "unowned": list(self.unowned),
             "kept": self.kept or None,
             "collisions": list(self.collisions),

@@ -75,7 +75,7 @@ def require_places(cache: Path) -> None:
             stream.write(b"x")
             stream.flush()
     except OSError as error:
-        where = os.environ.get("TMPDIR") or "/tmp"
+        where = tempfile.tempdir or os.environ.get("TMPDIR") or "/tmp"
         if error.errno in diskspace.FULL:
             raise PrefixError(f"{where}: no space left for temporary files", "free some, or set TMPDIR") from error
         raise PrefixError(f"{where}: no temporary file can be made: {error.strerror or error}", "set TMPDIR") from error

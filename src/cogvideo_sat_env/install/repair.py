@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from cogvideo_sat_env.base.hashing import sha256_file
-from cogvideo_sat_env.install import receipt
-from cogvideo_sat_env.install.added import Distribution, distributions, remove_empty, site_of, stale, unowned
+from cogvideo_sat_env.install import receipt, staging
+from cogvideo_sat_env.install.added import Distribution, distributions, remove_empty, site_of, strangers
 from cogvideo_sat_env.install.package_manifest import walk
 
 _THEIRS = frozenset({"conda-meta/history", "conda-meta/state"})  # conda's log, and the user's own variables
@@ -33,11 +33,19 @@ class Repaired:
 
 @dataclass(frozen=True)
 class Repair:
-    """What was put right, and what was found beside it and kept: packages that were added, files that nobody owns."""
+    """What a repair did.
 
-    repaired: tuple[Repaired, ...]
-    added: tuple[str, ...]
-    unowned: tuple[str, ...]
+    repaired     what was put right
+    added        packages that conda or mamba added, which stay, and distributions that pip added, which don't
+    aside        files that Python would import beside the lock's, moved into `aside_folder`
+    unowned      other files that no package owns, which stay
+    """
+
+    repaired: tuple[Repaired, ...] = ()
+    added: tuple[str, ...] = ()
+    aside: tuple[str, ...] = ()
+    aside_folder: Path | None = None
+    unowned: tuple[str, ...] = ()
 
 
 def repair(prefix: Path, staged: Path, old: Mapping[str, Any]) -> Repair:
@@ -45,7 +53,8 @@ def repair(prefix: Path, staged: Path, old: Mapping[str, Any]) -> Repair:
 
     `old` is the receipt of `prefix`: a file that still has the hash in it is right (a wheel that was built anew may
     differ), unless the prefix was moved. Other builds that conda put in place of the lock's and other versions that pip
-    did are removed with every file of theirs. Files of the user's own, and packages that the lock doesn't name, stay.
+    did are removed with every file of theirs. What pip added, and files of no package where Python imports from, are
+    moved into a folder beside the prefix. Packages that conda added and the user's other files stay.
     """
     moved = receipt.moved_from(prefix, old) is not None
     files = {} if moved else dict(old["files"])
@@ -63,13 +72,28 @@ def repair(prefix: Path, staged: Path, old: Mapping[str, Any]) -> Repair:
         if record["name"] not in records
         for path in record.get("files", ())
     }
-    removed, added = _remove_foreign(prefix, staged, wanted, others)
+    site = site_of(wanted)
+    removed, added = _remove_replaced(prefix, staged, site, wanted, others) if site else ([], [])
     removed += _remove_extra(prefix, records, wanted | others.keys())
-    remove_empty(prefix, [entry.path for entry in removed])
+    foreign = {path for package in added for path in package.files} - wanted - others.keys()
+    there = strangers(prefix, {*wanted, receipt.PATH, *others}, site, foreign)
+    removed += [Repaired(path, why) for path, why in there.stale.items() if _unlink(prefix / path)]
+    folder = _move_aside(prefix, there.aside)
+    remove_empty(prefix, [*(entry.path for entry in removed), *there.aside])
     _note(prefix, staged, old, files, found)
-    owned = {*wanted, receipt.PATH, *others, *(path for package in added for path in package.files)}
     names = sorted({*others.values(), *(f"{package.name} {package.version} (pip)" for package in added)})
-    return Repair((*repaired, *removed), tuple(names), tuple(unowned(prefix, owned)))
+    return Repair((*repaired, *removed), tuple(names), tuple(there.aside), folder, tuple(there.kept))
+
+
+def _move_aside(prefix: Path, paths: Collection[str]) -> Path | None:
+    """Move `paths` into a new folder beside `prefix`, under the same names; return it, None where there are none."""
+    if not paths:
+        return None
+    folder = staging.sibling(prefix, staging.ASIDE)
+    for path in paths:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (prefix / path).rename(folder / path)
+    return folder
 
 
 def _note(prefix: Path, staged: Path, old: Mapping[str, Any], files: Mapping[str, Any], put: Collection[str]) -> None:
@@ -82,28 +106,22 @@ def _note(prefix: Path, staged: Path, old: Mapping[str, Any], files: Mapping[str
         _put(staged / receipt.PATH, prefix / receipt.PATH)
 
 
-def _remove_foreign(
-    prefix: Path, staged: Path, wanted: Collection[str], others: Collection[str]
+def _remove_replaced(
+    prefix: Path, staged: Path, site: str, wanted: Collection[str], others: Collection[str]
 ) -> tuple[list[Repaired], list[Distribution]]:
     """Remove the files of other versions of the staged distributions; return them, and the distributions added."""
-    site = site_of(wanted)
-    if site is None:
-        return [], []
-    ours = {package.name: package for package in distributions(staged, site)}
+    ours = {package.name for package in distributions(staged, site)}
     # what was renamed into place is no longer in the staged folder, whose names are known all the same
-    ours |= {package.name: package for package in distributions(prefix, site) if f"{package.info}/METADATA" in wanted}
-    there = [p for p in distributions(prefix, site) if f"{p.info}/METADATA" not in wanted]
-    replaced = [p for p in there if p.name in ours]
-    added = [p for p in there if p.name not in ours and f"{p.info}/METADATA" not in others]
+    found = list(distributions(prefix, site))
+    ours |= {package.name for package in found if f"{package.info}/METADATA" in wanted}
+    there = [p for p in found if f"{p.info}/METADATA" not in wanted and f"{p.info}/METADATA" not in others]
+    added = [p for p in there if p.name not in ours]
     kept = {*wanted, *others, *(path for package in added for path in package.files)}
     removed = []
-    for package in replaced:
+    for package in (p for p in there if p.name in ours):
         for path in dict.fromkeys(package.files):
             if path not in kept and _unlink(prefix / path):
                 removed.append(Repaired(path, f"of {package.name} {package.version}, which is not in the lock"))
-    for path, why in list(stale(prefix, site, kept)):
-        if path not in kept and _unlink(prefix / path):
-            removed.append(Repaired(path, why))
     return removed, added
 
 

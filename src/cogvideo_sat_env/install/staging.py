@@ -5,6 +5,7 @@ Siblings of PREFIX/NAME, all on its file system:
   .NAME.satenv-old-XXXX    the prefix that is being replaced, whole, between two renames
   .NAME.satenv-trash-XXXX  something being deleted, perhaps half gone; never put back
   .NAME.satenv-undo-XXXX   the prefix before the last update, whole, kept for `satenv undo`
+  .NAME.satenv-aside-XXXX  what a repair moved out of the prefix because the lock doesn't have it; the user's to delete
 In a mount point, which can't be renamed, they are made inside, and then filled in place:
   .NAME.satenv-filling-XXXX  is there as long as it isn't complete; what else is there is nobody's then
 """
@@ -26,7 +27,7 @@ from cogvideo_sat_env.base.errors import PrefixError
 from cogvideo_sat_env.base.progress import Progress
 from cogvideo_sat_env.install.own_files import PENDING
 
-NEW, OLD, TRASH, UNDO, FILLING = "new", "old", "trash", "undo", "filling"
+NEW, OLD, TRASH, UNDO, ASIDE, FILLING = "new", "old", "trash", "undo", "aside", "filling"
 WRITERS_SECONDS = 30  # that the children of a killed run may take to notice
 _held: dict[Path, int] = {}  # open staging directories of this process, locked
 
@@ -75,7 +76,7 @@ def any_left(prefix: Path) -> bool:
 
 def make(prefix: Path) -> Path:
     """Make and return an empty staging directory for `prefix`. Raises PrefixError when the parent isn't writable."""
-    path = _sibling(prefix, NEW)
+    path = sibling(prefix, NEW)
     try:
         path.mkdir()
         _held[path] = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -159,7 +160,7 @@ def delete(prefix: Path, path: Path) -> None:
     Raises PrefixError.
     """
     _release(path)
-    trash = path if path in siblings(prefix, TRASH) else _sibling(prefix, TRASH)
+    trash = path if path in siblings(prefix, TRASH) else sibling(prefix, TRASH)
     if path != trash:
         path.rename(trash)
     for pause in (0.0, 0.1, 0.5, 2.0):  # a file that is being closed elsewhere (NFS) makes its folder non-empty
@@ -187,7 +188,7 @@ def commit(prefix: Path, staging: Path) -> Path | None:
     if not os.path.lexists(prefix) or not any(prefix.iterdir()):
         staging.rename(prefix)  # onto an empty directory, too: POSIX allows it
         return None
-    old = _sibling(prefix, OLD)
+    old = sibling(prefix, OLD)
     prefix.rename(old)
     try:
         staging.rename(prefix)
@@ -199,7 +200,7 @@ def commit(prefix: Path, staging: Path) -> Path | None:
 
 def _fill(prefix: Path, staging: Path) -> None:
     """Move what is in `staging` into the mount point `prefix`; the receipt comes last, a mark says how far it is."""
-    mark = _sibling(prefix, FILLING)
+    mark = sibling(prefix, FILLING)
     made = sorted(staging.iterdir(), key=lambda path: path.name == "etc")
     mark.write_text("".join(f"{path.name}\n" for path in made), encoding="utf-8")
     try:
@@ -227,7 +228,7 @@ def settle(prefix: Path, old: Path | None, keep: bool, progress: Progress) -> No
     """The new prefix is good: delete the old one, or `keep` it for undo in place of what was kept before."""
     before = siblings(prefix, UNDO)
     if old is not None and keep:
-        old.rename(_sibling(prefix, UNDO))
+        old.rename(sibling(prefix, UNDO))
     elif old is not None:
         discard(prefix, old, progress)
     if old is not None:
@@ -240,7 +241,7 @@ def take_back(prefix: Path, old: Path | None, progress: Progress) -> None:
     if is_mount(prefix):
         _empty(prefix, [path.name for path in _content(prefix)])
         return
-    new = _sibling(prefix, TRASH)
+    new = sibling(prefix, TRASH)
     prefix.rename(new)
     if old is not None:
         old.rename(prefix)
@@ -260,7 +261,7 @@ def swap(prefix: Path, other: Path) -> None:
     """
     old = commit(prefix, other)
     if old is not None:
-        old.rename(_sibling(prefix, UNDO))
+        old.rename(sibling(prefix, UNDO))
 
 
 def drop_kept(prefix: Path) -> int:
@@ -271,5 +272,6 @@ def drop_kept(prefix: Path) -> int:
     return len(found)
 
 
-def _sibling(prefix: Path, kind: str) -> Path:
+def sibling(prefix: Path, kind: str) -> Path:
+    """Return the path of a new sibling of `prefix` of one kind."""
     return home(prefix) / f".{prefix.name}.satenv-{kind}-{secrets.token_hex(4)}"

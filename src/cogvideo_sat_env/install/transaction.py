@@ -86,14 +86,14 @@ def _make(job: Job, clock: Clock, found: dict[str, Any] | None) -> InstallOutcom
 
     prefix = job.prefix
     root, staged = _staged(job, clock)
-    done = repair.Repair((), (), ())
+    done = repair.Repair()
     ran: tuple[str, ...] = ()
     try:
         with diskspace.watch(prefix.parent, "the environment"):
             if job.options.repair and found is not None:
                 with clock.stage("repair"):
                     done = repair.repair(prefix, root, found)
-                status = "repaired" if done.repaired else "up-to-date"
+                status = "repaired" if done.repaired or done.aside else "up-to-date"
                 staging.discard(prefix, root, job.progress)
             else:
                 with clock.stage("rename"):
@@ -120,6 +120,8 @@ def _make(job: Job, clock: Clock, found: dict[str, Any] | None) -> InstallOutcom
         collisions=staged.collisions,
         repaired=tuple(map(str, done.repaired)),
         added=done.added,
+        aside=done.aside,
+        aside_folder=str(done.aside_folder or ""),
         unowned=done.unowned,
         kept=str(staging.kept(prefix) or ""),
     )

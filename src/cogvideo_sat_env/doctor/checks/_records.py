@@ -19,7 +19,7 @@ def receipt(request: ProbeRequest) -> ProbeOutcome:
     prefix, written = Path(request.inputs["prefix"]), request.inputs["receipt"]
     if not written:
         return not_run("not run: no receipt; this environment was not made by satenv")
-    repair = f"{request.restore} (keeps what was added)"
+    repair = f"{request.restore} (keeps what conda added, moves aside what pip did)"
     wanted = {item["name"]: (item["version"], item.get("build", "")) for item in written.get("packages") or []}
     there = _prefix.names(prefix)
     gone = [name for name in wanted if name not in there]
