@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cogvideo_sat_env.base.progress import Silent
-from cogvideo_sat_env.package.build import command
+from cogvideo_sat_env.package.build import build as build_module
 
 RECIPE = """\
 schema_version: 1
@@ -71,11 +71,11 @@ def small(tmp_path: Path) -> Path:
     return write_small(tmp_path)
 
 
-def build_small(root: Path, out: Path, **options) -> command.Outcome:
+def build_small(root: Path, out: Path, **options) -> build_module.Outcome:
     """Build the small project, without its tests unless asked for."""
     progress = options.pop("progress", Silent())
     options = {"platform": "linux-64", "channels": [str(root.parent / "empty")], "test": False, **options}
-    return command.build(root, out, command.Options(**options), progress)
+    return build_module.build(root, out, build_module.BuildOptions(**options), progress)
 
 
 @pytest.fixture(scope="session")
@@ -101,7 +101,7 @@ def make(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SATENV_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
 
-    def run(out: str = "channel", **options) -> command.Outcome:
+    def run(out: str = "channel", **options) -> build_module.Outcome:
         return build_small(small, tmp_path / out, **options)
 
     return run

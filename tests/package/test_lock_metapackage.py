@@ -21,7 +21,7 @@ from cogvideo_sat_env.base.progress import Silent
 from cogvideo_sat_env.cli import cli
 from cogvideo_sat_env.fetch import reachable
 from cogvideo_sat_env.lock.read import read_lock
-from cogvideo_sat_env.package.lock_metapackage import METAPACKAGE, Options, lock_with_channel
+from cogvideo_sat_env.package.lock_metapackage import METAPACKAGE, MetapackageOptions, lock_with_channel
 
 PROJECT = Path(__file__).parents[2]
 SERVED = "https://conda.example.org/cogvideo"
@@ -45,7 +45,7 @@ def channel(tmp_path: Path) -> Path:
 
 
 def lock(channel: object, **options: object) -> list[str]:
-    return lock_with_channel(PROJECT, str(channel), Options(**{"override": True, **options}), Silent())
+    return lock_with_channel(PROJECT, str(channel), MetapackageOptions(**{"override": True, **options}), Silent())
 
 
 def test_a_site_locks_from_its_one_channel(channel, tmp_path, monkeypatch):

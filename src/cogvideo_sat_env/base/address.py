@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import re
-from urllib.parse import quote, unquote
+from pathlib import Path
+from urllib.parse import quote, unquote, urlsplit
+from urllib.request import url2pathname
 
 from cogvideo_sat_env.base.errors import InputError
 
@@ -103,6 +105,11 @@ class Address(str):
     def __deepcopy__(self, _: object) -> Address:
         """Return the same address: it never changes."""
         return self
+
+
+def local_path(url: str) -> Path:
+    """Return the path that a file: address stands for."""
+    return Path(url2pathname(urlsplit(url).path))
 
 
 def _normal(text: str) -> str:

@@ -19,7 +19,7 @@ from cogvideo_sat_env.lock.freeze import asked_names
 from cogvideo_sat_env.lock.frozen import MANIFEST, read_manifest
 from cogvideo_sat_env.lock.read import Document, load_lock, read_lock
 from cogvideo_sat_env.lock.render_recipe import RECIPE, recipe_files
-from cogvideo_sat_env.lock.verify import RELOCK, Finding, verify_entries, verify_solution
+from cogvideo_sat_env.lock.verify import RELOCK, Mismatch, verify_entries, verify_solution
 from cogvideo_sat_env.source.wheels.lockfile import lock_name, read_wheel_lock, spec_hash
 from cogvideo_sat_env.source.wheels.names import divide
 from cogvideo_sat_env.spec.breakage import Entry, Ledger, read_ledger
@@ -36,7 +36,7 @@ FREEZE = satenv(f"freeze {METADATA}")
 VARIANTS = "src/cogvideo_sat_env/data/variants.yml"
 
 
-def check_project(root: Path) -> list[Finding]:
+def check_project(root: Path) -> list[Mismatch]:
     """Return every disagreement between the files of the project at `root`, none when all agree.
 
     Raises InputError when environment.yml, the ledger, the requirements or the variants can't be read at all.
@@ -61,7 +61,7 @@ def check_project(root: Path) -> list[Finding]:
 
 def check_floors(
     environment: Environment, requirements: Sequence[Requirement], file: str, variant: Variant | None = None
-) -> list[Finding]:
+) -> list[Mismatch]:
     """Every requirement is asked for, at its floor or above."""
     findings = []
     for requirement in requirements:
@@ -69,7 +69,7 @@ def check_floors(
         if spec is None:
             about = f" for {variant.id}" if variant else ""
             findings.append(
-                Finding(
+                Mismatch(
                     file, f"requirement {requirement.name} ({requirement.role}) is missing{about}", f"add it to {file}"
                 )
             )
@@ -78,7 +78,7 @@ def check_floors(
         if requirement.floor and not any(Version(c.version) >= Version(requirement.floor) for c in lower):
             where = f"{file}:{spec.line}" if spec.line else file
             message = f"'{spec}' goes below the floor of {requirement.name}, {requirement.floor}"
-            findings.append(Finding(where, message, f"write >={requirement.floor} there"))
+            findings.append(Mismatch(where, message, f"write >={requirement.floor} there"))
     return findings
 
 
@@ -92,7 +92,7 @@ def _find(environment: Environment, requirement: Requirement, variant: Variant |
     return next((spec for name in names if (spec := environment.pip_spec(name))), None)
 
 
-def check_ledger(environment: Environment, requirements: Sequence[Requirement], ledger: Ledger) -> list[Finding]:
+def check_ledger(environment: Environment, requirements: Sequence[Requirement], ledger: Ledger) -> list[Mismatch]:
     """Every bound beyond the floors has an entry, every entry a bound."""
     floors = {canonicalize_name(r.conda or r.name): r.floor for r in requirements}
     justified = {(canonicalize_name(e.package), e.bound) for e in ledger.entries}
@@ -104,7 +104,7 @@ def check_ledger(environment: Environment, requirements: Sequence[Requirement], 
             present.add((key, clause))
             if clause != f">={floors.get(key)}" and (key, clause) not in justified:
                 findings.append(
-                    Finding(
+                    Mismatch(
                         f"environment.yml:{spec.line}",
                         f"bound '{clause}' of {spec.name} has no entry in the breakage ledger",
                         f"add an entry with evidence and proof to {LEDGER}, or drop the bound",
@@ -113,7 +113,7 @@ def check_ledger(environment: Environment, requirements: Sequence[Requirement], 
     for entry in ledger.entries:
         if (canonicalize_name(entry.package), entry.bound) not in present:
             findings.append(
-                Finding(
+                Mismatch(
                     f"{LEDGER}:{entry.line}",
                     f"entry '{entry.id}': environment.yml has no bound '{entry.bound}' on {entry.package}",
                     "add the bound to environment.yml, or remove the entry",
@@ -121,7 +121,7 @@ def check_ledger(environment: Environment, requirements: Sequence[Requirement], 
             )
         if entry.pypi_bound not in (None, entry.bound):
             findings.append(
-                Finding(
+                Mismatch(
                     f"{LEDGER}:{entry.line}",
                     f"entry '{entry.id}': bound '{entry.bound}' and pypi bound '{entry.pypi_bound}' differ",
                     "make them equal",
@@ -130,15 +130,15 @@ def check_ledger(environment: Environment, requirements: Sequence[Requirement], 
     return findings + _check_variables(environment, ledger)
 
 
-def _check_variables(environment: Environment, ledger: Ledger) -> list[Finding]:
+def _check_variables(environment: Environment, ledger: Ledger) -> list[Mismatch]:
     wanted = {entry.package: entry.bound for entry in ledger.variables}
     findings = [
-        Finding("environment.yml", f"variable {name} has no entry in the breakage ledger", f"add one to {LEDGER}")
+        Mismatch("environment.yml", f"variable {name} has no entry in the breakage ledger", f"add one to {LEDGER}")
         for name in environment.variables
         if name not in wanted
     ]
     findings += [
-        Finding(
+        Mismatch(
             f"{LEDGER}:{entry.line}",
             f"entry '{entry.id}': environment.yml must set {entry.package} to \"{entry.bound}\"",
             "set it under 'variables', or remove the entry",
@@ -149,7 +149,7 @@ def _check_variables(environment: Environment, ledger: Ledger) -> list[Finding]:
     return findings
 
 
-def check_proofs(root: Path, ledger: Ledger) -> list[Finding]:
+def check_proofs(root: Path, ledger: Ledger) -> list[Mismatch]:
     """Every proof that an entry names exists: test functions by node id, doctor checks by id."""
     from cogvideo_sat_env.doctor import list_checks
 
@@ -162,8 +162,8 @@ def check_proofs(root: Path, ledger: Ledger) -> list[Finding]:
     return findings
 
 
-def _no_proof(entry: Entry, proof: str) -> Finding:
-    return Finding(f"{LEDGER}:{entry.line}", f"entry '{entry.id}': its proof '{proof}' does not exist", "write it")
+def _no_proof(entry: Entry, proof: str) -> Mismatch:
+    return Mismatch(f"{LEDGER}:{entry.line}", f"entry '{entry.id}': its proof '{proof}' does not exist", "write it")
 
 
 def _test_exists(root: Path, node: str) -> bool:
@@ -175,8 +175,8 @@ def _test_exists(root: Path, node: str) -> bool:
     return any(isinstance(item, ast.FunctionDef) and item.name == function for item in ast.walk(tree))
 
 
-def _check_locks(root: Path, environment: Environment, variants: Sequence[Variant], ledger: Ledger) -> list[Finding]:
-    findings: list[Finding] = []
+def _check_locks(root: Path, environment: Environment, variants: Sequence[Variant], ledger: Ledger) -> list[Mismatch]:
+    findings: list[Mismatch] = []
     pins: list[PipPin] = []
     sizes = render.read_sizes(root)
     used: set[str] = set()
@@ -187,7 +187,7 @@ def _check_locks(root: Path, environment: Environment, variants: Sequence[Varian
             documents[name] = load_lock(root / name)
             entries = verify_entries(documents[name], name, environment.channels)
         except InputError as error:
-            entries = [Finding(name, error.message, RELOCK)]
+            entries = [Mismatch(name, error.message, RELOCK)]
         findings += entries
         broken |= {name} if entries else set()
     for variant in variants:
@@ -198,11 +198,11 @@ def _check_locks(root: Path, environment: Environment, variants: Sequence[Varian
         try:
             lock = read_lock(root / variant.lock, variant.platform, sizes, documents[variant.lock])
         except InputError as error:
-            findings.append(Finding(variant.lock, error.message, remedy))
+            findings.append(Mismatch(variant.lock, error.message, remedy))
             continue
         if lock.content_hash != conda_lock.content_hash(derived, variant):
             message = f"{variant.platform}: was made from another {variant.environment} or other virtual packages"
-            findings.append(Finding(variant.lock, message, remedy))
+            findings.append(Mismatch(variant.lock, message, remedy))
         findings += verify_solution(derived, variant, lock)
         for path, text in render.lock_files(variant, lock).items():
             findings += _compare(root, path, text)
@@ -212,7 +212,7 @@ def _check_locks(root: Path, environment: Environment, variants: Sequence[Varian
         unknown = [item.name for item in items if item.size is None]
         if unknown:
             findings.append(
-                Finding(render.SIZES, f"no size for {', '.join(unknown[:5])} ({len(unknown)} in all)", remedy)
+                Mismatch(render.SIZES, f"no size for {', '.join(unknown[:5])} ({len(unknown)} in all)", remedy)
             )
     if broken:
         return findings
@@ -220,37 +220,37 @@ def _check_locks(root: Path, environment: Environment, variants: Sequence[Varian
         for path, text in recipe_files(root, environment, variants, ledger, pins).items():
             findings += _compare(root, path, text)
     except InputError as error:
-        findings.append(Finding(RECIPE, error.message, error.remedy or RENDER))
+        findings.append(Mismatch(RECIPE, error.message, error.remedy or RENDER))
     if set(sizes) - used:
-        findings.append(Finding(render.SIZES, f"{len(set(sizes) - used)} sizes of artefacts in no lock", RENDER))
+        findings.append(Mismatch(render.SIZES, f"{len(set(sizes) - used)} sizes of artefacts in no lock", RENDER))
     return findings
 
 
-def _check_wheel_locks(root: Path, environment: Environment) -> list[Finding]:
+def _check_wheel_locks(root: Path, environment: Environment) -> list[Mismatch]:
     wanted, _ = divide(environment, load_names())
     paths = sorted((root / "locks").glob("wheels-*-py*.txt"))
-    findings = [] if paths else [Finding("locks", "no wheel lock (wheels-PLATFORM-pyXY.txt) there", RELOCK_WHEELS)]
+    findings = [] if paths else [Mismatch("locks", "no wheel lock (wheels-PLATFORM-pyXY.txt) there", RELOCK_WHEELS)]
     for path in paths:
         name = f"locks/{path.name}"
         try:
             lock = read_wheel_lock(path)
         except InputError as error:
-            findings.append(Finding(name, error.message, RELOCK_WHEELS))
+            findings.append(Mismatch(name, error.message, RELOCK_WHEELS))
             continue
         if lock.spec_hash != spec_hash(environment):
-            findings.append(Finding(name, "was made from another environment.yml", RELOCK_WHEELS))
+            findings.append(Mismatch(name, "was made from another environment.yml", RELOCK_WHEELS))
         if path.name != lock_name(lock.platform, lock.python):
-            findings.append(Finding(name, f"is for {lock.platform}, Python {lock.python}", RELOCK_WHEELS))
+            findings.append(Mismatch(name, f"is for {lock.platform}, Python {lock.python}", RELOCK_WHEELS))
         versions = {pin.name: pin.version for pin in lock.pins}
         for item in wanted:
             version = versions.get(item.pypi)
             if version is None or version not in SpecifierSet(item.specifier, prereleases=True):
                 message = f"the spec asks for '{item.pypi} {item.specifier}', the lock has {version or 'nothing'}"
-                findings.append(Finding(name, message, RELOCK_WHEELS))
+                findings.append(Mismatch(name, message, RELOCK_WHEELS))
     return findings
 
 
-def _check_metadata(root: Path, environment: Environment) -> list[Finding]:
+def _check_metadata(root: Path, environment: Environment) -> list[Mismatch]:
     """Check that what `lock --frozen` reads was frozen for this spec; nothing where the project carries none."""
     path = f"{METADATA}/{MANIFEST}"
     if not (root / path).is_file():
@@ -258,20 +258,20 @@ def _check_metadata(root: Path, environment: Environment) -> list[Finding]:
     try:
         manifest = read_manifest(root / METADATA)
     except InputError as error:
-        return [Finding(path, error.message, FREEZE)]
+        return [Mismatch(path, error.message, FREEZE)]
     missing = sorted(set(asked_names(root, environment)[0]) - set(manifest.get("names") or []))
-    return [Finding(path, f"was frozen without {', '.join(missing)}", FREEZE)] if missing else []
+    return [Mismatch(path, f"was frozen without {', '.join(missing)}", FREEZE)] if missing else []
 
 
-def _compare(root: Path, path: str, text: str) -> list[Finding]:
+def _compare(root: Path, path: str, text: str) -> list[Mismatch]:
     try:
         found = (root / path).read_text(encoding="utf-8")
     except FileNotFoundError:
-        return [Finding(path, "is missing", RENDER)]
+        return [Mismatch(path, "is missing", RENDER)]
     except (OSError, UnicodeDecodeError) as error:
-        return [Finding(path, f"can't be read: {error}", RENDER)]
+        return [Mismatch(path, f"can't be read: {error}", RENDER)]
     if found == text:
         return []
     pairs = enumerate(zip(found.splitlines(), text.splitlines(), strict=False), start=1)
     line = next((number for number, (left, right) in pairs if left != right), min(len(found.splitlines()), 1))
-    return [Finding(f"{path}:{line}", "differs from what it is generated from", RENDER)]
+    return [Mismatch(f"{path}:{line}", "differs from what it is generated from", RENDER)]

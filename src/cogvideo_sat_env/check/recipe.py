@@ -9,7 +9,7 @@ from packaging.utils import canonicalize_name
 
 from cogvideo_sat_env.base.errors import SatenvError
 from cogvideo_sat_env.lock.render_recipe import RECIPE
-from cogvideo_sat_env.lock.verify import Finding
+from cogvideo_sat_env.lock.verify import Mismatch
 from cogvideo_sat_env.package.build.outputs import METAPACKAGE, Output, render
 from cogvideo_sat_env.spec.breakage import Ledger
 from cogvideo_sat_env.spec.environment import Environment
@@ -19,18 +19,18 @@ from cogvideo_sat_env.spec.variants import Variant, derive
 LEDGER = "src/cogvideo_sat_env/data/breakage.yml"
 
 
-def check_recipe(root: Path, environment: Environment, variants: Sequence[Variant], ledger: Ledger) -> list[Finding]:
+def check_recipe(root: Path, environment: Environment, variants: Sequence[Variant], ledger: Ledger) -> list[Mismatch]:
     """Return what recipe/ doesn't build, or builds for no variant, and patches without an entry in the ledger."""
     try:
         outputs = {platform: render(root / "recipe", platform) for platform in {v.platform for v in variants}}
     except SatenvError as error:  # a crash of the engine as well
-        return [Finding(RECIPE, error.message, error.remedy or f"correct {RECIPE}")]
+        return [Mismatch(RECIPE, error.message, error.remedy or f"correct {RECIPE}")]
     return _check_outputs(root, environment, variants, outputs) + _check_patches(root, ledger)
 
 
 def _check_outputs(
     root: Path, environment: Environment, variants: Sequence[Variant], outputs: Mapping[str, Sequence[Output]]
-) -> list[Finding]:
+) -> list[Mismatch]:
     """What comes from pip elsewhere is built for the platform, or is a conda package on another one."""
     findings = []
     names = load_names()
@@ -39,17 +39,19 @@ def _check_outputs(
         here = {variant.device: variant for variant in variants if variant.platform == platform}
         devices = [output.device for output in built if output.name == METAPACKAGE]
         findings += [
-            Finding(RECIPE, f"builds no {METAPACKAGE} for {platform} with device {device}", "correct 'skip' there")
+            Mismatch(RECIPE, f"builds no {METAPACKAGE} for {platform} with device {device}", "correct 'skip' there")
             for device in here.keys() - set(devices)
         ]
         findings += [
-            Finding(RECIPE, f"builds {METAPACKAGE} for {platform} with device {device}, which is no variant", "skip it")
+            Mismatch(
+                RECIPE, f"builds {METAPACKAGE} for {platform} with device {device}, which is no variant", "skip it"
+            )
             for device in devices
             if device not in here
         ]
         provided = conda | {output.name for output in built}
         findings += [
-            Finding(
+            Mismatch(
                 RECIPE,
                 f"{platform}: '{spec}' is in the pip part of {variant.environment}; no output builds "
                 f"{names.to_conda(spec.name)} for that platform",
@@ -62,19 +64,19 @@ def _check_outputs(
     return findings
 
 
-def _check_patches(root: Path, ledger: Ledger) -> list[Finding]:
+def _check_patches(root: Path, ledger: Ledger) -> list[Mismatch]:
     """Every patch has an entry, every entry a patch."""
     there = {(path.parent.name, path.name) for path in (root / "recipe" / "patches").glob("*/*.patch")}
     justified = {(canonicalize_name(entry.package), entry.bound) for entry in ledger.patches}
     findings = [
-        Finding(
+        Mismatch(
             f"recipe/patches/{package}/{name}", "has no entry in the breakage ledger",
             f"add one with evidence and proof under 'patches' in {LEDGER}, or remove the patch",
         )
         for package, name in sorted(there - justified)
     ]  # fmt: skip
     return findings + [
-        Finding(
+        Mismatch(
             f"{LEDGER}:{entry.line}",
             f"entry '{entry.id}': there is no recipe/patches/{canonicalize_name(entry.package)}/{entry.bound}",
             "write the patch, or remove the entry",

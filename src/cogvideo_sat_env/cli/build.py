@@ -47,12 +47,12 @@ def build(out, platform, variants, wheelhouse, channels, no_test, all_tests, as_
     """
     from cogvideo_sat_env.base.paths import project_root
     from cogvideo_sat_env.base.progress import choose
-    from cogvideo_sat_env.package.build.command import Options
-    from cogvideo_sat_env.package.build.command import build as build_channel
+    from cogvideo_sat_env.package.build.build import BuildOptions
+    from cogvideo_sat_env.package.build.build import build as build_channel
 
     if no_test and all_tests:
         raise click.UsageError("--no-test and --all-tests exclude each other")
-    options = Options(platform, variants, wheelhouse, channels, not no_test, all_tests)
+    options = BuildOptions(platform, variants, wheelhouse, channels, not no_test, all_tests)
     outcome = build_channel(project_root(), out.absolute(), options, choose(json=as_json, quiet=quiet))
     if as_json:
         click.echo(json.dumps(outcome.to_json(), indent=2))

@@ -77,9 +77,9 @@ def lock(
     if override_channels and frozen:
         raise click.UsageError("--override-channels leaves no channel that --frozen could stand for")
     if with_channel is not None:
-        from cogvideo_sat_env.package.lock_metapackage import Options, lock_with_channel
+        from cogvideo_sat_env.package.lock_metapackage import MetapackageOptions, lock_with_channel
 
-        options = Options(only, channel_url, override_channels, frozen, relock.find_conda(conda), out)
+        options = MetapackageOptions(only, channel_url, override_channels, frozen, relock.find_conda(conda), out)
         changed = lock_with_channel(root, with_channel, options, progress)
     elif render:
         changed = relock.render_project(root)

@@ -37,9 +37,9 @@ def publish(channel_dir, target, yes, force, server, as_json, quiet) -> None:
     """
     from cogvideo_sat_env.base.paths import project_root
     from cogvideo_sat_env.base.progress import choose
-    from cogvideo_sat_env.package.publish import command
+    from cogvideo_sat_env.package.publish.publish import publish as publish_channel
 
-    outcome = command.publish(
+    outcome = publish_channel(
         channel_dir,
         target,
         yes=yes,

@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
-from cogvideo_sat_env.base.address import Address
+from cogvideo_sat_env.base.address import Address, local_path
 from cogvideo_sat_env.base.errors import SatenvError, SourceError, VerificationError
 from cogvideo_sat_env.base.files import link_or_copy, replacing
 from cogvideo_sat_env.base.hashing import sha256_file
@@ -165,11 +164,6 @@ class Downloader:
         if self.live.stop.is_set():
             raise StoppedError
         self.task.advance(amount)
-
-
-def local_path(url: str) -> Path:
-    """Return the path that a file: address stands for."""
-    return Path(url2pathname(urlsplit(url).path))
 
 
 def _other_bytes(wanted: Wanted) -> str:

@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
 from cogvideo_sat_env.base import diskspace
+from cogvideo_sat_env.base.address import local_path
 from cogvideo_sat_env.base.errors import PrefixError
 from cogvideo_sat_env.base.hashing import sha256_file
 from cogvideo_sat_env.base.progress import Progress, Task
-from cogvideo_sat_env.fetch.download import Downloader, local_path
+from cogvideo_sat_env.fetch.download import Downloader
 from cogvideo_sat_env.fetch.limit import Limiter
 from cogvideo_sat_env.fetch.model import Policy, Wanted
 from cogvideo_sat_env.fetch.session import Sessions

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
-from cogvideo_sat_env.base.address import Address
+from cogvideo_sat_env.base.address import Address, local_path
 from cogvideo_sat_env.base.errors import InputError
 
 if TYPE_CHECKING:
@@ -35,7 +32,7 @@ def _ask(sessions: Sessions, url: Address, seconds: float) -> str | None:
     from cogvideo_sat_env.fetch.transfer import phrase, reason
 
     if url.startswith("file:"):
-        return None if Path(url2pathname(urlsplit(url).path)).is_file() else "no such file"
+        return None if local_path(url).is_file() else "no such file"
     try:
         with sessions.get(url, {"Range": "bytes=0-0"}, seconds, seconds) as answer:
             return None if answer.ok else f"answers {phrase(answer)}"

@@ -10,8 +10,8 @@ import json
 import os
 import sys
 from pathlib import Path
-from urllib.request import url2pathname
 
+from cogvideo_sat_env.base.address import local_path
 from cogvideo_sat_env.base.artefacts import split_archive, split_url
 from cogvideo_sat_env.base.errors import SatenvError, SolveError
 from cogvideo_sat_env.lock import solve
@@ -103,7 +103,7 @@ def _split_virtual(channels: list[str]) -> tuple[list[str], dict[str, str]]:
     virtual: dict[str, str] = {}
     real = []
     for channel in channels:
-        folder = Path(url2pathname(channel.removeprefix("file://"))) if channel.startswith("file://") else None
+        folder = local_path(channel) if channel.startswith("file://") else None
         if folder is None or "conda-lock-fake-repodata-" not in folder.name:
             real.append(channel)
             continue

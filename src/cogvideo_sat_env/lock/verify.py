@@ -22,7 +22,7 @@ RELOCK = satenv("lock")
 
 
 @dataclass(frozen=True)
-class Finding:
+class Mismatch:
     """One disagreement: where, what, and the command that corrects it."""
 
     file: str
@@ -30,15 +30,15 @@ class Finding:
     remedy: str
 
 
-def verify_entries(document: Document, name: str, channels: Sequence[str]) -> list[Finding]:
+def verify_entries(document: Document, name: str, channels: Sequence[str]) -> list[Mismatch]:
     """Check every entry of the lock `name`, as load_lock gave it, alone; `channels` are those of the spec."""
     data, lines = document
     allowed = [str(Address(channel_url(channel))) for channel in channels]
-    findings: list[Finding] = []
+    findings: list[Mismatch] = []
     seen: dict[tuple[str, str, str], int] = {}
     entries = data.get("package") if isinstance(data, dict) else None
     if not isinstance(entries, list):
-        return [Finding(f"{name}:1", f"expected {WHAT}", RELOCK)]
+        return [Mismatch(f"{name}:1", f"expected {WHAT}", RELOCK)]
     platforms = set((data.get("metadata") or {}).get("platforms") or [])
     for index, entry in enumerate(entries):
         problems = list(_entry_problems(entry, allowed, platforms))
@@ -47,7 +47,7 @@ def verify_entries(document: Document, name: str, channels: Sequence[str]) -> li
             if key in seen:
                 problems.append(f"{key[1]} stands twice for {key[2]} (first on line {lines.of('package', seen[key])})")
             seen.setdefault(key, index)
-        findings += [Finding(f"{name}:{lines.of('package', index)}", problem, RELOCK) for problem in problems]
+        findings += [Mismatch(f"{name}:{lines.of('package', index)}", problem, RELOCK) for problem in problems]
     return findings
 
 
@@ -82,13 +82,13 @@ def _entry_problems(entry: object, allowed: list[str], platforms: set[str]) -> I
         yield f"{name} {entry.get('version')}: the URL is of {parts[0]} {parts[1]}"
 
 
-def verify_solution(environment: Environment, variant: Variant, lock: Lock) -> list[Finding]:
+def verify_solution(environment: Environment, variant: Variant, lock: Lock) -> list[Mismatch]:
     """Check that the lock satisfies the spec, and every dependency of every package within itself."""
     from rattler import MatchSpec  # conda's version logic is not ours
 
     name = variant.lock
     conda = {artefact.name: artefact for artefact in lock.conda}
-    findings: list[Finding] = []
+    findings: list[Mismatch] = []
 
     def satisfied(text: str, artefact: CondaArtefact) -> bool:
         return MatchSpec(text).matches(record_of(artefact))
@@ -98,7 +98,7 @@ def verify_solution(environment: Environment, variant: Variant, lock: Lock) -> l
         if artefact is None or not satisfied(str(spec), artefact):
             found = f"{artefact.version} {artefact.build}" if artefact else "nothing"
             message = f"{variant.platform}: the spec asks for '{spec}', the lock has {found}"
-            findings.append(Finding(name, message, RELOCK))
+            findings.append(Mismatch(name, message, RELOCK))
     for artefact in lock.conda:
         for dependency in artefact.depends:
             needed = dependency.split()[0]
@@ -111,11 +111,11 @@ def verify_solution(environment: Environment, variant: Variant, lock: Lock) -> l
                 found = provider.version if provider else "nothing"
             if not ok:
                 message = f"{variant.platform}: {artefact.name} needs '{dependency}', the lock has {found}"
-                findings.append(Finding(name, message, RELOCK))
+                findings.append(Mismatch(name, message, RELOCK))
     return findings + _verify_pip(environment, variant, lock, name)
 
 
-def _verify_pip(environment: Environment, variant: Variant, lock: Lock, name: str) -> list[Finding]:
+def _verify_pip(environment: Environment, variant: Variant, lock: Lock, name: str) -> list[Mismatch]:
     # Python packages last: conda's xxhash is a C library, PyPI's xxhash is conda's python-xxhash
     artefacts = sorted(lock.conda, key=_is_python)
     versions = {conda_to_pypi(artefact.name): artefact.version for artefact in artefacts}
@@ -124,7 +124,7 @@ def _verify_pip(environment: Environment, variant: Variant, lock: Lock, name: st
         key = canonicalize_name(pin.name)
         if any(conda_to_pypi(a.name) == key and _is_python(a) for a in lock.conda):
             message = f"{variant.platform}: {pin.name} comes from conda and from pip; one overwrites the other"
-            findings.append(Finding(name, message, RELOCK))
+            findings.append(Mismatch(name, message, RELOCK))
         versions[key] = pin.version
     wanted = [(f"the spec asks for '{spec}'", spec.name, spec.specifier) for spec in environment.pip]
     wanted += [
@@ -133,7 +133,7 @@ def _verify_pip(environment: Environment, variant: Variant, lock: Lock, name: st
     for what, needed, specifier in wanted:
         version = versions.get(canonicalize_name(needed))
         if version is None or not _pip_satisfied(version, specifier):
-            findings.append(Finding(name, f"{variant.platform}: {what}, the lock has {version or 'nothing'}", RELOCK))
+            findings.append(Mismatch(name, f"{variant.platform}: {what}, the lock has {version or 'nothing'}", RELOCK))
     return findings
 
 

@@ -34,7 +34,7 @@ HEADER = """\
 
 
 @dataclass(frozen=True)
-class Options:
+class MetapackageOptions:
     """How the metapackage is locked.
 
     `wanted` are variants (none: the CUDA one of linux-64). `served_at` is the base URL that the lock gives to the
@@ -51,7 +51,7 @@ class Options:
     out: Path | None = None
 
 
-def lock_with_channel(root: Path, channel: str, options: Options, progress: Progress) -> list[str]:
+def lock_with_channel(root: Path, channel: str, options: MetapackageOptions, progress: Progress) -> list[str]:
     """Lock the metapackage of `channel` (a folder or URL); return the files that changed.
 
     Raises InputError, VerificationError, SolveError, SourceError, MissingToolError.
@@ -110,7 +110,7 @@ def _lock(
     variant: Variant,
     path: Path,
     asked: dict[str, str],
-    options: Options,
+    options: MetapackageOptions,
     progress: Progress,
 ) -> dict[Path, str]:
     content, _ = lock_variant(

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote, urlsplit
-from urllib.request import url2pathname
 
-from cogvideo_sat_env.base.address import Address
+from cogvideo_sat_env.base.address import Address, local_path
 from cogvideo_sat_env.base.artefacts import CondaArtefact
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.fetch.model import INDEX
@@ -91,7 +90,7 @@ def _mirror(where: str) -> Address:
             raise InputError(f"mirror={str(address)!r}: expected the address of a web server or a folder", _EXAMPLE)
         if parts.scheme != "file":
             return address
-        where = url2pathname(parts.path)
+        where = str(local_path(address))
     try:
         folder = Path(where).expanduser().absolute()
         found = folder.is_dir()

@@ -16,7 +16,7 @@ from cogvideo_sat_env.base.errors import InputError, SourceError, VerificationEr
 from cogvideo_sat_env.base.paths import current_platform
 from cogvideo_sat_env.base.progress import Silent
 from cogvideo_sat_env.lock.solve import solve
-from cogvideo_sat_env.package.publish.command import Published, publish
+from cogvideo_sat_env.package.publish.publish import Published, publish
 
 PROJECT = Path(__file__).parents[3]
 

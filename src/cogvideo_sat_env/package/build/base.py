@@ -22,7 +22,7 @@ from cogvideo_sat_env.fetch.reachable import why_unreachable
 from cogvideo_sat_env.package.build.worker import do
 from cogvideo_sat_env.source.local_channel import index_channel
 from cogvideo_sat_env.source.wheels.channel import build_channel
-from cogvideo_sat_env.source.wheels.convert import Package, convert, to_fetch
+from cogvideo_sat_env.source.wheels.convert import ConvertedPackage, convert, to_fetch
 from cogvideo_sat_env.source.wheels.fetch import file_path
 from cogvideo_sat_env.source.wheels.interpreter import Interpreter
 from cogvideo_sat_env.source.wheels.lockfile import WheelLock, choose_python, read_wheel_lock
@@ -116,7 +116,7 @@ def _from_wheels(root: Path, progress: Progress) -> str:
         return _channel(done.packages, lock, interpreter, cache).resolve().as_uri()
 
 
-def _channel(packages: Sequence[Package], lock: WheelLock, interpreter: Interpreter, cache: Path) -> Path:
+def _channel(packages: Sequence[ConvertedPackage], lock: WheelLock, interpreter: Interpreter, cache: Path) -> Path:
     listing = "\n".join(sorted(f"{package.file_name} {package.sha256}" for package in packages))
     target = cache / "build-base" / hashlib.sha256(listing.encode()).hexdigest()[:16]
     if target.is_dir():

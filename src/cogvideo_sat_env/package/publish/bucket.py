@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 from cogvideo_sat_env.base.errors import InputError, MissingToolError
 from cogvideo_sat_env.base.paths import cache_dir, project_root
 from cogvideo_sat_env.base.progress import Progress
-from cogvideo_sat_env.package.publish.built import Package
-from cogvideo_sat_env.package.publish.child import ask
+from cogvideo_sat_env.package.publish.built import BuiltPackage
+from cogvideo_sat_env.package.publish.engine import ask
 
 REQUIREMENTS = "s3-requirements.txt"
 REMEDY = "check the AWS_* variables or ~/.aws (key, region, AWS_ENDPOINT_URL) and the rights on the bucket; run again"
@@ -30,13 +30,13 @@ class Bucket:
         self.name = f"s3://{parts.netloc}/{parts.path.strip('/')}"
         self._request = {"bucket": parts.netloc, "prefix": parts.path.strip("/")}
 
-    def digests(self, packages: Sequence[Package]) -> dict[str, str]:
+    def digests(self, packages: Sequence[BuiltPackage]) -> dict[str, str]:
         """Return the SHA-256 of the objects that are there, by reading them. Raises SourceError."""
         keys = [package.key for package in packages]
         request = {**self._common(), "do": "digests", "keys": keys}
         return ask("bucket_child", request, f"reading {self.name}", REMEDY)["digests"]
 
-    def upload(self, packages: Sequence[Package], replaced: bool, progress: Progress) -> None:
+    def upload(self, packages: Sequence[BuiltPackage], replaced: bool, progress: Progress) -> None:
         """Put the packages, each with its SHA-256 for the store to check, then index. Raises SourceError."""
         with progress.task(f"Uploading to {self.name}", sum(p.size for p in packages), "bytes") as task:
             for package in packages:

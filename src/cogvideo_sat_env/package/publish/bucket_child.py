@@ -1,4 +1,4 @@
-"""Asks and fills an S3 bucket, in a process of its own; the request is on standard input (see child.py)."""
+"""Asks and fills an S3 bucket, in a process of its own; the request is on standard input (see engine.py)."""
 
 from __future__ import annotations
 

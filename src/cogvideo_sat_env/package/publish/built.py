@@ -20,7 +20,7 @@ REBUILD = f"build the channel again: {satenv('build')}"
 
 
 @dataclass(frozen=True)
-class Package:
+class BuiltPackage:
     """One package archive of a channel directory. `size` is in bytes."""
 
     path: Path
@@ -36,7 +36,7 @@ class Package:
         return f"{self.subdir}/{self.path.name}"
 
 
-def read_built(channel: Path, known: Iterable[str] | None = None) -> tuple[Package, ...]:
+def read_built(channel: Path, known: Iterable[str] | None = None) -> tuple[BuiltPackage, ...]:
     """Return the packages of the channel directory, each after what it depends on.
 
     `known` are the names of packages that the known channels provide; None: dependencies are not looked at.
@@ -48,7 +48,7 @@ def read_built(channel: Path, known: Iterable[str] | None = None) -> tuple[Packa
             f"{channel}: not an indexed channel; expected noarch/repodata.json there",
             f"make one with: {satenv('build')}",
         )
-    packages: list[Package] = []
+    packages: list[BuiltPackage] = []
     for folder in sorted(path for path in channel.iterdir() if path.is_dir() and not path.name.startswith(".")):
         packages += _subdir(folder)
     if not packages:
@@ -58,7 +58,7 @@ def read_built(channel: Path, known: Iterable[str] | None = None) -> tuple[Packa
     return _ordered(packages)
 
 
-def _subdir(folder: Path) -> list[Package]:
+def _subdir(folder: Path) -> list[BuiltPackage]:
     files = {path.name: path for path in sorted(folder.iterdir()) if path.name.endswith(ENDINGS)}
     index = folder / "repodata.json"
     if not index.is_file():
@@ -90,7 +90,7 @@ def _records(index: Path) -> dict[str, dict]:
     return records
 
 
-def _package(path: Path, subdir: str, record: dict) -> Package:
+def _package(path: Path, subdir: str, record: dict) -> BuiltPackage:
     size = path.stat().st_size
     if size != record.get("size"):
         raise VerificationError(f"{path}: expected {record.get('size')} bytes (repodata.json), found {size}", REBUILD)
@@ -105,7 +105,7 @@ def _package(path: Path, subdir: str, record: dict) -> Package:
             raise VerificationError(
                 f"{path}: repodata.json says {key} {record.get(key)!r}, the package itself {found.get(key)!r}", REBUILD
             )
-    return Package(path, subdir, str(record["name"]), size, sha256, tuple(record.get("depends") or ()))
+    return BuiltPackage(path, subdir, str(record["name"]), size, sha256, tuple(record.get("depends") or ()))
 
 
 def _inside(path: Path) -> dict:
@@ -127,7 +127,7 @@ def _inside(path: Path) -> dict:
     }
 
 
-def _require_known(channel: Path, packages: Sequence[Package], known: set[str]) -> None:
+def _require_known(channel: Path, packages: Sequence[BuiltPackage], known: set[str]) -> None:
     known |= {package.name for package in packages}
     for package in packages:
         for dependency in package.depends:
@@ -145,9 +145,9 @@ def _require_known(channel: Path, packages: Sequence[Package], known: set[str]) 
                 )
 
 
-def _ordered(packages: Sequence[Package]) -> tuple[Package, ...]:
+def _ordered(packages: Sequence[BuiltPackage]) -> tuple[BuiltPackage, ...]:
     """Sort so that an upload that is cut short never leaves a package without what it needs."""
-    by_name: dict[str, list[Package]] = {}
+    by_name: dict[str, list[BuiltPackage]] = {}
     for package in sorted(packages, key=lambda package: package.key):
         by_name.setdefault(package.name, []).append(package)
     needed = {

@@ -14,8 +14,8 @@ from cogvideo_sat_env.base.errors import InputError, SourceError, VerificationEr
 from cogvideo_sat_env.base.files import PARTIAL, replacing
 from cogvideo_sat_env.base.hashing import sha256_file
 from cogvideo_sat_env.base.progress import Progress
-from cogvideo_sat_env.package.publish.built import Package
-from cogvideo_sat_env.package.publish.child import ask
+from cogvideo_sat_env.package.publish.built import BuiltPackage
+from cogvideo_sat_env.source.local_channel import run_indexer
 
 
 class Folder:
@@ -29,14 +29,14 @@ class Folder:
         if path.resolve() == built.resolve():
             raise InputError(f"{path}: is the built channel itself", "name the folder that it is published to")
 
-    def digests(self, packages: Sequence[Package]) -> dict[str, str]:
+    def digests(self, packages: Sequence[BuiltPackage]) -> dict[str, str]:
         """Return the SHA-256 of the files that are there, whatever the index there says."""
         try:
             return {p.key: sha256_file(self.path / p.key) for p in packages if (self.path / p.key).exists()}
         except OSError as error:
             raise SourceError(f"{error.filename}: {error.strerror}", "check its permissions") from error
 
-    def upload(self, packages: Sequence[Package], replaced: bool, progress: Progress) -> None:
+    def upload(self, packages: Sequence[BuiltPackage], replaced: bool, progress: Progress) -> None:
         """Copy, prove, rename; then index. Raises SourceError, VerificationError; what was renamed is whole."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ class Folder:
                 "check permissions and free space, run again",
             ) from error
 
-    def _copy_all(self, packages: Sequence[Package], progress: Progress) -> None:
+    def _copy_all(self, packages: Sequence[BuiltPackage], progress: Progress) -> None:
         for left in self.path.glob(f"*/{PARTIAL}"):  # of a killed run; the lock says that nobody writes them now
             left.unlink()
         with progress.task(f"Copying to {self.path}", sum(p.size for p in packages), "bytes") as task:
@@ -61,11 +61,10 @@ class Folder:
                 _copy(package, self.path / package.key)
                 task.advance(package.size)
 
-    def _index(self, packages: Sequence[Package], replaced: bool) -> None:
+    def _index(self, packages: Sequence[BuiltPackage], replaced: bool) -> None:
         (self.path / "noarch").mkdir(exist_ok=True)
         shards = (self.path / "noarch" / "repodata_shards.msgpack.zst").is_file()  # as the channel has been kept
-        ask("folder_child", {"channel": str(self.path), "shards": shards, "force": replaced}, f"indexing {self.path}")
-        shutil.rmtree(self.path / ".tmp", ignore_errors=True)  # left by the indexer
+        run_indexer(self.path, SourceError, None, write_zst=True, write_shards=shards, force=replaced)
         for subdir in sorted({package.subdir for package in packages}):
             index = json.loads((self.path / subdir / "repodata.json").read_text(encoding="utf-8"))
             records = {**index["packages"], **index["packages.conda"]}
@@ -79,7 +78,7 @@ class Folder:
                     )
 
 
-def _copy(package: Package, target: Path) -> None:
+def _copy(package: BuiltPackage, target: Path) -> None:
     target.parent.mkdir(exist_ok=True)
     with replacing(target) as partial:
         shutil.copyfile(package.path, partial)

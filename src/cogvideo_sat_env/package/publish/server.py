@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.base.progress import Progress
-from cogvideo_sat_env.package.publish.built import Package
-from cogvideo_sat_env.package.publish.child import ask
+from cogvideo_sat_env.package.publish.built import BuiltPackage
+from cogvideo_sat_env.package.publish.engine import ask
 
 KEYS = {  # where rattler-build looks for a key before it looks into the rattler auth file
     "prefix": "PREFIX_API_KEY",
@@ -51,7 +51,7 @@ class Server:
     def _remedy(self) -> str:
         return f"check the address, the key (RATTLER_AUTH_FILE or {KEYS[self.kind]}) and its rights; then run again"
 
-    def digests(self, packages: Sequence[Package]) -> dict[str, str]:
+    def digests(self, packages: Sequence[BuiltPackage]) -> dict[str, str]:
         """Return the SHA-256 that the server's index tells. Raises SourceError when it can't be asked."""
         request = {
             "do": "list",
@@ -62,7 +62,7 @@ class Server:
         found = ask("server_child", request, f"reading {self._read}", self._remedy)["digests"]
         return {package.key: found[package.key] for package in packages if package.key in found}
 
-    def upload(self, packages: Sequence[Package], replaced: bool, progress: Progress) -> None:
+    def upload(self, packages: Sequence[BuiltPackage], replaced: bool, progress: Progress) -> None:
         """Send the packages. Raises SourceError with the server's answer, InputError for what it can't do."""
         if replaced and self.kind == "quetz":
             raise InputError("quetz takes no other bytes under a name it has", "delete the package there first")

@@ -1,4 +1,4 @@
-"""Asks and fills a package server, in a process of its own; the request is on standard input (see child.py).
+"""Asks and fills a package server, in a process of its own; the request is on standard input (see engine.py).
 
 Credentials are those of the tools: the rattler auth file (RATTLER_AUTH_FILE), or the server's own variable.
 """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import re
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from cogvideo_sat_env.base import cache_use
+from cogvideo_sat_env.base import cache_use, diskspace
 from cogvideo_sat_env.base.artefacts import CondaArtefact, split_url
 from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError, PrefixError, VerificationError
@@ -24,7 +23,7 @@ from cogvideo_sat_env.base.permissions import cache_umask, require_private
 from cogvideo_sat_env.base.progress import Progress
 from cogvideo_sat_env.lock.solve import solve
 from cogvideo_sat_env.source.local_channel import index_channel
-from cogvideo_sat_env.source.wheels.convert import Conversion, Package, convert, sweep
+from cogvideo_sat_env.source.wheels.convert import Conversion, ConvertedPackage, convert, sweep
 from cogvideo_sat_env.source.wheels.interpreter import Interpreter, probe
 from cogvideo_sat_env.source.wheels.lockfile import read_wheel_lock
 from cogvideo_sat_env.source.wheels.names import NotProvided, divide
@@ -84,34 +83,25 @@ def build_channel(
             f"make it again with: {satenv('lock --wheels')}",
         )
     programs = [names.programs[s.name] for s in environment.conda if s.name in names.programs]
-    _make_folder(cache)
+    with diskspace.watch(cache, "converted wheels"), cache_umask():
+        cache.mkdir(parents=True, exist_ok=True)
     require_private(cache, *(cache / name for name in ("files", "built", "packages", "channels")))
-    try:
-        with cache_use.in_use(cache, progress), cache_umask(), _hold(cache, progress):
-            sweep(cache)
-            conversion = convert(
-                wheels, programs, interpreter=interpreter, names=names, cache=cache, progress=progress, recipe=recipe
-            )
-            progress.say(f"Conda packages from wheels: {conversion.converted} converted, {conversion.reused} reused")
-            path = _channel(conversion, interpreter, cache)
-            patched = {package.name: list(package.patches) for package in conversion.packages if package.patches}
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise PrefixError(f"{cache}: no space left for converted wheels", "free 20 GB, or set SATENV_CACHE") from error
+    with (
+        diskspace.watch(cache, "converted wheels"),
+        cache_use.in_use(cache, progress),
+        cache_umask(),
+        _hold(cache, progress),
+    ):
+        sweep(cache)
+        conversion = convert(
+            wheels, programs, interpreter=interpreter, names=names, cache=cache, progress=progress, recipe=recipe
+        )
+        progress.say(f"Conda packages from wheels: {conversion.converted} converted, {conversion.reused} reused")
+        path = _channel(conversion, interpreter, cache)
+        patched = {package.name: list(package.patches) for package in conversion.packages if package.patches}
     specs = (f"python {interpreter.minor}.*", *(item.conda_spec for item in wanted))
     artefacts = _solve(path, specs, conversion.packages, interpreter)
     return WheelChannel(path, specs, tuple(not_provided), conversion.converted, conversion.reused, artefacts, patched)
-
-
-def _make_folder(cache: Path) -> None:
-    try:
-        with cache_umask():
-            cache.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PrefixError(
-            f"{cache}: {error.strerror}; expected a folder for converted wheels", "set SATENV_CACHE"
-        ) from error
 
 
 @contextmanager
@@ -154,7 +144,7 @@ def _channel(conversion: Conversion, interpreter: Interpreter, cache: Path) -> P
     return target
 
 
-def _is_whole(channel: Path, packages: Sequence[Package], interpreter: Interpreter) -> bool:
+def _is_whole(channel: Path, packages: Sequence[ConvertedPackage], interpreter: Interpreter) -> bool:
     """Whether the channel's index and all its files are there: scratch file systems purge what wasn't read for long."""
     subdir = channel / interpreter.platform
     try:
@@ -164,7 +154,7 @@ def _is_whole(channel: Path, packages: Sequence[Package], interpreter: Interpret
         return False
 
 
-def _compare(packages: Sequence[Package], subdir: Path) -> None:
+def _compare(packages: Sequence[ConvertedPackage], subdir: Path) -> None:
     """The index was made by reading every byte: what it found must be what was converted, maybe long ago."""
     repodata = json.loads((subdir / "repodata.json").read_text(encoding="utf-8"))
     indexed = repodata.get("packages.conda", {})
@@ -177,7 +167,7 @@ def _compare(packages: Sequence[Package], subdir: Path) -> None:
             )
 
 
-def _refuse_clashes(packages: Sequence[Package], interpreter: Interpreter) -> None:
+def _refuse_clashes(packages: Sequence[ConvertedPackage], interpreter: Interpreter) -> None:
     owners: dict[str, str] = {}
     for package in packages:
         for packed in package.paths:
@@ -193,7 +183,7 @@ def _refuse_clashes(packages: Sequence[Package], interpreter: Interpreter) -> No
 
 
 def _solve(
-    path: Path, specs: Sequence[str], packages: Sequence[Package], interpreter: Interpreter
+    path: Path, specs: Sequence[str], packages: Sequence[ConvertedPackage], interpreter: Interpreter
 ) -> tuple[CondaArtefact, ...]:
     # every package of the lock is asked for: pip also locked what only extras bring, such as aiohttp for fsspec[http]
     exactly = [f"{package.name} =={package.version} {package.build}" for package in packages]

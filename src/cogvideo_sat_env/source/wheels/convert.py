@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fnmatch
 import hashlib
 import json
@@ -25,20 +24,20 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal
 
-from cogvideo_sat_env.base import cache_use
+from cogvideo_sat_env.base import cache_use, diskspace
 from cogvideo_sat_env.base.artefacts import PipPin
 from cogvideo_sat_env.base.cache_layers import layers_from_environment, trusted_layers
-from cogvideo_sat_env.base.errors import PrefixError, SourceError, VerificationError
+from cogvideo_sat_env.base.errors import SourceError, VerificationError
 from cogvideo_sat_env.base.files import link_or_copy, write_atomically
 from cogvideo_sat_env.base.hashing import sha256_file
 from cogvideo_sat_env.base.progress import Progress
 from cogvideo_sat_env.base.wheel_patch import PatchError, patch_wheel, patches_of
 from cogvideo_sat_env.source.wheels.fetch import EPOCH, fetch, file_path
 from cogvideo_sat_env.source.wheels.interpreter import Interpreter
-from cogvideo_sat_env.source.wheels.layout import lay_out
 from cogvideo_sat_env.source.wheels.lockfile import WheelLock, is_sdist
 from cogvideo_sat_env.source.wheels.metadata import build_string, depends, oldest_minor, read_metadata, shared_depends
 from cogvideo_sat_env.source.wheels.python_package import BUILD, lay_out_python
+from cogvideo_sat_env.source.wheels.wheel_files import lay_out
 from cogvideo_sat_env.spec.pypi_names import Names, Program
 
 _SHARED = "shared"  # in the keys of what can be the same for every Python
@@ -48,7 +47,7 @@ _RECORD = "package.json"
 
 
 @dataclass(frozen=True)
-class Package:
+class ConvertedPackage:
     """A converted package in the cache. `paths` are its files below a prefix, `size` is in bytes."""
 
     key: str
@@ -96,7 +95,7 @@ class _About:
 class Conversion:
     """The packages of a wheel lock, and how many of them were made just now."""
 
-    packages: tuple[Package, ...]
+    packages: tuple[ConvertedPackage, ...]
     converted: int
     reused: int
 
@@ -196,7 +195,7 @@ def _take_from_layer(folder: Path) -> None:
                 return
 
 
-def _cached(cache: Path, task: _Task, interpreter: Interpreter) -> Package | None:
+def _cached(cache: Path, task: _Task, interpreter: Interpreter) -> ConvertedPackage | None:
     """Return the finished package: the one for every Python, or the one for this."""
     for key in filter(None, (task.shared_key, task.key)):
         folder = cache / "packages" / key
@@ -204,7 +203,9 @@ def _cached(cache: Path, task: _Task, interpreter: Interpreter) -> Package | Non
             _take_from_layer(folder)
         try:
             data = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-            package = Package(**{**data, "paths": tuple(data["paths"]), "patches": tuple(data.get("patches", ()))})
+            package = ConvertedPackage(
+                **{**data, "paths": tuple(data["paths"]), "patches": tuple(data.get("patches", ()))}
+            )
             good = (folder / package.file_name).stat().st_size == package.size
         except (OSError, ValueError, KeyError, TypeError):  # missing or damaged: it is made again
             continue
@@ -218,7 +219,7 @@ def _cached(cache: Path, task: _Task, interpreter: Interpreter) -> Package | Non
     return None
 
 
-def _publish(cache: Path, made: Path, package: Package) -> None:
+def _publish(cache: Path, made: Path, package: ConvertedPackage) -> None:
     """Put a finished package into the cache by one rename. Workers never do: one may outlive a killed run."""
     target = cache / "packages" / package.key
     target.parent.mkdir(exist_ok=True)
@@ -228,7 +229,7 @@ def _publish(cache: Path, made: Path, package: Package) -> None:
     made.replace(target)
 
 
-def _run(tasks: list[_Task], progress: Progress) -> Iterator[tuple[_Task, Package]]:
+def _run(tasks: list[_Task], progress: Progress) -> Iterator[tuple[_Task, ConvertedPackage]]:
     """Make the packages in worker processes; yield each when it is finished, so that a killed run keeps it."""
     # the biggest first, so that no core is left with one at the end
     tasks = sorted(
@@ -272,28 +273,21 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _make(task: _Task) -> Package:
+def _make(task: _Task) -> ConvertedPackage:
     """Make one package in its work folder: `out` holds the archive."""
     stage = task.work / "stage"
     stage.mkdir(parents=True)
-    try:
-        if task.program and task.wheel and task.pin:
-            package = _make_program(task, task.program, task.wheel, task.pin, stage)
-        elif task.wheel and task.pin:
-            package = _make_wheel(task, task.wheel, task.pin, stage)
-        else:
-            package = _make_python(task, stage)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise PrefixError(
-                f"{task.work}: no space left for converting", "free some space, or set SATENV_CACHE"
-            ) from error
-        raise
+    if task.program and task.wheel and task.pin:
+        package = _make_program(task, task.program, task.wheel, task.pin, stage)
+    elif task.wheel and task.pin:
+        package = _make_wheel(task, task.wheel, task.pin, stage)
+    else:
+        package = _make_python(task, stage)
     shutil.rmtree(stage)  # now, not at the end: the unpacked wheels would need another 8 GB
     return package
 
 
-def _make_wheel(task: _Task, wheel: Path, pin: PipPin, stage: Path) -> Package:
+def _make_wheel(task: _Task, wheel: Path, pin: PipPin, stage: Path) -> ConvertedPackage:
     python = task.interpreter
     if not is_sdist(pin) and (found := sha256_file(wheel)) != pin.sha256:
         raise VerificationError(
@@ -342,7 +336,7 @@ def _patched(wheel: Path, task: _Task) -> Path:
     return copy
 
 
-def _make_program(task: _Task, program: Program, wheel: Path, pin: PipPin, stage: Path) -> Package:
+def _make_program(task: _Task, program: Program, wheel: Path, pin: PipPin, stage: Path) -> ConvertedPackage:
     python = task.interpreter
     with zipfile.ZipFile(wheel) as archive:
         inside = next((n for n in archive.namelist() if fnmatch.fnmatch(n, program.file) and not n.endswith("/")), None)
@@ -370,7 +364,7 @@ def _make_program(task: _Task, program: Program, wheel: Path, pin: PipPin, stage
     )  # fmt: skip
 
 
-def _make_python(task: _Task, stage: Path) -> Package:
+def _make_python(task: _Task, stage: Path) -> ConvertedPackage:
     python = task.interpreter
     lay_out_python(python, stage)
     return _pack(
@@ -393,7 +387,7 @@ def _pack(
     *,
     python_version: str | None = None,
     noarch: Literal["python"] | None = None,
-) -> Package:
+) -> ConvertedPackage:
     from rattler_build import RattlerBuildError, assemble_package, collect_files
 
     out = task.work / "out"
@@ -405,10 +399,8 @@ def _pack(
             compression_level=1, compression_threads=1, timestamp=_STAMP, detect_prefix=False, noarch=noarch,
         )  # fmt: skip
     except RattlerBuildError as error:
-        if "No space left" in str(error):
-            raise PrefixError(
-                f"{out}: no space left for packing {name}", "free some space, or set SATENV_CACHE"
-            ) from error
+        if any(mark in str(error) for mark in diskspace.MARKS):
+            raise diskspace.full(out, f"the package {name}") from error
         raise VerificationError(
             f"{name} {version}: can't be packed: {error}", "report this with the wheel's name"
         ) from error
@@ -416,4 +408,4 @@ def _pack(
     paths = tuple(sorted(p.relative_to(stage).as_posix() for p in stage.rglob("*") if p.is_symlink() or p.is_file()))
     patches = tuple(patch.name for patch in task.patches)
     digest, size = sha256_file(archive), archive.stat().st_size
-    return Package(task.key, name, version, build, archive.name, digest, size, paths, python_version, patches)
+    return ConvertedPackage(task.key, name, version, build, archive.name, digest, size, paths, python_version, patches)

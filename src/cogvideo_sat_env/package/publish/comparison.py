@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from cogvideo_sat_env.base.errors import VerificationError
 from cogvideo_sat_env.base.progress import Progress, human_bytes
-from cogvideo_sat_env.package.publish.built import Package
+from cogvideo_sat_env.package.publish.built import BuiltPackage
 
 
 class Target(Protocol):
@@ -16,30 +16,30 @@ class Target(Protocol):
 
     name: str
 
-    def digests(self, packages: Sequence[Package]) -> dict[str, str]:
+    def digests(self, packages: Sequence[BuiltPackage]) -> dict[str, str]:
         """Return the SHA-256 by `<subdir>/<file>` of those of the packages that are there."""
 
-    def upload(self, packages: Sequence[Package], replaced: bool, progress: Progress) -> None:
+    def upload(self, packages: Sequence[BuiltPackage], replaced: bool, progress: Progress) -> None:
         """Upload the packages in this order, then the index; `replaced`: some are there with other bytes."""
 
 
 @dataclass(frozen=True)
-class Item:
+class ComparedPackage:
     """One package and its state at the target: "new", "same" or "different"; `there` is the SHA-256 found."""
 
-    package: Package
+    package: BuiltPackage
     state: str
     there: str | None = None
 
 
 @dataclass(frozen=True)
-class Plan:
+class Comparison:
     """All packages of the channel, compared with the target."""
 
     target: str
-    items: tuple[Item, ...]
+    items: tuple[ComparedPackage, ...]
 
-    def of(self, *states: str) -> tuple[Package, ...]:
+    def of(self, *states: str) -> tuple[BuiltPackage, ...]:
         """Return the packages in these states."""
         return tuple(item.package for item in self.items if item.state in states)
 
@@ -79,17 +79,17 @@ class Plan:
         return "\n".join(lines) + "\n"
 
 
-def compare(target: str, packages: Sequence[Package], there: Mapping[str, str]) -> Plan:
+def compare(target: str, packages: Sequence[BuiltPackage], there: Mapping[str, str]) -> Comparison:
     """Compare the packages with the SHA-256 of what is there, by `<subdir>/<file>`."""
     items = []
     for package in packages:
         found = there.get(package.key)
         state = "new" if found is None else "same" if found == package.sha256 else "different"
-        items.append(Item(package, state, found))
-    return Plan(target, tuple(items))
+        items.append(ComparedPackage(package, state, found))
+    return Comparison(target, tuple(items))
 
 
-def refuse_different(plan: Plan) -> None:
+def refuse_different(plan: Comparison) -> None:
     """Raise VerificationError when a package is there with other bytes."""
     different = [item for item in plan.items if item.state == "different"]
     if different:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 from collections.abc import Container, Iterator
@@ -13,10 +12,10 @@ from pathlib import Path
 import zstandard
 from filelock import FileLock, Timeout
 
+from cogvideo_sat_env.base import diskspace
 from cogvideo_sat_env.base.errors import PrefixError
 from cogvideo_sat_env.base.files import link_or_copy, replacing, write_atomically
 from cogvideo_sat_env.base.hashing import sha256_file
-from cogvideo_sat_env.base.progress import human_bytes
 from cogvideo_sat_env.package.build.outputs import Output
 from cogvideo_sat_env.package.build.repack import LEVEL
 from cogvideo_sat_env.source.local_channel import index_channel
@@ -57,11 +56,8 @@ class Channel:
         except OSError as error:
             raise PrefixError(f"{self.out}: {error.strerror}; expected a folder to write to", "see --out") from error
         try:
-            yield
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise PrefixError(f"{self.out}: no space left", "free some space, then run again") from error
+            with diskspace.watch(self.out, "the channel"):
+                yield
         finally:
             lock.release()
 
@@ -76,12 +72,7 @@ class Channel:
         folder = self.staging / "work"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        free = shutil.disk_usage(folder).free
-        if free < ROOM:  # the engine would only say that it couldn't make its environment
-            raise PrefixError(
-                f"{self.out}: {human_bytes(free)} free there; a build needs {human_bytes(ROOM)} at least",
-                "free some space, then run again; or name another place with --out",
-            )
+        diskspace.require(self.out, ROOM, "a build")  # the engine would only say that it couldn't make its environment
         return folder
 
     def find(self, output: Output, inputs: str) -> tuple[Path, Made] | None:

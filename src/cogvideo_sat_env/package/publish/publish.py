@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
+from cogvideo_sat_env.base.address import local_path
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.base.progress import Progress
 from cogvideo_sat_env.package.publish.bucket import Bucket
 from cogvideo_sat_env.package.publish.built import locked_names, read_built
+from cogvideo_sat_env.package.publish.comparison import Comparison, Target, compare, refuse_different
 from cogvideo_sat_env.package.publish.folder import Folder
-from cogvideo_sat_env.package.publish.plan import Plan, Target, compare, refuse_different
 from cogvideo_sat_env.package.publish.server import Server
 
 
@@ -21,7 +21,7 @@ from cogvideo_sat_env.package.publish.server import Server
 class Published:
     """What was found and done. `uploaded`: False after a dry run, and where there was nothing to do."""
 
-    plan: Plan
+    plan: Comparison
     dry_run: bool
     force: bool
     uploaded: bool
@@ -83,7 +83,7 @@ def parse_target(target: str, channel: Path, server: str | None) -> Target:
     if scheme == "s3":
         return Bucket(target)
     if scheme == "file":
-        return Folder(Path(url2pathname(urlsplit(target).path)), channel)
+        return Folder(local_path(target), channel)
     if scheme:
         raise InputError(f"{target}: expected a folder, file://, s3://, http:// or https://", None)
     return Folder(Path(target).absolute(), channel)

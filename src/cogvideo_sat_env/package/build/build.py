@@ -15,10 +15,10 @@ from cogvideo_sat_env.base.paths import cache_dir, current_platform
 from cogvideo_sat_env.base.progress import Progress, human_bytes
 from cogvideo_sat_env.lock.solve import solve
 from cogvideo_sat_env.package.build.base import Base, find_base, whole_environment, whole_environment_to_fetch
-from cogvideo_sat_env.package.build.channel import Channel, Made
 from cogvideo_sat_env.package.build.failure import explain, log_lines
 from cogvideo_sat_env.package.build.outputs import READERS, Output, inputs_digest, plan, timestamp
 from cogvideo_sat_env.package.build.repack import repack
+from cogvideo_sat_env.package.build.target_channel import Channel, Made
 from cogvideo_sat_env.package.build.worker import do
 from cogvideo_sat_env.spec.pypi_names import load_names
 from cogvideo_sat_env.spec.variants import read_variants
@@ -66,7 +66,7 @@ ALL_TESTS = "--all-tests"
 
 
 @dataclass(frozen=True)
-class Options:
+class BuildOptions:
     """What `satenv build` can be told.
 
     `platform` is a conda subdir (None: this machine's), `variants` devices or names of data/variants.yml (none: all);
@@ -82,7 +82,7 @@ class Options:
     all_tests: bool = False
 
 
-def build(root: Path, out: Path, options: Options, progress: Progress) -> Outcome:
+def build(root: Path, out: Path, options: BuildOptions, progress: Progress) -> Outcome:
     """Build the packages of the recipe of the project `root` into the channel `out`, index last.
 
     What is there already from the same inputs is kept; an existing channel stays whole on any failure.
@@ -121,7 +121,7 @@ def build(root: Path, out: Path, options: Options, progress: Progress) -> Outcom
     return outcome
 
 
-def _to_test(made: Made, options: Options) -> bool:
+def _to_test(made: Made, options: BuildOptions) -> bool:
     """Return whether tests of the package are still to be run: none were, or not those that need PyTorch."""
     return options.test and (not made.tests or (options.all_tests and ALL_TESTS in made.tests))
 
@@ -135,7 +135,7 @@ def _line(output: Output, status: str, made: Made) -> Built:
 class _Run:
     """One run: looks for the channels only when something has to be built or tested."""
 
-    def __init__(self, root: Path, channel: Channel, platform: str, options: Options, progress: Progress) -> None:
+    def __init__(self, root: Path, channel: Channel, platform: str, options: BuildOptions, progress: Progress) -> None:
         self._root, self._channel, self._platform, self._options = root, channel, platform, options
         self._wheelhouse, self._progress = options.wheelhouse, progress
 
