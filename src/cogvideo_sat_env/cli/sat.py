@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 
 import click
 
@@ -66,8 +65,14 @@ def fix(folder, bases, out, code, undo, as_json) -> None:
     sys.exit(found.exit_code)
 
 
-@sat.command("run", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
-@click.option("-p", "--prefix", type=click.Path(path_type=Path), help="Folder of the environment.")
+@sat.command(
+    "run", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+    **examples("""
+    satenv sat run ~/CogVideo train_video.py --base configs/mine.yaml configs/sft.yaml --seed 42
+    satenv sat run -p /scratch/envs/sat ~/CogVideo sample_video.py --base configs/mine.yaml configs/inference.yaml
+    """),
+)  # fmt: skip
+@click.option("-p", "--prefix", type=UserPath(), help="Folder of the environment.")
 @click.option("-n", "--name", help="Name of the environment.")
 @_DIR
 @click.argument("entry", metavar="ENTRY")
