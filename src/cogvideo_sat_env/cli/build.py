@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
-from cogvideo_sat_env.cli.options import UserPath, examples
+from cogvideo_sat_env.cli.options import OUTPUT, UserPath, examples, show
 
 
 @click.command(
@@ -37,9 +36,8 @@ from cogvideo_sat_env.cli.options import UserPath, examples
     "--all-tests", is_flag=True,
     help="Where PyTorch has to come from the package index (4 GB), fetch it for the tests that need it.",
 )  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress.")
-def build(out, platform, variants, wheelhouse, channels, no_test, all_tests, as_json, quiet) -> None:
+@OUTPUT
+def build(out, no_test, all_tests, as_json, quiet, **given) -> None:
     """Build the metapackage cogvideo-sat-env, and the pieces that conda channels lack, into an indexed channel.
 
     From the files of PyPI that recipe/ names by SHA-256. Run twice, the bytes are the same; run again after a failure,
@@ -52,9 +50,6 @@ def build(out, platform, variants, wheelhouse, channels, no_test, all_tests, as_
 
     if no_test and all_tests:
         raise click.UsageError("--no-test and --all-tests exclude each other")
-    options = BuildOptions(platform, variants, wheelhouse, channels, not no_test, all_tests)
+    options = BuildOptions(test=not no_test, all_tests=all_tests, **given)
     outcome = build_channel(project_root(), out.absolute(), options, choose(json=as_json, quiet=quiet))
-    if as_json:
-        click.echo(json.dumps(outcome.to_json(), indent=2))
-    else:
-        click.echo(outcome.to_text(), nl=False)
+    show(outcome, as_json)

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from pathlib import Path
 
 import click
 
-from cogvideo_sat_env.cli.options import LOCK, MAX_FILE_SIZE, WAIT, UserPath, examples
+from cogvideo_sat_env.cli.options import (
+    ENVIRONMENT,
+    INSTALLING,
+    JSON,
+    MAX_FILE_SIZE,
+    OUTPUT,
+    SELECTION,
+    TRANSFERS,
+    UserPath,
+    examples,
+    install_options,
+    policy,
+    show,
+    show_outcome,
+)
 
 
 class _Words(click.types.StringParamType):
@@ -25,8 +38,6 @@ _FILE = UserPath()
 _BASE = click.option("--base", type=_FILE, help="The bundle that a delta applies on top of.")
 _SIGNERS = click.option("--signers", type=_FILE, help="Allowed signers (man ssh-keygen); unsigned is refused then.")
 _IDENTITY = click.option("--identity", type=_Words(), metavar="WHO", help="Who of them must have signed.")
-_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-_QUIET = click.option("-q", "--quiet", is_flag=True, help="No progress.")
 
 
 @click.group(
@@ -55,11 +66,7 @@ def bundle() -> None:
     "--source", type=click.Choice(["lock", "wheels"]), default="lock", show_default=True,
     help="wheels: the channel that `create --source wheels` makes; the target then needs the same Python.",
 )  # fmt: skip
-@click.option("--platform", "platforms", multiple=True, metavar="SUBDIR", help="A conda subdir; may be repeated.")
-@click.option("--all", "everything", is_flag=True, help="Every platform and variant that there is a lock for.")
-@click.option("--variant", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True,
-              help="As in mirror.")  # fmt: skip
-@LOCK
+@SELECTION
 @MAX_FILE_SIZE
 @click.option("--from", "mirrors", multiple=True, metavar="WHERE", help="What completes the mirror, as in mirror.")
 @click.option("--python", "pythons", multiple=True, metavar="3.X",
@@ -68,12 +75,10 @@ def bundle() -> None:
 @click.option("--since", type=_FILE, help="Leave out what this bundle has: a delta.")
 @click.option("--volume-size", metavar="BYTES", help="Split the data into volumes of at most so much, e.g. 4G.")
 @click.option("--sign", "key", type=_FILE, help="Sign with this OpenSSH private key.")
-@click.option("--jobs", type=click.IntRange(1, 64), default=8, show_default=True, help="Transfers at once.")
-@click.option("--limit-rate", metavar="BYTES", help="Bytes per second for all transfers together, e.g. 20M.")
-@_JSON
-@_QUIET
-def pack(out, folder, source, platforms, everything, variant, lock, mirrors, pythons, since, volume_size, key, jobs,
-         limit_rate, as_json, quiet) -> None:  # fmt: skip
+@TRANSFERS
+@OUTPUT
+def pack(out, folder, source, mirrors, pythons, jobs, limit_rate, as_json, quiet, since, volume_size, key,
+         **selection) -> None:  # fmt: skip
     """Write a bundle: channels, wheelhouse, locks, the tool with its own wheels, manifest, SBOM.
 
     The same input gives the same bytes. Every file's SHA-256 is proven while it is packed.
@@ -84,22 +89,22 @@ def pack(out, folder, source, platforms, everything, variant, lock, mirrors, pyt
     from cogvideo_sat_env.bundle.pack import Shape
     from cogvideo_sat_env.bundle.pack import pack as write
     from cogvideo_sat_env.fetch.limit import parse_bytes
-    from cogvideo_sat_env.fetch.model import Policy
     from cogvideo_sat_env.source.mirror.selection import read_parts
 
     progress = choose(json=as_json, quiet=quiet)
     limit = parse_bytes(volume_size, "--volume-size") if volume_size else None
-    policy = Policy(jobs=jobs, limit_rate=parse_bytes(limit_rate, "--limit-rate") if limit_rate else None)
+    patience = policy(jobs, limit_rate)
     root, cache = project_root(), cache_dir()
     if source == "wheels":
-        if folder or platforms or everything or mirrors or lock or variant != "auto":
+        if folder or mirrors or any(value for value in selection.values() if value != "auto"):
             raise click.UsageError("--source wheels packs for this machine: leave the options of mirrors out")
         content = contents.from_wheels(root, cache, Path(pythons[0]) if pythons else None, progress)
     else:
-        parts = read_parts(root, platforms, everything, variant, lock)
-        content = contents.from_mirror(parts, folder or cache / "mirror", mirrors, pythons, lock, policy, progress)
-    packed = write(out, content, Shape(since, limit, key), root, cache, policy, progress)
-    click.echo(json.dumps(packed.to_json(), indent=2) if as_json else packed.to_text(), nl=as_json)
+        parts = read_parts(root, **selection)
+        lock = selection["lock"]
+        content = contents.from_mirror(parts, folder or cache / "mirror", mirrors, pythons, lock, patience, progress)
+    packed = write(out, content, Shape(since, limit, key), root, cache, patience, progress)
+    show(packed, as_json)
 
 
 @bundle.command(
@@ -113,8 +118,7 @@ def pack(out, folder, source, platforms, everything, variant, lock, mirrors, pyt
 @_BASE
 @_SIGNERS
 @_IDENTITY
-@_JSON
-@_QUIET
+@OUTPUT
 def verify(file, base, signers, identity, as_json, quiet) -> None:
     """Prove every byte of a bundle against its manifest, and its signature where --signers is given."""
     from cogvideo_sat_env.base.progress import choose
@@ -136,7 +140,7 @@ def verify(file, base, signers, identity, as_json, quiet) -> None:
 
 @bundle.command("list", **examples("satenv bundle list sat.pyz     what is in it, and how much space it needs"))
 @click.argument("file", type=_FILE)
-@_JSON
+@JSON
 def list_members(file, as_json) -> None:
     """Say what is in a bundle and what it needs on the target."""
     from cogvideo_sat_env.bundle.container import open_bundle
@@ -149,7 +153,7 @@ def list_members(file, as_json) -> None:
 @bundle.command(**examples("satenv bundle diff old.pyz new.pyz"))
 @click.argument("old", type=_FILE)
 @click.argument("new", type=_FILE)
-@_JSON
+@JSON
 def diff(old, new, as_json) -> None:
     """Say what NEW has and OLD has not, and the other way round."""
     from cogvideo_sat_env.bundle.container import open_bundle
@@ -166,8 +170,7 @@ def diff(old, new, as_json) -> None:
     """)
 )
 @click.argument("file", type=_FILE)
-@click.option("-p", "--prefix", type=_FILE, help="Folder of the environment.")
-@click.option("-n", "--name", help="Name of the environment [default: that of environment.yml].")
+@ENVIRONMENT
 @click.option("--variant", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True,
               help="Where the bundle has several for this machine.")  # fmt: skip
 @click.option("--python", type=_FILE, help="With wheels: the Python to build on [the running one].")
@@ -177,40 +180,17 @@ def diff(old, new, as_json) -> None:
 @click.option("--replace", is_flag=True, help="Replace an environment of ours that was made from something else.")
 @click.option("--older", is_flag=True, help="Also over an environment that was made from a newer bundle.")
 @click.option("--repair", is_flag=True, help="Compare every file of the environment; put right what differs.")
-@click.option(
-    "--allow-link-scripts", multiple=True, metavar="PACKAGE|all",
-    help="Run the post-link scripts of a package; none is run otherwise, all are listed. May be repeated.",
-)  # fmt: skip
-@click.option(
-    "--break-lock", is_flag=True, help="Take over the lock of a process on another host that has been silent for long."
-)
-@WAIT
-@click.option("--no-doctor", is_flag=True, help="Don't run the doctor at the end.")
-@_JSON
-@_QUIET
-def install(file, prefix, name, variant, python, base, signers, identity, replace, older, repair,
-            allow_link_scripts, break_lock, wait, no_doctor, as_json, quiet) -> None:  # fmt: skip
+@INSTALLING
+@OUTPUT
+def install(file, base, signers, identity, older, no_doctor, as_json, quiet, **given) -> None:
     """Make the environment out of a bundle: no network, no root. Every byte is proven before the prefix is touched."""
     from cogvideo_sat_env.base.progress import choose
     from cogvideo_sat_env.bundle.install import install_bundle
     from cogvideo_sat_env.create.create import Request
-    from cogvideo_sat_env.create.outcome import outcome_text
-    from cogvideo_sat_env.install.job import Options
 
     if identity and not signers:
         raise click.UsageError("--identity says who of --signers must have signed")
-    options = Options(
-        replace=replace, repair=repair, break_lock=break_lock, allow_link_scripts=allow_link_scripts, wait=wait
-    )
-    request = Request(prefix=prefix, name=name, variant=variant, python=python, options=options, doctor=not no_doctor)
-    outcome = install_bundle(
-        file,
-        request,
-        choose(json=as_json, quiet=quiet),
-        base=base,
-        signers=signers,
-        identity=identity,
-        older=older,
-    )
-    click.echo(json.dumps(outcome.to_json(), indent=2) if as_json else outcome_text(outcome), nl=as_json)
-    sys.exit(outcome.exit_code)
+    request = Request(options=install_options(given), doctor=not no_doctor, **given)
+    progress = choose(json=as_json, quiet=quiet)
+    outcome = install_bundle(file, request, progress, base=base, signers=signers, identity=identity, older=older)
+    show_outcome(outcome, as_json)

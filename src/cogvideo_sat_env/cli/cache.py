@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from cogvideo_sat_env.cli.options import UserPath, examples
+from cogvideo_sat_env.cli.options import JSON, UserPath, examples
 
 
 @click.group(
@@ -21,7 +21,7 @@ def cache() -> None:
 
 
 @cache.command("list", **examples("satenv cache list                 by kind, with what deleting would really free"))
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@JSON
 def list_command(as_json: bool) -> None:
     """Show what takes the room in the cache: by kind, and how much of it deleting would free."""
     from cogvideo_sat_env.base.paths import cache_dir
@@ -45,7 +45,7 @@ def list_command(as_json: bool) -> None:
 )  # fmt: skip
 @click.argument("more", nargs=-1, metavar="", type=UserPath(exists=True, dir_okay=False))
 @click.option("--dry-run", is_flag=True, help="Say what would be deleted; delete nothing.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@JSON
 def prune(older_than: str, keep_locks: tuple[Path, ...], more: tuple[Path, ...], dry_run: bool, as_json: bool) -> None:
     """Delete from the cache what wasn't used for long, and what killed runs left.
 

@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from cogvideo_sat_env.cli.options import examples, require_maintainer_tools
+from cogvideo_sat_env.cli.options import JSON, examples, require_maintainer_tools
 
 
 @click.command(
@@ -16,7 +16,7 @@ from cogvideo_sat_env.cli.options import examples, require_maintainer_tools
     satenv check --json       for scripts
     """)
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@JSON
 def check(as_json) -> None:
     """Check offline that spec, floors, ledger, locks, rendered files and recipe agree, and that the locks are sound."""
     from dataclasses import asdict

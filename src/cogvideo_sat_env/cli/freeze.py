@@ -6,7 +6,7 @@ import json
 
 import click
 
-from cogvideo_sat_env.cli.options import UserPath, examples
+from cogvideo_sat_env.cli.options import OUTPUT, UserPath, examples
 
 
 @click.command(
@@ -21,8 +21,7 @@ from cogvideo_sat_env.cli.options import UserPath, examples
     type=UserPath(exists=True, file_okay=False),
     help="Take it from the channel metadata in this folder, not from the channels.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@OUTPUT
 def freeze(folder, frozen, as_json, quiet) -> None:
     """Write the part of the channels' metadata that the locks' solves can see into DIR.
 

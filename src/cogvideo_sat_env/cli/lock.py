@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from cogvideo_sat_env.cli.options import UserPath, examples, require_maintainer_tools
+from cogvideo_sat_env.cli.options import OUTPUT, UserPath, examples, require_maintainer_tools
 
 
 @click.command(
@@ -43,8 +43,7 @@ from cogvideo_sat_env.cli.options import UserPath, examples, require_maintainer_
     type=UserPath(dir_okay=False),
     help="With --with-channel: the conda-lock file [cogvideo-sat-env-VARIANT.conda-lock.yml].",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@OUTPUT
 def lock(
     only,
     render,

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
-from cogvideo_sat_env.cli.options import examples
+from cogvideo_sat_env.cli.options import examples, show
 
 
 @click.command(
@@ -26,10 +24,8 @@ from cogvideo_sat_env.cli.options import examples
 @click.option("--batch", type=int, default=1, show_default=True, help="Clips a GPU.")
 @click.option("--dtype", type=click.Choice(["bf16", "fp16", "fp32"]), help="Precision [default: upstream's].")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output; sizes in bytes.")
-def plan(model, method, gpus, zero, frames, height, width, batch, dtype, as_json) -> None:
+def plan(as_json, **setup) -> None:
     """Reckon the GPU memory that fine-tuning needs, as a range, and which GPUs have it."""
     from cogvideo_sat_env.doctor import gpu_memory
 
-    setup = gpu_memory.TrainingSetup(model, method, gpus, zero, frames, height, width, batch, dtype)
-    answer = gpu_memory.estimate(setup)
-    click.echo(json.dumps(answer.to_json(), indent=2) if as_json else answer.to_text(), nl=as_json)
+    show(gpu_memory.estimate(gpu_memory.TrainingSetup(**setup)), as_json)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
 import click
 
-from cogvideo_sat_env.cli.options import UserPath, examples
+from cogvideo_sat_env.cli.options import OUTPUT, UserPath, examples, show
 
 
 @click.command(
@@ -28,8 +27,7 @@ from cogvideo_sat_env.cli.options import UserPath, examples
     type=click.Choice(["prefix", "quetz", "artifactory", "anaconda"]),
     help="The kind of server behind an http(s) address [known for prefix.dev and anaconda.org].",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@OUTPUT
 def publish(channel_dir, target, yes, force, server, as_json, quiet) -> None:
     """Publish the channel in CHANNEL_DIR to TARGET: a folder, s3://BUCKET/PREFIX or an http(s) address.
 
@@ -48,5 +46,5 @@ def publish(channel_dir, target, yes, force, server, as_json, quiet) -> None:
         root=project_root(),
         progress=choose(json=as_json, quiet=quiet),
     )
-    click.echo(json.dumps(outcome.to_json(), indent=2) if as_json else outcome.to_text(), nl=as_json)
+    show(outcome, as_json)
     sys.exit(outcome.exit_code)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
 import click
 
-from cogvideo_sat_env.cli.options import UserPath, examples
+from cogvideo_sat_env.cli.options import ENVIRONMENT, JSON, UserPath, examples, show
 
 _DIR = click.argument("folder", metavar="DIR", type=UserPath())
 _BASE = click.option(
     "--base", "bases", multiple=True, type=UserPath(), metavar="CONFIG",
     help="A YAML of the run (repeat, in upstream's order).",
 )  # fmt: skip
-_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 
 
 @click.group(
@@ -36,13 +34,13 @@ def sat() -> None:
 @sat.command("check", **examples("satenv sat check ~/CogVideo --base configs/sft.yaml"))
 @_DIR
 @_BASE
-@_JSON
+@JSON
 def check(folder, bases, as_json) -> None:
     """Read the checkout, its scripts and the YAMLs of a run; name what will fail, with file and line."""
     from cogvideo_sat_env.doctor.sat import report
 
     found = report.check(folder, bases)
-    click.echo(json.dumps(found.to_json(), indent=2) if as_json else found.to_text(), nl=as_json)
+    show(found, as_json)
     sys.exit(found.exit_code)
 
 
@@ -53,7 +51,7 @@ def check(folder, bases, as_json) -> None:
               help="Where the corrected copies go [default: beside each YAML, as NAME-fixed.yaml].")  # fmt: skip
 @click.option("--code", is_flag=True, help="Apply our patches to code, scripts and shipped YAMLs of the checkout.")
 @click.option("--undo", is_flag=True, help="With --code: take the patches out.")
-@_JSON
+@JSON
 def fix(folder, bases, out, code, undo, as_json) -> None:
     """Write corrected copies of the YAMLs; with --code apply small patches, which git can take out again."""
     from cogvideo_sat_env.base.paths import project_root
@@ -61,7 +59,7 @@ def fix(folder, bases, out, code, undo, as_json) -> None:
 
     patches = project_root() / "recipe" / "patches" / "cogvideo" if code or undo else None
     found = report.fix(folder, bases, out=out, patches=patches, undo=undo)
-    click.echo(json.dumps(found.to_json(), indent=2) if as_json else found.to_text(), nl=as_json)
+    show(found, as_json)
     sys.exit(found.exit_code)
 
 
@@ -72,8 +70,7 @@ def fix(folder, bases, out, code, undo, as_json) -> None:
     satenv sat run -p /scratch/envs/sat ~/CogVideo sample_video.py --base configs/mine.yaml configs/inference.yaml
     """),
 )  # fmt: skip
-@click.option("-p", "--prefix", type=UserPath(), help="Folder of the environment.")
-@click.option("-n", "--name", help="Name of the environment.")
+@ENVIRONMENT
 @_DIR
 @click.argument("entry", metavar="ENTRY")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
-from cogvideo_sat_env.cli.options import examples
+from cogvideo_sat_env.cli.options import JSON, examples, show
 
 
 @click.command(
@@ -17,7 +15,7 @@ from cogvideo_sat_env.cli.options import examples
     """)
 )
 @click.argument("name", metavar="PACKAGE")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@JSON
 def why(name, as_json) -> None:
     """Say why PACKAGE is needed or bounded: what a solver's refusal doesn't tell.
 
@@ -26,4 +24,4 @@ def why(name, as_json) -> None:
     from cogvideo_sat_env.spec.why import explain
 
     answer = explain(name)
-    click.echo(json.dumps(answer.to_json(), indent=2) if as_json else answer.to_text(), nl=as_json)
+    show(answer, as_json)

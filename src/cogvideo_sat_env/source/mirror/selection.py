@@ -101,18 +101,18 @@ def choose(platforms: Sequence[str], everything: bool, device: str) -> list[Vari
 
 
 def read_parts(
-    root: Path, platforms: Sequence[str], everything: bool, device: str, own: Path | None = None
+    root: Path, platforms: Sequence[str], everything: bool, variant: str, lock: Path | None = None
 ) -> list[Part]:
-    """Return what --platform, --all, --variant and --lock mean; `own` is a lock in place of the project's.
+    """Return what --platform, --all, --variant and --lock mean; `lock` is a lock in place of the project's.
 
     Raises InputError when there is no lock, or none for one of the platforms.
     """
-    if own is None:
-        return [read_part(root, variant) for variant in choose(platforms, everything, device)]
+    if lock is None:
+        return [read_part(root, meant) for meant in choose(platforms, everything, variant)]
     if everything:
-        known = {variant.platform for variant in read_variants()}
-        platforms = [platform for platform in lock_platforms(own) if platform in known]
-    return [read_part(root, variant.with_lock(root, own)) for variant in choose(platforms, False, device)]
+        known = {other.platform for other in read_variants()}
+        platforms = [platform for platform in lock_platforms(lock) if platform in known]
+    return [read_part(root, meant.with_lock(root, lock)) for meant in choose(platforms, False, variant)]
 
 
 def read_part(root: Path, variant: Variant) -> Part:
