@@ -13,6 +13,7 @@ import packages
 
 from .conftest import Site
 from .test_atomicity import complete
+from .test_link import options, own_channel
 
 
 def bytecode(prefix: Path) -> dict[str, Path]:
@@ -108,3 +109,22 @@ def test_a_killed_keep_leaves_nothing_that_counts(site: Site) -> None:
     site.install(site.home / "two")
     assert [path.name for path in folder.parent.glob(".*")] == [] and folder.is_dir()
     assert "matches" in imported(site.home / "two")[1]
+
+
+def test_bytecode_that_python_itself_makes_while_a_prefix_is_made_is_not_kept(site: Site, tmp_path: Path) -> None:
+    """A .pth is run whenever Python starts (setuptools has one); its bytecode would name the staging directory."""
+    files = {
+        "site-packages/hook.py": packages.Text("X = 1\n"),
+        "site-packages/hook.pth": packages.Text("import hook\n"),
+    }
+    made = options(own_channel(tmp_path / "own", packages.Spec("hook", noarch="python", files=files)))
+    python = site.artefact("python")
+    given = {
+        "artefacts": [*made["artefacts"], python],
+        "locate": lambda a: site.locate(a) if a == python else made["locate"](a),
+    }
+    prefix = site.home / "env"
+    site.install(prefix, **given)
+    (compiled,) = packages.site_packages(prefix).glob("__pycache__/hook.*.pyc")
+    assert b".satenv-new-" not in compiled.read_bytes() and b"hook.py" in compiled.read_bytes()
+    assert site.install(prefix, repair=True, **given).status == "up-to-date"

@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import requests.utils
-
 from cogvideo_sat_env.base.address import Address
 
 _SCHEMES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
@@ -22,6 +20,8 @@ def proxy_of(url: str, configured: Mapping[str, str]) -> tuple[Address, str] | N
 
     `configured` are proxies by scheme, which the environment's go before.
     """
+    import requests.utils  # loads slowly, and what is in the cache needs none of it
+
     environment = requests.utils.get_environ_proxies(url, no_proxy=None)
     proxy = requests.utils.select_proxy(url, {**configured, **environment})
     if not proxy:

@@ -53,7 +53,7 @@ def _follow_umask(root: Path, names: Iterable[str]) -> None:
     mask = umask()
     for name in names:
         try:
-            found = os.lstat(root / name)
+            found = os.lstat(f"{root}/{name}")
         except (FileNotFoundError, NotADirectoryError):
             continue  # another package's was taken
         mode = own_mode(found.st_mode, mask)
@@ -120,7 +120,7 @@ def _bytecode(entries: Mapping[str, Any], root: Path, tag: str) -> dict[str, dic
     return {
         path: {"_path": path, "path_type": "pyc_file"}
         for path in cached
-        if path not in entries and os.path.lexists(root / path)
+        if path not in entries and os.path.lexists(f"{root}/{path}")
     }
 
 

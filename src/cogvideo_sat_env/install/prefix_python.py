@@ -40,7 +40,7 @@ class PrefixPython:
     def run(self, arguments: Sequence[str], **options: object) -> subprocess.CompletedProcess[str]:
         """Run it in isolated mode with captured text output; the caller judges the return code."""
         return subprocess.run(
-            [str(self.executable), "-I", *arguments], env=prefix_environment(self.root),
+            [str(self.executable), "-I", "-B", *arguments], env=prefix_environment(self.root),
             capture_output=True, text=True, check=False, encoding="utf-8", errors="replace",
             pass_fds=held_fds(), **options,
         )  # fmt: skip
@@ -52,7 +52,8 @@ def prefix_environment(root: Path) -> dict[str, str]:
     pip's own configuration (PIP_*, proxies) stays.
     """
     kept = clean_environment(
-        PYTHONNOUSERSITE="1",  # -I is not passed on to the children of a build
+        PYTHONNOUSERSITE="1",  # -I and -B are not passed on to the children of a build
+        PYTHONDONTWRITEBYTECODE="1",  # what a .pth imports would get bytecode that names the staging directory
         PATH=f"{root / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
         CONDA_PREFIX=str(root),
         PIP_REQUIRE_VIRTUALENV="0",  # meant for the user's own Pythons; this is a prefix of ours

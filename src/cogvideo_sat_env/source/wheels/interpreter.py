@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 from collections.abc import Iterator
@@ -57,8 +58,9 @@ class Interpreter:
         return f"lib/python{self.minor}/site-packages"
 
 
+@functools.cache
 def probe(python: Path) -> Interpreter:
-    """Ask `python` what it is.
+    """Ask `python` what it is, once in this process.
 
     Raises InputError when it can't be run, isn't CPython >= 3.10, or is a free-threaded build.
     """
