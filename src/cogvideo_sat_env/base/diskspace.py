@@ -1,4 +1,4 @@
-"""Disk space: asked for before the work, and told plainly when it ends in the middle."""
+"""Disk space: asked for before the work, with a plain message when it ends in the middle."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ CHUNK = 1024 * 1024
 
 
 def sha256_file(path: Path, seen: Callable[[int], None] | None = None) -> str:
-    """Return the SHA-256 of the file at `path` in hex; `seen` is told the bytes of each piece."""
+    """Return the SHA-256 of the file at `path` in hex; `seen` gets the bytes of each piece."""
     digest = hashlib.sha256()
     with open(path, "rb", buffering=0) as stream:
         while piece := stream.read(CHUNK):

@@ -20,11 +20,13 @@ from cogvideo_sat_env.bundle import signature, tool_wheels
 from cogvideo_sat_env.bundle.container import open_bundle
 from cogvideo_sat_env.bundle.sbom import render as render_sbom
 from cogvideo_sat_env.bundle.write import Item, write_bundle
+from cogvideo_sat_env.fetch.archives import artefact_path
 from cogvideo_sat_env.fetch.index import Index
 from cogvideo_sat_env.fetch.model import Policy, Wanted
 from cogvideo_sat_env.fetch.pip_config import index_urls
 from cogvideo_sat_env.fetch.pool import fetch_files
 from cogvideo_sat_env.lock.read import public_text
+from cogvideo_sat_env.package.build.outputs import timestamp
 from cogvideo_sat_env.source.mirror.repodata import Info, channel_files, read_infos
 from cogvideo_sat_env.source.mirror.selection import OWN, OWN_LOCKS, WHEELHOUSE, CondaFile, Part
 from cogvideo_sat_env.source.wheels.names import NotProvided
@@ -140,13 +142,8 @@ def pack(
 
 def _made(infos: Mapping[str, Info]) -> int:
     """Return when the content was made, in seconds: SOURCE_DATE_EPOCH, else the newest package's date."""
-    named = os.environ.get("SOURCE_DATE_EPOCH", "")
-    if named:
-        if not named.isdecimal():
-            raise InputError(f"SOURCE_DATE_EPOCH={named}: expected seconds since 1970", "e.g. git log -1 --format=%ct")
-        return int(named)
     stamps = [info.index.get("timestamp") for info in infos.values()]  # milliseconds
-    return max((stamp for stamp in stamps if isinstance(stamp, int)), default=0) // 1000
+    return timestamp(max((stamp for stamp in stamps if isinstance(stamp, int)), default=0) // 1000)
 
 
 def _base(since: Path | None) -> tuple[str, str, frozenset[str]] | None:
@@ -215,9 +212,8 @@ def _tool_items(
             }
             sets[f"{python}/{platform}"] = sorted(f"tool/wheels/{name}" for name in found)
             chosen |= found
-    folder = cache / "tool-wheels"
     wanted = [
-        Wanted(pin.file_name, folder / pin.sha256[:16] / pin.file_name, pin.sha256, (url,), pin.size)
+        Wanted(pin.file_name, artefact_path(cache, pin.sha256, pin.file_name), pin.sha256, (url,), pin.size)
         for pin, url in chosen.values()
     ]
     fetch_files(wanted, title="The tool's own wheels", what="the tool's wheels", progress=progress, policy=policy)

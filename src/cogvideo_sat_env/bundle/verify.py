@@ -33,11 +33,11 @@ class _StoppedError(Exception):
 
 def verify(
     bundle: Bundle, *, take: Take = lambda _: None, seen: Callable[[int], None] = lambda _: None,
-    jobs: int | None = None, only: Callable[[Member], bool] = lambda _: True,
+    jobs: int | None = None,
 ) -> int:  # fmt: skip
     """Read and prove every member and all that lies between them; return the bytes that were read.
 
-    `take` says where a member's bytes go as well (None: nowhere), so that nothing is read twice. `seen` is told the
+    `take` says where a member's bytes go as well (None: nowhere), so that nothing is read twice. `seen` gets the
     bytes of each piece, from any thread. Raises VerificationError, InputError (a delta without its base).
     """
     bundle.require_base()
@@ -59,9 +59,8 @@ def verify(
             sink.close()
         return member.size
 
-    members = [m for m in bundle.members.values() if only(m)]
     # the largest first: the last core shouldn't be left alone with it
-    members.sort(key=lambda m: (-m.size, m.path))
+    members = sorted(bundle.members.values(), key=lambda m: (-m.size, m.path))
     pool = ThreadPoolExecutor(max_workers=jobs or os.cpu_count() or 1)
     work = [pool.submit(one, member) for member in members]
     work.append(pool.submit(_framing, bundle))

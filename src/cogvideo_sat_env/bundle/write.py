@@ -18,6 +18,7 @@ from typing import Any
 
 from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError, VerificationError
+from cogvideo_sat_env.base.hashing import sha256_file
 from cogvideo_sat_env.bundle.container import MANIFEST, PIECE, Member, make_tail
 from cogvideo_sat_env.bundle.front import EPOCH, first_bytes, with_main
 
@@ -86,7 +87,7 @@ def write_bundle(
     """Write the bundle at `path` (with `volume_size`: and its volumes beside it), whole or not at all.
 
     `facts` go into the manifest. `base` are name, id and the SHA-256s of the bundle that this one is a delta on.
-    `seen` is told the bytes of each piece. Raises VerificationError when a file isn't what it has to be.
+    `seen` gets the bytes of each piece. Raises VerificationError when a file isn't what it has to be.
     """
     ordered = sorted(items, key=lambda item: item.path)
     members, headers, size = _layout(ordered, base)
@@ -155,7 +156,7 @@ def _layout(
         if isinstance(item.source, bytes):
             sha256 = hashlib.sha256(item.source).hexdigest()
         elif base and not sha256:
-            sha256 = _hash(item.source)
+            sha256 = sha256_file(item.source)
         if base and sha256 in base[2]:
             members.append(Member(item.path, item.size, sha256, None, item.executable))
             continue
@@ -171,14 +172,6 @@ def _layout(
     end += -end % _RECORD
     between.append((offset, bytes(end - offset)))
     return members, between, end
-
-
-def _hash(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb", buffering=0) as stream:
-        while piece := stream.read(PIECE):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def _write_members(

@@ -1,1 +1,1 @@
-"""create, update and undo: a source chosen, a prefix installed, its outcome told."""
+"""create, update and undo: a source chosen, a prefix installed, its outcome reported."""

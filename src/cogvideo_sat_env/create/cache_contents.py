@@ -27,7 +27,7 @@ _BLOCK = 512  # bytes: the unit of st_blocks
 
 
 @dataclass(frozen=True)
-class Entry:
+class CacheEntry:
     """One thing that can be deleted by itself; `paths` in the order to delete them, `used` is a time (Unix seconds)."""
 
     kind: str
@@ -36,7 +36,7 @@ class Entry:
     used: float
 
 
-def read_contents(cache: Path) -> list[Entry]:
+def read_contents(cache: Path) -> list[CacheEntry]:
     """Return everything in `cache`, sorted by kind and name. Raises OSError."""
     found = [
         *_plain_folders(cache), *_archives(cache), *_extracted(cache), *_bytecode(cache), *_rest(cache)
@@ -44,7 +44,7 @@ def read_contents(cache: Path) -> list[Entry]:
     return sorted(found, key=lambda entry: (KINDS.index(entry.kind), entry.name, entry.paths))
 
 
-def _plain_folders(cache: Path) -> Iterator[Entry]:
+def _plain_folders(cache: Path) -> Iterator[CacheEntry]:
     for name, kind in _FOLDERS.items():
         for path in _children(cache / name):
             if path.suffix == ".lock":
@@ -53,14 +53,14 @@ def _plain_folders(cache: Path) -> Iterator[Entry]:
             yield _entry(LEFTOVERS if is_left else kind, f"{name}/{path.name}", path)
 
 
-def _archives(cache: Path) -> Iterator[Entry]:
+def _archives(cache: Path) -> Iterator[CacheEntry]:
     for folder in (path for first in _children(cache / "artefacts") for path in _children(first)):
         names = [path.name for path in _children(folder)]
         unfinished = not any(not name.endswith(".partial") for name in names)
         yield _entry(LEFTOVERS if unfinished else DOWNLOADS, f"artefacts/{folder.name}", folder)
 
 
-def _extracted(cache: Path) -> Iterator[Entry]:
+def _extracted(cache: Path) -> Iterator[CacheEntry]:
     packages = cache / "pkgs"
     for path in _children(packages):
         if path.suffix == ".lock":
@@ -69,24 +69,24 @@ def _extracted(cache: Path) -> Iterator[Entry]:
         if path.name.startswith(".") or path.match(PARTIAL) or path.name.endswith(".proof.json"):
             yield _entry(LEFTOVERS, f"pkgs/{path.name}", path)
         elif path.is_dir():
-            yield Entry(EXTRACTED, path.name, (manifest, path), _used(manifest) or _used(path))
+            yield CacheEntry(EXTRACTED, path.name, (manifest, path), _used(manifest) or _used(path))
         elif (
             path.name.endswith(".manifest.json") and not (packages / path.name.removesuffix(".manifest.json")).is_dir()
         ):
             yield _entry(EXTRACTED, path.name, path)  # of a package in a layer
 
 
-def _bytecode(cache: Path) -> Iterator[Entry]:
+def _bytecode(cache: Path) -> Iterator[CacheEntry]:
     for python in _children(cache / "bytecode"):
         for path in _children(python):
             if path.name.startswith("."):
                 yield _entry(LEFTOVERS, f"bytecode/{python.name}/{path.name}", path)
             elif path.is_dir():
                 facts = path.with_name(f"{path.name}.json")
-                yield Entry(BYTECODE, f"{python.name}/{path.name}", (facts, path), _used(facts) or _used(path))
+                yield CacheEntry(BYTECODE, f"{python.name}/{path.name}", (facts, path), _used(facts) or _used(path))
 
 
-def _rest(cache: Path) -> Iterator[Entry]:
+def _rest(cache: Path) -> Iterator[CacheEntry]:
     for path in _children(cache):
         if path.name in _OWN or path.suffix == ".lock":
             continue
@@ -100,8 +100,8 @@ def _children(folder: Path) -> list[Path]:
         return []
 
 
-def _entry(kind: str, name: str, path: Path) -> Entry:
-    return Entry(kind, name, (path,), _used(path))
+def _entry(kind: str, name: str, path: Path) -> CacheEntry:
+    return CacheEntry(kind, name, (path,), _used(path))
 
 
 def _used(path: Path) -> float:
@@ -114,9 +114,9 @@ def _used(path: Path) -> float:
 class Room:
     """The room that entries take: every file of them is looked at once, and known by its inode."""
 
-    def __init__(self, entries: Iterable[Entry]) -> None:
+    def __init__(self, entries: Iterable[CacheEntry]) -> None:
         self._files: dict[tuple[int, int], tuple[int, int]] = {}  # inode -> links, bytes
-        self._of: dict[Entry, list[tuple[int, int]]] = {}
+        self._of: dict[CacheEntry, list[tuple[int, int]]] = {}
         for entry in entries:
             self._of[entry] = inodes = []
             for found in _stats(entry.paths):
@@ -124,11 +124,11 @@ class Room:
                 self._files[inode] = (found.st_nlink, found.st_blocks * _BLOCK)
                 inodes.append(inode)
 
-    def taken(self, entries: Collection[Entry]) -> int:
+    def taken(self, entries: Collection[CacheEntry]) -> int:
         """Return the bytes of all files of `entries`, each file once."""
         return sum(self._files[inode][1] for inode in {inode for entry in entries for inode in self._of[entry]})
 
-    def freed(self, entries: Collection[Entry]) -> int:
+    def freed(self, entries: Collection[CacheEntry]) -> int:
         """Return the bytes that are free when all of `entries` are deleted."""
         names: dict[tuple[int, int], int] = {}
         for entry in entries:

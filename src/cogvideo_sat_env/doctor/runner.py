@@ -59,7 +59,6 @@ class Doctor:
         checks: Sequence[CheckSpec] | None = None,
         probes: Path = PROBES,
         environ: Mapping[str, str] | None = None,
-        workers: int | None = None,
         options: Mapping[str, Any] | None = None,
         patience: float = 1.0,
         sat: SatOptions | None = None,
@@ -78,7 +77,7 @@ class Doctor:
         self._probes = probes
         self._environ = dict(os.environ if environ is None else environ)
         self._hardware = hardware or NvidiaSmi(environ=self._environ, seconds=_DRIVER_SECONDS * patience)
-        self._workers = workers or min(2, os.cpu_count() or 1)  # more processes need more memory than time they save
+        self._workers = min(2, os.cpu_count() or 1)  # more processes need more memory than time they save
         self._options = dict(options or {})
         self._patience = patience
         self._ledger: Ledger = read_ledger()

@@ -159,7 +159,7 @@ def _blocked(path: str, packages: Sequence[Package], targets: Sequence[Sequence[
 def collisions(packages: Sequence[Package], layout: Layout) -> list[str]:
     """Return the paths that two packages ship with different content, described; what matters at run time first.
 
-    They are told, not refused: conda only warns as well, and a lock of published packages must install.
+    They are reported, not refused: conda only warns as well, and a lock of published packages must install.
     """
     first: dict[str, tuple[str, object]] = {}
     harmful, harmless = [], []

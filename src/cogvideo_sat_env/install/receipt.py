@@ -1,4 +1,4 @@
-"""The receipt in the prefix: what was installed from where, so that "nothing to do" is told in a moment."""
+"""The receipt in the prefix: what was installed from where, so that "nothing to do" is known in a moment."""
 
 from __future__ import annotations
 

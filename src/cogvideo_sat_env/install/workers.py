@@ -130,7 +130,7 @@ def _ask(child: subprocess.Popen[str], message: Mapping[str, Any]) -> dict[str, 
         if line := child.stdout.readline():
             return json.loads(line)
     except (OSError, ValueError):
-        pass  # it died: told by its return code
+        pass  # it died: its return code says so
     return {"failed": f"the process ended with {child.wait()}"}
 
 

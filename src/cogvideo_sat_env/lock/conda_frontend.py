@@ -145,7 +145,7 @@ def _list(args: argparse.Namespace) -> list[dict]:
             "url": record["url"],
         }
         for record in _installed(args.prefix)
-    ]  # type: ignore[return-value]
+    ]
 
 
 def _info(args: argparse.Namespace) -> dict:

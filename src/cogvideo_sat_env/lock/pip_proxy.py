@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from packaging.utils import canonicalize_name
+from packaging.utils import NormalizedName, canonicalize_name
 
 from cogvideo_sat_env.base.errors import SatenvError, SourceError
 from cogvideo_sat_env.base.simple_page import simple_page
@@ -46,7 +46,7 @@ def proxy(index_url: str, provided: Mapping[str, str]) -> Iterator[tuple[str, li
             else:
                 self._send(404, "text/plain", b"no such page")
 
-        def _page(self, name: str) -> None:
+        def _page(self, name: NormalizedName) -> None:
             if name in stubs:
                 version = stubs[name]
                 file_name = f"{name.replace('-', '_')}-{version}-py3-none-any.whl"

@@ -178,7 +178,7 @@ def _require_text(where: str, entry: dict, key: str, again: str) -> None:
 
 def _hashes(where: str, entry: dict, url: Address, again: str) -> tuple[str, str]:
     """Return SHA-256 and MD5 ("" where there is none) of an entry. Raises InputError without a SHA-256."""
-    hashes = entry.get("hash") if isinstance(entry.get("hash"), dict) else {}
+    hashes = entry["hash"] if isinstance(entry.get("hash"), dict) else {}
     sha256, md5 = (str(hashes.get(kind) or "").strip().lower() for kind in ("sha256", "md5"))
     if re.fullmatch(r"[0-9a-f]{64}", sha256):
         return sha256, md5

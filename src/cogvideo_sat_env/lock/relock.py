@@ -92,7 +92,7 @@ def _rendered(root: Path, variants: Sequence[Variant], sizes: dict[str, int]) ->
     used: set[str] = set()
     for variant in variants:
         lock = read_lock(root / variant.lock, variant.platform)
-        used |= {item.sha256 for item in (*lock.conda, *lock.pip)}
+        used |= {artefact.sha256 for artefact in lock.conda} | {pin.sha256 for pin in lock.pip}
         rendered |= render.lock_files(variant, lock)
         pins += lock.pip
     rendered[render.SIZES] = render.sizes_file(sizes, used)

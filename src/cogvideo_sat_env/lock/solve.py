@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from cogvideo_sat_env.base.address import Address
 from cogvideo_sat_env.base.child import answer, ask
 from cogvideo_sat_env.base.errors import SolveError, SourceError
 from cogvideo_sat_env.fetch.reachable import why_unreachable
 from cogvideo_sat_env.fetch.redact import redact
+
+if TYPE_CHECKING:
+    from rattler.repo_data import Gateway, RepoDataRecord
 
 MODULE = "lock.solve"
 _UNREAD = ("GatewayError", "FetchRepoDataError")  # of rattler: a channel, not a solution, is the trouble
@@ -122,7 +126,7 @@ async def _solve(request: dict) -> list[dict]:
         version, _, build = value.partition(" ")
         virtual.append(GenericVirtualPackage(PackageName(name), Version(version), BuildString(build or "0")))
     kept = await _exact(gateway, channels, platforms, [tuple(item) for item in request["keep"]])
-    held = {"pinned_packages" if request["pin"] else "locked_packages": kept}
+    held: Any = {"pinned_packages" if request["pin"] else "locked_packages": kept}
     records = await rattler_solve(
         channels,
         request["specs"],
@@ -156,7 +160,7 @@ async def _closure(request: dict) -> list[dict]:
     return [_as_dict(record) for records in found for record in records]
 
 
-async def _exact(gateway: object, channels: list, platforms: list, packages: list[tuple[str, str, str]]) -> list:
+async def _exact(gateway: Gateway, channels: list, platforms: list, packages: list[tuple[str, str, str]]) -> list:
     """Return the records of exactly these (name, version, build), as far as the channels have them."""
     if not packages:
         return []
@@ -171,7 +175,7 @@ async def _exact(gateway: object, channels: list, platforms: list, packages: lis
     ]
 
 
-def _as_dict(record: object) -> dict:
+def _as_dict(record: RepoDataRecord) -> dict:
     return {**json.loads(record.to_json()), "url": record.url, "channel": str(record.channel)}
 
 

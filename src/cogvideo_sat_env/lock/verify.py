@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import canonicalize_name
@@ -17,6 +18,9 @@ from cogvideo_sat_env.lock.read import WHAT, WHEELHOUSE, Document, Lock
 from cogvideo_sat_env.spec.environment import Environment
 from cogvideo_sat_env.spec.pypi_names import conda_to_pypi
 from cogvideo_sat_env.spec.variants import Variant
+
+if TYPE_CHECKING:
+    from rattler import PackageRecord
 
 RELOCK = satenv("lock")
 
@@ -35,7 +39,7 @@ def verify_entries(document: Document, name: str, channels: Sequence[str]) -> li
     data, lines = document
     allowed = [str(Address(channel_url(channel))) for channel in channels]
     findings: list[Mismatch] = []
-    seen: dict[tuple[str, str, str], int] = {}
+    seen: dict[tuple[str, ...], int] = {}
     entries = data.get("package") if isinstance(data, dict) else None
     if not isinstance(entries, list):
         return [Mismatch(f"{name}:1", f"expected {WHAT}", RELOCK)]
@@ -157,7 +161,8 @@ def _pip_satisfied(version: str, specifier: str) -> bool:
     return False
 
 
-def record_of(artefact: CondaArtefact) -> object:
+def record_of(artefact: CondaArtefact) -> PackageRecord:
+    """Return what rattler matches specs against."""
     from rattler import PackageName, PackageRecord, VersionWithSource
     from rattler.package import BuildString
 
@@ -176,5 +181,5 @@ def _virtual_ok(dependency: str, variant: Variant) -> bool:
 
     needed = dependency.split()[0]
     version, _, build = variant.virtual_packages[needed].partition(" ")
-    artefact = CondaArtefact(needed, version, build or "0", "noarch", "", "", "", "")
+    artefact = CondaArtefact(needed, version, build or "0", "noarch", Address(""), "", Address(""), "")
     return MatchSpec(dependency).matches(record_of(artefact))

@@ -59,7 +59,7 @@ def read_ledger(path: Path = DATA / "breakage.yml") -> Ledger:
         raise InputError(f"{path}:1: expected {WHAT}: a list under 'entries'", "restore the file")
     for key in ("variables", "patches"):
         if not isinstance(data.get(key) or [], list):
-            raise InputError(f"{path}:{lines.of(key)}: '{key}' must be a list of entries", "mend that line")
+            raise InputError(f"{path}:{lines.of(key)}: '{key}' must be a list of entries", "correct that line")
     entries = tuple(
         _entry(path, lines.of("entries", i), item, ("package", "bound")) for i, item in enumerate(data["entries"])
     )
@@ -96,10 +96,10 @@ def _entry(path: Path, line: int, item: object, keys: tuple[str, str]) -> Entry:
     for key in ("tests", "checks"):
         names = proof.get(key) or []
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise InputError(f"{where}: entry {item['id']!r}: '{key}' must be a list of names", "mend that entry")
+            raise InputError(f"{where}: entry {item['id']!r}: '{key}' must be a list of names", "correct that entry")
     pypi = item.get("pypi") or {}
     if not isinstance(pypi, dict) or not all(isinstance(pypi.get(k, ""), str) for k in ("name", "bound")):
-        raise InputError(f"{where}: entry {item['id']!r}: 'pypi' must have a name and a bound", "mend that entry")
+        raise InputError(f"{where}: entry {item['id']!r}: 'pypi' must have a name and a bound", "correct that entry")
     return Entry(
         item["id"],
         item[keys[0]],

@@ -15,6 +15,7 @@ from filelock import FileLock
 
 from cogvideo_sat_env.base.hashing import sha256_file
 from cogvideo_sat_env.base.progress import Silent
+from cogvideo_sat_env.fetch.archives import artefact_path
 from cogvideo_sat_env.source.wheels.channel import WheelChannel, build_channel
 from cogvideo_sat_env.source.wheels.interpreter import probe
 from cogvideo_sat_env.source.wheels.lockfile import lock_name, spec_hash
@@ -121,9 +122,9 @@ def _make(root: Path) -> None:
 def keep(cache: Path, *files: Path) -> Path:
     """Have `files` in the cache, as if pip had downloaded them; return the cache."""
     for file in files:
-        folder = cache / "files" / sha256_file(file)
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.copy(file, folder)
+        path = artefact_path(cache, sha256_file(file), file.name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, path)
     return cache
 
 

@@ -20,7 +20,7 @@ _OTHER = (".mov", ".avi", ".mkv", ".webm", ".MP4", ".m4v")
 
 
 @dataclass
-class Folder:
+class ClipFolder:
     """What is in one data folder; paths as strings."""
 
     path: Path
@@ -33,9 +33,9 @@ class Folder:
     undecodable: list[str] = field(default_factory=list)
 
 
-def walk(path: Path) -> Folder:
+def walk(path: Path) -> ClipFolder:
     """Return what SFTDataset makes of a folder. Raises OSError for one that can't be read."""
-    found = Folder(path)
+    found = ClipFolder(path)
     texts, used = set(), set()
     for root, _, names in os.walk(path, onerror=_raise):
         for name in sorted(names):

@@ -19,7 +19,6 @@ from cogvideo_sat_env.doctor.sat.rules import NETWORK, Run
 
 PLACEHOLDER = "SATENV-RUN-FOLDER"
 ENTRIES = ("train_video.py", "sample_video.py")
-_DTYPE_BYTES = {"fp16": 2, "bf16": 2, "fp32": 4}
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ ALL_TESTS = "--all-tests"
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What `satenv build` can be told.
+    """The options of `satenv build`.
 
     `platform` is a conda subdir (None: this machine's), `variants` devices or names of data/variants.yml (none: all);
     `wheelhouse` takes the place of the package index, `channels` that of environment.yml's. `all_tests`: fetch PyTorch

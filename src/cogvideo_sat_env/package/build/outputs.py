@@ -93,15 +93,15 @@ def inputs_digest(root: Path, output: Output, platform: str) -> str:
     return digest.hexdigest()
 
 
-def timestamp() -> int:
-    """Return the time that packages carry, in seconds since 1970: SOURCE_DATE_EPOCH, else that of all made here.
+def timestamp(default: int = EPOCH) -> int:
+    """Return the time that what is made here carries, in seconds since 1970: SOURCE_DATE_EPOCH, else `default`.
 
     Raises InputError when the variable isn't a number.
     """
     named = os.environ.get("SOURCE_DATE_EPOCH")
     if not named:
-        return EPOCH
-    if not named.isdigit():
+        return default
+    if not named.isdecimal():
         raise InputError(f"SOURCE_DATE_EPOCH={named!r}: expected seconds since 1970", "unset it")
     return int(named)
 

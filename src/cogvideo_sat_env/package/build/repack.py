@@ -45,12 +45,12 @@ def _tar(packed: bytes, timestamp: int) -> bytes:
         for member in source:
             content = source.extractfile(member) if member.isfile() else None
             if member.name in ("info/index.json", "info/about.json") and content is not None:
-                told = json.load(content)
+                about = json.load(content)
                 if member.name == "info/index.json":
-                    told["timestamp"] = timestamp * 1000
+                    about["timestamp"] = timestamp * 1000
                 else:
-                    told.pop("channels", None)
-                text = (json.dumps(told, indent=2) + "\n").encode()
+                    about.pop("channels", None)
+                text = (json.dumps(about, indent=2) + "\n").encode()
                 content, member.size = io.BytesIO(text), len(text)
             member.mtime = timestamp
             member.uid = member.gid = 0

@@ -1,4 +1,4 @@
-"""`satenv publish`: prove the channel, compare, and upload only when told to."""
+"""`satenv publish`: prove the channel, compare, and upload only with --yes."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def publish(
 ) -> Published:
     """Publish the channel directory to `target`: a folder, file://, s3:// or http(s)://.
 
-    Without `yes` it is only told what would be done; without `force` no package is replaced by one of other bytes.
+    Without `yes` it only says what it would do; without `force` no package is replaced by one of other bytes.
     `server` is the kind of server behind an http(s) address. Raises InputError, VerificationError, SourceError,
     MissingToolError; what was refused is refused before the first upload.
     """

@@ -85,7 +85,7 @@ def build_channel(
     programs = [names.programs[s.name] for s in environment.conda if s.name in names.programs]
     with diskspace.watch(cache, "converted wheels"), cache_umask():
         cache.mkdir(parents=True, exist_ok=True)
-    require_private(cache, *(cache / name for name in ("files", "built", "packages", "channels")))
+    require_private(cache, *(cache / name for name in ("built", "packages", "channels")))
     with (
         diskspace.watch(cache, "converted wheels"),
         cache_use.in_use(cache, progress),

@@ -14,8 +14,10 @@ from pathlib import Path
 from cogvideo_sat_env.base.artefacts import PipPin
 from cogvideo_sat_env.base.cache_layers import take_file
 from cogvideo_sat_env.base.errors import SourceError, VerificationError
+from cogvideo_sat_env.base.files import link_or_copy
 from cogvideo_sat_env.base.hashing import sha256_file
 from cogvideo_sat_env.base.progress import Progress, human_bytes
+from cogvideo_sat_env.fetch.archives import artefact_path
 from cogvideo_sat_env.source.wheels.interpreter import Interpreter, private_venv
 from cogvideo_sat_env.source.wheels.lockfile import WheelLock, is_sdist, write_requirements
 from cogvideo_sat_env.source.wheels.pip import run_pip
@@ -27,7 +29,7 @@ _BATCH = 8  # files in one call: pip takes half a second to start
 
 def file_path(cache: Path, pin: PipPin) -> Path:
     """Return where the cache keeps the file of `pin`."""
-    return cache / "files" / pin.sha256 / pin.file_name
+    return artefact_path(cache, pin.sha256, pin.file_name)
 
 
 def fetch(
@@ -114,6 +116,10 @@ def _missing(pins: Sequence[PipPin], cache: Path) -> list[PipPin]:
 
 def _is_right(pin: PipPin, cache: Path) -> bool:
     path = file_path(cache, pin)
+    former = cache / "files" / pin.sha256 / pin.file_name  # where older versions kept it
+    if not path.is_file() and former.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        link_or_copy(former, path)
     if not path.is_file():
         return take_file(cache, path, pin.sha256)
     if sha256_file(path) == pin.sha256:
