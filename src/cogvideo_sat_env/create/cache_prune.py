@@ -27,7 +27,7 @@ from cogvideo_sat_env.create.cache_contents import (
     LEFTOVERS,
     OTHER,
     TOOLS,
-    Entry,
+    CacheEntry,
     Room,
     read_contents,
 )
@@ -163,7 +163,7 @@ def prune_cache(cache: Path, older_than: float, keep_locks: Sequence[Path] = (),
     return Pruned(cache, names, room.freed(removed), dry_run, not nobody, tuple(failed.values()))
 
 
-def _is_due(entry: Entry, older_than: float, nobody: bool) -> bool:
+def _is_due(entry: CacheEntry, older_than: float, nobody: bool) -> bool:
     unused = time.time() - entry.used
     if entry.kind == OTHER:
         return False
@@ -174,7 +174,7 @@ def _is_due(entry: Entry, older_than: float, nobody: bool) -> bool:
     return unused >= max(older_than, least)
 
 
-def _is_kept(entry: Entry, kept: Kept) -> bool:
+def _is_kept(entry: CacheEntry, kept: Kept) -> bool:
     path = entry.paths[-1]
     if entry.kind == TOOLS:
         return os.path.realpath(sys.prefix) == os.path.realpath(path)
@@ -198,7 +198,7 @@ def _names(key: str) -> tuple[str, str]:
     return name, version
 
 
-def _remove(entry: Entry) -> str | None:
+def _remove(entry: CacheEntry) -> str | None:
     """Delete an entry; return why it couldn't be. It is renamed first, so that nobody takes a half-deleted one."""
     for path in entry.paths:
         gone = path.with_name(f".{path.name}.{secrets.token_hex(4)}.gone")
