@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,22 @@ pytest_plugins = ["faultplugin"]
 PROJECT = Path(__file__).parents[1]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Where there is no pytest-xdist, as in a site's Python, its options in pyproject.toml do nothing."""
+    if find_spec("xdist") is None:
+        group = parser.getgroup("xdist")
+        group._addoption("-n", dest="numprocesses")  # as xdist does it: pytest keeps short options for itself
+        group.addoption("--dist")
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One more than cores: servers that are slow on purpose and processes that hang leave a core idle."""
+    """One more than cores: servers that are slow on purpose and processes that hang leave a core idle.
+
+    None with `-m gpu`: the GPUs are used by one test after the other.
+    """
+    if config.getoption("markexpr") == "gpu":
+        return 0
     return (os.cpu_count() or 1) + 1
 
 

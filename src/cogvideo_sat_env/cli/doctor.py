@@ -34,7 +34,7 @@ def _run(prefix: Path | None, name: str | None, **options) -> None:
     from cogvideo_sat_env.doctor.command import DoctorOptions, answer
     from cogvideo_sat_env.doctor.find_prefix import find_prefix, named_prefix
 
-    text, code = answer(DoctorOptions(**options), lambda: find_prefix(prefix, name, named_prefix))
+    text, code = answer(DoctorOptions(**options), lambda: find_prefix(prefix, name, named_prefix, options["python"]))
     print(text, end="")
     sys.exit(code)
 
@@ -49,6 +49,8 @@ doctor = click.Command(
     satenv doctor -p /scratch/envs/sat       that prefix
     satenv doctor --level quick --json       for a job's start
     satenv doctor --level gpu                on a GPU node, after the full level elsewhere
+    satenv doctor --python python3 --level gpu
+                                             any Python that has torch: a module, a container, a venv
     satenv doctor --only training.zero2      one check
     satenv doctor --only video --only data   two subjects
     satenv doctor --junit doctor.xml         for CI

@@ -67,6 +67,11 @@ def capture(prefix: Path, workdir: Path, base: Mapping[str, str] | None = None) 
     return ActivatedEnvironment(env, sets, tuple(path.name for path in scripts), tuple(problems))
 
 
+def unchanged(base: Mapping[str, str]) -> ActivatedEnvironment:
+    """Return the variables of a job that activates nothing, whose Python is used as it is."""
+    return ActivatedEnvironment({name: value for name, value in base.items() if name not in REMOVED}, {}, (), ())
+
+
 def _activate(
     prefix: Path,
     start: Mapping[str, str],

@@ -35,7 +35,8 @@ def run_doctor(parsed: argparse.Namespace) -> int:
     """Run the doctor; print its report; return the exit code."""
     values = {name: value for name, value in vars(parsed).items() if name not in ("command", "prefix", "name")}
     text, code = answer(
-        DoctorOptions(**values), lambda: find_prefix(parsed.prefix, parsed.name, lambda: Path(sys.prefix))
+        DoctorOptions(**values),
+        lambda: find_prefix(parsed.prefix, parsed.name, lambda: Path(sys.prefix), parsed.python),
     )
     print(text, end="")
     return code

@@ -25,11 +25,11 @@ CHECKS: tuple[CheckSpec, ...] = (
     ),
     CheckSpec(
         "identity.receipt", QUICK, "packages that are not those of the receipt, or of the lock", "receipt",
-        joins="identity.distribution", light=True,
+        joins="identity.distribution", light=True, made=True,
     ),
     CheckSpec(
         "identity.overwritten", QUICK, "pip over conda: replaced packages, overwritten files", "overwritten",
-        joins="identity.distribution", light=True,
+        joins="identity.distribution", light=True, made=True,
     ),
     CheckSpec(
         "identity.python", QUICK, "variables because of which Python doesn't start, or is not the environment's",
@@ -37,15 +37,15 @@ CHECKS: tuple[CheckSpec, ...] = (
     ),
     CheckSpec(
         "identity.files", FULL, "files that were changed or lost after they were linked", "files", limit=600.0,
-        light=True,
+        light=True, made=True,
     ),
     CheckSpec(
         "identity.activation", QUICK, "activation scripts that fail, hang or set nothing", "activation",
-        joins="identity.distribution", light=True,
+        joins="identity.distribution", light=True, made=True,
     ),
     CheckSpec(
         "identity.pollution", QUICK, "PYTHONPATH, user site, LD_LIBRARY_PATH or the host's CUDA leaking in",
-        "pollution", joins="identity.distribution", light=True,
+        "pollution", joins="identity.distribution", light=True, made=True,
     ),
     CheckSpec(
         "identity.libraries", QUICK, "two OpenMP runtimes; a CUDA library of the host in the process", "libraries",
@@ -203,7 +203,7 @@ CHECKS: tuple[CheckSpec, ...] = (
     ),
     CheckSpec(
         "security.permissions", FULL, "files that every user of the machine could change", "permissions", limit=300.0,
-        light=True,
+        light=True, made=True,
     ),
 )  # fmt: skip
 

@@ -36,14 +36,23 @@ class Suspect:
         return {name: value for name, value in changed.items() if value is not None}
 
 
-def suspects(environ: Mapping[str, str], user_site: bool = False) -> list[Suspect]:
-    """Return the settings of `environ` that can be to blame; with `user_site` also the packages in the user's home."""
+# Where a Python that isn't of our making has its packages: with these a site's module is what it is.
+_PLACES = ("PYTHONPATH", "PYTHONHOME", "PYTHONUSERBASE")
+
+
+def suspects(environ: Mapping[str, str], user_site: bool = False, foreign: bool = False) -> list[Suspect]:
+    """Return the settings of `environ` that can be to blame; with `user_site` also the packages in the user's home.
+
+    `foreign`: the Python is used as it is, so that its packages may rightly be where the user's variables say.
+    """
     found = [
         Suspect(f"{name}={environ[name]}", f"unset {name}", {name: None})
         for name in sorted(environ)
-        if name.startswith(("PYTHON", "LD_", "GLIBC_TUNABLES", "MALLOC_")) and name != "PYTHONNOUSERSITE"
+        if name.startswith(("PYTHON", "LD_", "GLIBC_TUNABLES", "MALLOC_"))
+        and name != "PYTHONNOUSERSITE"
+        and not (foreign and name in _PLACES)
     ]
-    if user_site and not environ.get("PYTHONNOUSERSITE"):
+    if user_site and not foreign and not environ.get("PYTHONNOUSERSITE"):
         found.append(
             Suspect("the packages of the user site (~/.local)", "export PYTHONNOUSERSITE=1", {"PYTHONNOUSERSITE": "1"})
         )

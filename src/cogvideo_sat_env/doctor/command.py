@@ -16,6 +16,7 @@ from typing import Any
 
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.doctor.catalogue import ALL_CHECKS, CHECKS, SAT_CHECKS, select
+from cogvideo_sat_env.doctor.find_prefix import find_python
 from cogvideo_sat_env.doctor.fleet import nodes
 from cogvideo_sat_env.doctor.junit import check_target, write_junit
 from cogvideo_sat_env.doctor.model import CheckResult
@@ -31,6 +32,7 @@ from cogvideo_sat_env.spec.breakage import read_ledger
 class DoctorOptions:
     """The options of `doctor` (see docs/doctor.md), all but those that name the prefix."""
 
+    python: Path | None = None
     level: str = "full"
     only: Sequence[str] = ()
     skip: Sequence[str] = ()
@@ -69,14 +71,17 @@ def answer(request: DoctorOptions, find_prefix: Callable[[], Path]) -> tuple[str
     if request.junit:
         check_target(request.junit)
     if request.nodes is not None or request.ntasks is not None:
+        if request.python is not None:
+            raise InputError("--python examines one node", "leave --nodes and --ntasks out, or name a prefix with -p")
         several = nodes.examine(find_prefix(), _fleet_options(request, options))
         if several is None:  # rank 0 tells it all
             return "", 0
         report = several
     else:
         report = run(
-            find_prefix(), level=request.level, only=request.only, skip=request.skip, options=options,
-            patience=request.patience, on_check=None if request.as_json else show_check, sat=_sat(request),
+            find_prefix(), python=find_python(request.python) if request.python else None, level=request.level,
+            only=request.only, skip=request.skip, options=options, patience=request.patience,
+            on_check=None if request.as_json else show_check, sat=_sat(request),
         )  # fmt: skip
     if request.strict:
         report = report.strictly()
@@ -177,6 +182,7 @@ def read_options(request: DoctorOptions) -> dict[str, Any]:
 _SETTINGS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "identity.seconds": ("a number of seconds, 0 or more", lambda value: _number(value) and value >= 0),
     "video.seconds": ("a number of seconds above 0", lambda value: _number(value) and value > 0),
+    "video.clip": ("a path", lambda value: isinstance(value, str)),
     "security.advisories": ("a path", lambda value: isinstance(value, str)),
     "security.accepted": (
         "a list of ids", lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value)

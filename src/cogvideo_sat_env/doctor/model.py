@@ -25,6 +25,7 @@ class CheckSpec:
     alone     true: it starts several processes itself, so that nothing else runs beside it
     joins     id of a check in whose process it may run, straight after it (both pay for the same imports)
     light     true: imports neither torch nor anything that asks the GPU driver
+    made      true: of an environment that was made from a lock; meaningless in any other Python
     loader_errors  true: a complaint of the dynamic loader in what it prints is a failure, even if all else went well
     """
 
@@ -39,6 +40,7 @@ class CheckSpec:
     joins: str | None = None
     loader_errors: bool = False
     light: bool = False
+    made: bool = False
 
     @property
     def subject(self) -> str:

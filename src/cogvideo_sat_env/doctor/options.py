@@ -33,6 +33,8 @@ class Option:
 OPTIONS: tuple[Option, ...] = (
     Option(("-p", "--prefix"), "prefix", "Folder of the environment.", Path, "FOLDER"),
     Option(("-n", "--name"), "name", "Name of the environment."),
+    Option(("--python",), "python", "Any other Python that has torch (a site's module, a container, a venv), as it is.",
+           Path, "PROGRAM"),
     Option(("--level",), "level", "How deep: quick before a job, full for all, gpu for quick and all GPU checks.",
            LEVELS, default="full"),
     Option(("--only",), "only", "Only this check or subject (repeat for several).", LIST, "ID"),

@@ -4,6 +4,7 @@ JSON schema (version 1; fields are only ever added):
 
     schema      1
     prefix      the environment, absolute path
+    python      a Python that was examined as it is (--python); null for an environment's own
     host        name of the machine
     version     of the doctor
     level       "quick", "full" or "gpu": what was asked for
@@ -52,6 +53,7 @@ class Report:
     results: tuple[CheckResult, ...]
     strict: bool = False
     host: str = field(default_factory=platform.node)
+    python: Path | None = None
 
     @property
     def ok(self) -> bool:
@@ -76,6 +78,7 @@ class Report:
         return {
             "schema": SCHEMA,
             "prefix": str(self.prefix),
+            "python": str(self.python) if self.python else None,
             "host": self.host,
             "version": __version__,
             "level": self.level,
@@ -90,7 +93,8 @@ class Report:
     def to_text(self, width: int = 80, colour: bool = False) -> str:
         """Return the report for people: a table by subject, the sum, remedies last."""
         topic_width = max((len(result.id) - len(result.subject) - 1 for result in self.results), default=0)
-        lines: list[str] = [*_wrap(f"Environment {self.prefix}, level {self.level}, on {self.host}", width), ""]
+        subject = f"Python {self.python} as it is" if self.python else f"Environment {self.prefix}"
+        lines: list[str] = [*_wrap(f"{subject}, level {self.level}, on {self.host}", width), ""]
         subject = ""
         for result in self.results:
             if result.subject != subject:

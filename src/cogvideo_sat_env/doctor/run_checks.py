@@ -131,6 +131,9 @@ class CheckRun:
     def _without_process(self, spec: CheckSpec) -> CheckResult | None:
         """Return the result of a check that makes no sense here, or would hang; None for one to be run."""
         gpu = self._inputs["gpu"]
+        if spec.made and self._inputs["foreign"]:
+            reason = f"not run: {self._setup.python} is examined as it is, not as an environment made from a lock"
+            return CheckResult(spec.id, spec.level, NOT_RUN, 0.0, reason)
         if spec.training and self._inputs["data_only"]:
             return CheckResult(spec.id, spec.level, NOT_RUN, 0.0, "not run: this environment only prepares data")
         if self._setup.blocked and not spec.light:
@@ -284,7 +287,7 @@ class CheckRun:
                     details["means"] = symptom.means
             if not remedy and self._inputs["receipt"] and spec.subject == "imports":
                 remedy = self._inputs["restore"]  # what the lock has can be imported: files are gone, or others
-            remedy = remedy or _last_resort(self._setup.prefix, spec.id, finding)
+            remedy = remedy or self._last_resort(spec.id, finding)
         if remedy and spec.subject not in _OF_THE_MACHINE:
             restore = self._inputs["restore"] if self._inputs["receipt"] else None
             remedy = fit(remedy, restore, self._inputs["conda"], self._inputs["requirements"])
@@ -292,6 +295,16 @@ class CheckRun:
             details["output"] = _ANSI.sub("", output).splitlines()[-_TAIL_LINES:]
         remedy = spell_out(remedy) if remedy else None
         return CheckResult(spec.id, spec.level, outcome["status"], seconds, finding, remedy, details)
+
+    def _last_resort(self, check: str, finding: str) -> str:
+        """Return what to do about a failure that nobody has met before."""
+        prefix = self._setup.prefix
+        if check.startswith("sat."):
+            return f"correct that; the same command with --only {check} --json shows everything that it printed"
+        if "Error building extension" in finding and any(character.isspace() for character in str(prefix)):
+            return "make the environment in a folder without spaces: torch passes paths to the linker unquoted"
+        named = ("--python", self._setup.python) if self._inputs["foreign"] else ("-p", prefix)
+        return f"see everything that it printed: {satenv(f'doctor --json {named[0]}', named[1])} --only {check}"
 
 
 @contextmanager
@@ -304,15 +317,6 @@ def writing_to(folder: Path) -> Iterator[None]:
             f"{folder}: {error.strerror}; expected a folder for temporary files (TMPDIR)",
             "export TMPDIR with a folder that can be written and has 1 GB of room",
         ) from error
-
-
-def _last_resort(prefix: Path, check: str, finding: str) -> str:
-    """Return what to do about a failure that nobody has met before."""
-    if check.startswith("sat."):
-        return f"correct that; the same command with --only {check} --json shows everything that it printed"
-    if "Error building extension" in finding and any(character.isspace() for character in str(prefix)):
-        return "make the environment in a folder without spaces: torch passes paths to the linker unquoted"
-    return f"see everything that it printed: {satenv('doctor --json -p', prefix)} --only {check}"
 
 
 def _units(chosen: Sequence[CheckSpec]) -> list[Unit]:

@@ -46,6 +46,7 @@ _WATCHED = (
 class Doctor:
     """One examination of one prefix.
 
+    With `python`, any other Python is examined as it is: `prefix` is then its sys.prefix, and nothing is activated.
     `options` are settings of single checks, by "<subject>.<what>"; `patience` multiplies every check's time limit. With
     `sat` the user's checkout and run are examined, in place of the environment. `checks`, `probes` (the folder of the
     probe code) and `environ` (the user's variables) are there for tests.
@@ -55,6 +56,7 @@ class Doctor:
         self,
         prefix: Path,
         *,
+        python: Path | None = None,
         hardware: Hardware | None = None,
         checks: Sequence[CheckSpec] | None = None,
         probes: Path = PROBES,
@@ -65,7 +67,8 @@ class Doctor:
     ) -> None:
         self._sat = sat
         self.prefix = Path(os.path.abspath(prefix))  # not resolved: a release's link is the name that users activate
-        self.python = self.prefix / "bin" / "python"
+        self._foreign = python is not None
+        self.python = Path(os.path.abspath(python or self.prefix / "bin" / "python"))
         if not os.access(self.python, os.X_OK):
             ours = (self.prefix / RECEIPT).is_file()
             raise PrefixError(
@@ -98,9 +101,12 @@ class Doctor:
             folder = Path(name)
             with ThreadPoolExecutor(1) as pool:
                 machine = pool.submit(self._machine)  # a driver takes its time
-                active = activated_env.capture(self.prefix, folder, self._environ)
+                if self._foreign:
+                    active = activated_env.unchanged(self._environ)
+                else:
+                    active = activated_env.capture(self.prefix, folder, self._environ)
                 env = active.env | _private(folder / "tmp")
-                settings = suspects(self._environ)
+                settings = suspects(self._environ, foreign=self._foreign)
                 culprits = start_culprits(self.python, env, settings, folder)
                 inputs = self.inputs(active, machine.result())
             inputs["culprits"] = [{"shown": one.shown, "remedy": one.remedy} for one in culprits]
@@ -108,10 +114,13 @@ class Doctor:
                 prefix=self.prefix, python=self.python, probes=self._probes, env=env, inputs=inputs,
                 ledger=self._ledger, workers=self._workers, patience=self._patience,
                 blocked=_blocked(inputs["gpu"]["stuck"]), culprits=culprits,
-                suspects=suspects(self._environ, user_site=True),
+                suspects=suspects(self._environ, user_site=True, foreign=self._foreign),
             )  # fmt: skip
             results = CheckRun(folder, setup).all(chosen, on_check)
-        return Report(self.prefix, level, started, time.monotonic() - clock, tuple(results))
+        seconds = time.monotonic() - clock
+        return Report(
+            self.prefix, level, started, seconds, tuple(results), python=self.python if self._foreign else None
+        )
 
     def inputs(
         self, active: activated_env.ActivatedEnvironment, machine: Mapping[str, Any] | None = None
@@ -120,7 +129,7 @@ class Doctor:
         facts = self._machine() if machine is None else machine
         requirements, _ = yamlfile.load(DATA / "requirements.yml", "the list of requirements")
         names, _ = yamlfile.load(DATA / "upstream-names.yml", "the names that upstream uses")
-        receipt, problem = self._receipt()
+        receipt, problem = ({}, None) if self._foreign else self._receipt()
         bounds = [
             {"id": entry.id, "name": entry.pypi_name, "bound": entry.pypi_bound}
             for entry in self._ledger.entries
@@ -129,6 +138,8 @@ class Doctor:
         provided = receipt.get("not_provided") or []
         return {
             "prefix": str(self.prefix),
+            "python": str(self.python),
+            "foreign": self._foreign,
             "requirements": requirements["requirements"],
             "upstream_names": names,
             "bounds": bounds,
@@ -139,7 +150,7 @@ class Doctor:
             "not_provided": [item["name"] if isinstance(item, dict) else str(item) for item in provided],
             "receipt": receipt or None,
             "conda": (self.prefix / "conda-meta").is_dir() and receipt.get("source") != "wheels",
-            "restore": _restore(self.prefix, bool(receipt)),
+            "restore": _add(self.python) if self._foreign else _restore(self.prefix, bool(receipt)),
             "receipt_problem": problem,
             "lock": locked(receipt),
             "activation": {"sets": active.sets, "scripts": active.scripts, "problems": active.problems},
@@ -198,6 +209,11 @@ def _restore(prefix: Path, ours: bool) -> str:
     return f"create the environment again from the lock: {satenv('create')}"
 
 
+def _add(python: Path) -> str:
+    """Return what to do about packages that a Python lacks which isn't of our making."""
+    return f"install what is missing for {python}, or name a folder that has it in PYTHONPATH"
+
+
 def _private(folder: Path) -> dict[str, str]:
     """Return the variables that keep probes off the network and out of the user's caches."""
     folder.mkdir()
@@ -228,6 +244,7 @@ def _places(environ: Mapping[str, str]) -> dict[str, str]:
 def run(
     prefix: Path,
     *,
+    python: Path | None = None,
     level: str = LEVELS[1],
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
@@ -240,8 +257,8 @@ def run(
     """Examine the environment in `prefix` and return the report.
 
     `only` and `skip` take ids or subjects; `on_check` is called as each check ends (not in the report's order);
-    `options`, `patience` and `sat` as for Doctor.
+    `python`, `options`, `patience` and `sat` as for Doctor.
     Raises PrefixError when there is no Python in `prefix`, InputError for an unknown level or id.
     """
-    doctor = Doctor(prefix, hardware=hardware, options=options, patience=patience, sat=sat)
+    doctor = Doctor(prefix, python=python, hardware=hardware, options=options, patience=patience, sat=sat)
     return doctor.run(level, only, skip, on_check)

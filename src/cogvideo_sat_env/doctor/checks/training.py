@@ -58,7 +58,11 @@ def checkpoint(request: ProbeRequest) -> ProbeOutcome:
         return failed("the model gives values that are not finite after loading")
     size = sum(path.stat().st_size for path in Path(record["checkpoint"], str(_train.STEPS)).rglob("*.pt"))
     finding = f"SAT saved a checkpoint with random-number state ({size:,} bytes) and loaded it, every weight equal"
-    if os.environ.get(_VARIABLE) and _VARIABLE not in request.inputs["activation"]["sets"]:
+    if (
+        os.environ.get(_VARIABLE)
+        and not request.inputs["foreign"]
+        and _VARIABLE not in request.inputs["activation"]["sets"]
+    ):
         return warning(
             f"{finding}; but only because your shell sets {_VARIABLE}, activation does not",
             f"conda env config vars set -p '{request.inputs['prefix']}' {_VARIABLE}=1",

@@ -14,6 +14,7 @@ from ._clips import FPS, FRAMES, coded_frame, frame_index, write_clip
 from ._probe import ProbeOutcome, ProbeRequest, failed, last_error, passed, warning
 
 SIZES = ((96, 64), (320, 240), (720, 480))  # width, height; decord2 fails on the first, CogVideoX trains on the last
+READY = (320, 240)  # of the clip of coded frames that the setting video.clip names: write_clip has made it elsewhere
 # Width, height and pixel format of clips that phones and screen recorders make: odd, portrait, no multiple of 16.
 ODD_SIZES = ((161, 97, "yuv444p"), (322, 242, "yuv420p"), (200, 360, "yuv420p"), (426, 240, "yuv420p"))
 # codec: encoder, container, options
@@ -48,6 +49,12 @@ def decord(request: ProbeRequest) -> ProbeOutcome:
     """Decode every frame of clips of several sizes, in order and at random, from files and from memory."""
     import decord as library
 
+    ready = request.options.get("video.clip")
+    if ready:
+        problem = _decode(library, Path(ready), *READY, by_ffmpeg=False)
+        if problem:
+            return failed(f"of {ready}, {_version()}: {problem}", _NO_DECORD)
+        return passed(f"{_version()} decoded {FRAMES} of {FRAMES} frames of the clip that was brought; seek works")
     sizes, known = 0, None
     for width, height in SIZES:
         path = request.workdir / f"{width}x{height}.mp4"
@@ -76,9 +83,11 @@ def bridge(request: ProbeRequest) -> ProbeOutcome:
     """Frames come as torch tensors, as upstream's datasets ask for them."""
     import decord as library
 
-    path = request.workdir / "bridge.mp4"
+    ready = request.options.get("video.clip")
+    path = Path(ready or request.workdir / "bridge.mp4")
     try:
-        write_clip(path, *SIZES[1], frames=4)
+        if not ready:
+            write_clip(path, *SIZES[1], frames=4)
     except Exception as error:  # imageio and ffmpeg raise several kinds
         return failed(f"no h264 clip can be made to decode: {error}", _no_writer())
     problem = _bridge(library, path)
@@ -214,9 +223,9 @@ def broken(request: ProbeRequest) -> ProbeOutcome:
     return passed(f"{len(cases)} kinds of broken clips end in an error, none hangs or crashes", errors=errors)
 
 
-def _decode(library: Any, path: Path, width: int, height: int) -> str | None:
+def _decode(library: Any, path: Path, width: int, height: int, by_ffmpeg: bool = True) -> str | None:
     try:
-        return _clips.problem_of(library, path, width, height)
+        return _clips.problem_of(library, path, width, height, by_ffmpeg)
     except Exception as error:  # decord has its own exceptions, none of them documented
         return f"{type(error).__name__}: {last_error(str(error))}"
 

@@ -43,7 +43,7 @@ def fetch(
     sdists = [pin for pin in pins if is_sdist(pin)]
     built = {pin: _built_folder(cache, pin, lock.build, interpreter) for pin in sdists}
     to_build = [pin for pin in sdists if not _built_wheel(built[pin])]
-    download = _missing([*wheels, *(lock.build if to_build else ())], cache)
+    download = missing([*wheels, *(lock.build if to_build else ())], cache)
     (cache / "tmp").mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache / "tmp") as name:
         work = Path(name)
@@ -107,7 +107,7 @@ def _is_of(wheel: Path, pin: PipPin) -> bool:
     return name == canonicalize_name(pin.name) and str(version) == pin.version
 
 
-def _missing(pins: Sequence[PipPin], cache: Path) -> list[PipPin]:
+def missing(pins: Sequence[PipPin], cache: Path) -> list[PipPin]:
     """Return the pins whose file isn't in the cache; one with other bytes is thrown away."""
     with ThreadPoolExecutor(2) as pool:
         right = list(pool.map(lambda pin: _is_right(pin, cache), pins))
@@ -157,10 +157,10 @@ def _download_batch(venv: Path, pins: list[PipPin], folder: Path, cache: Path) -
          "-d", str(folder), "-r", str(write_requirements(pins, folder / "requirements.txt"))],
         "can't download the wheels",
     )  # fmt: skip
-    return len(pins), sum(_keep(pin, folder, cache) for pin in pins)
+    return len(pins), sum(keep(pin, folder, cache) for pin in pins)
 
 
-def _keep(pin: PipPin, folder: Path, cache: Path) -> int:
+def keep(pin: PipPin, folder: Path, cache: Path) -> int:
     """Move the downloaded file of `pin` to its place in the cache; return its size in bytes."""
     source = folder / pin.file_name
     if not source.is_file():  # the index may spell the name otherwise; the hash decides
@@ -221,7 +221,7 @@ def _build_all(
                      "-r", str(write_requirements([pin], folder / "requirements.txt"))],
                     f"can't download {pin.file_name}",
                 )  # fmt: skip
-                _keep(pin, folder, cache)
+                keep(pin, folder, cache)
             wheel = build_sdist(venv, pin, sdist, work / f"built-{pin.name}")
             built[pin].mkdir(parents=True, exist_ok=True)
             wheel.replace(built[pin] / wheel.name)
