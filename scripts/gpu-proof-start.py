@@ -62,6 +62,7 @@ def main() -> None:
     os.environ["PATH"] = os.pathsep.join([*programs, os.environ.get("PATH", os.defpath)])
     os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"  # SAT's own checkpoints, with torch 2.6 and newer
     commands = {
+        "satenv": ["-m", "cogvideo_sat_env.doctor"],  # what remedies tell to type
         "doctor": ["-m", "cogvideo_sat_env.doctor", "doctor", "--python", sys.executable],
         "pytest": ["-m", "pytest", "-m", "gpu", "-c", os.devnull, "--rootdir", str(HERE), str(HERE / "tests" / "gpu")],
     }

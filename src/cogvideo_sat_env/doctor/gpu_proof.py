@@ -30,7 +30,7 @@ REPORT = "report"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the proof; returns the exit code: 0 when checks ran on a GPU and nothing failed, else of errors.EXIT_CODES."""
+    """Run the proof; returns the exit code: 0 when checks ran on a GPU and nothing failed (errors.EXIT_CODES)."""
     return run("gpu-proof", lambda: _command(arguments))
 
 
@@ -63,7 +63,9 @@ def prove(home: Path, folder: Path, hardware: Hardware | None = None) -> int:
             "name the Python that has torch: PYTHON=/path/to/python ./run, after `module load` or inside the container",
         )
     stand_ins = [path.stem for path in sorted(STAND_INS.glob("*.py")) if _origin(path.stem) == path]
-    sys.argv[0] = f"PYTHON={shlex.quote(sys.executable)} {shlex.quote(str(home / 'run'))}"  # what remedies tell to type
+    sys.argv[0] = (
+        f"PYTHON={shlex.quote(sys.executable)} {shlex.quote(str(home / 'run'))} satenv"  # what remedies tell to type
+    )
     options = {"video.clip": str(home / CLIP)}
     doctor = Doctor(Path(sys.prefix), python=Path(sys.executable), hardware=hardware, options=options)
     report = doctor.run("gpu", only=CHECKS, on_check=show_check)
@@ -72,9 +74,8 @@ def prove(home: Path, folder: Path, hardware: Hardware | None = None) -> int:
     if stand_ins:
         notes.append(f"stand-ins, which do nothing: {', '.join(stand_ins)} (SAT imports them, no check uses them)")
     text = "".join([report.to_text(width=100), "\n", *(f"{note}\n" for note in notes)])
-    content = report.to_json() | {
-        "proof": {"proven": report.ok and bool(ran), "ran_on_gpu": ran, "stand_ins": stand_ins}
-    }
+    proof = {"proven": report.ok and bool(ran), "ran_on_gpu": ran, "stand_ins": stand_ins}
+    content = report.to_json() | {"proof": proof}
     (folder / f"{REPORT}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     (folder / f"{REPORT}.txt").write_text(text, encoding="utf-8")
     print(text, end="")

@@ -7,6 +7,7 @@ import gzip
 import io
 import lzma
 import platform
+import re
 import shutil
 import sys
 import tarfile
@@ -33,16 +34,9 @@ from cogvideo_sat_env.source.wheels.pip import run_pip
 NAME = "gpu-proof"
 LIMIT = 60_000_000  # bytes of the whole file: what a mail or a ticket of a site still takes
 ROOTS = (
-    "swissarmytransformer",
-    "deepspeed",
-    "decord",
-    "webdataset",
-    "diffusers",
-    "peft",
-    "pillow",
-    "pyyaml",
-    "setuptools",
-)
+    "swissarmytransformer", "deepspeed", "decord", "webdataset", "diffusers", "peft", "pillow", "pyyaml",
+    "setuptools",  # torch's extensions are built with it, and torch requires it only from Python 3.12 on
+)  # fmt: skip
 # Belongs to the machine: it is torch, or is as big, or has to fit its torch.
 MACHINE = ("torch", "torchvision", "triton", "numpy")
 # SAT imports both on its way to training, and the proof uses neither; with all that they need they are 100 MB.
@@ -98,7 +92,9 @@ def _wheels(lock: WheelLock, cache: Path, work: Path, progress: Progress) -> dic
 def _fetch(lock: WheelLock, pins: Sequence[PipPin], cache: Path, work: Path, progress: Progress) -> dict[str, Path]:
     """Have the wheels of `pins` in the cache, those of another Python than this one's too."""
     sdists = [pin for pin in pins if is_sdist(pin)]
-    found = files.fetch(lock, sdists, interpreter=probe(Path(sys.executable)), cache=cache, progress=progress)
+    found = {}
+    if sdists:
+        found = files.fetch(lock, sdists, interpreter=probe(Path(sys.executable)), cache=cache, progress=progress)
     wheels = [pin for pin in pins if not is_sdist(pin)]
     missing = files.missing(wheels, cache)
     if missing:
@@ -125,7 +121,7 @@ def _requires(wheel: Path, python: str) -> Iterator[str]:
     from packaging.utils import canonicalize_name
 
     with zipfile.ZipFile(wheel) as archive:
-        (metadata,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        (metadata,) = (name for name in archive.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", name))
         text = archive.read(metadata).decode("utf-8")
     machine = {
         "python_version": python, "python_full_version": f"{python}.0", "sys_platform": "linux", "os_name": "posix",
@@ -171,7 +167,7 @@ def _payload(groups: dict[str, list[Path]], project: Path, work: Path, progress:
     members.sort(key=lambda item: (Path(item[0]).suffix, item[0].partition("/")[2], item[0]))
     count = sum(map(len, groups.values()))
     with progress.task(f"Compressing {count} wheels", None, "bytes"):
-        filters = [{"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": 2**26}]
+        filters = [{"id": lzma.FILTER_LZMA2, "preset": 3, "dict_size": 2**26}]
         return lzma.compress(_tar(members), format=lzma.FORMAT_XZ, filters=filters)
 
 
