@@ -15,6 +15,8 @@ import pytest
 pytest_plugins = ["faultplugin"]
 
 PROJECT = Path(__file__).parents[1]
+TESTS = PROJECT / "tests"
+GPU_ONLY = "gpu"  # the argument of -m
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -25,13 +27,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         group.addoption("--dist")
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With `-m gpu` only tests/gpu is looked at: the others import what a site's Python doesn't have."""
+    below = collection_path.relative_to(TESTS).parts if collection_path.is_relative_to(TESTS) else ()
+    return True if config.getoption("markexpr") == GPU_ONLY and below and below[0] != "gpu" else None
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """One more than cores: servers that are slow on purpose and processes that hang leave a core idle.
 
     None with `-m gpu`: the GPUs are used by one test after the other.
     """
-    if config.getoption("markexpr") == "gpu":
+    if config.getoption("markexpr") == GPU_ONLY:
         return 0
     return (os.cpu_count() or 1) + 1
 
