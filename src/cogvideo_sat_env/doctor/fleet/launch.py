@@ -114,8 +114,8 @@ def _read(launcher: subprocess.Popen[str], on_error: Callable[[int, str], None])
         answers = _objects(text)
         for answer in answers[seen:]:
             rank = re.match(r"rank (\d+)\b", str(answer.get("error", "")))
-            if rank:
-                on_error(int(rank[1]), str(answer["error"]))
+            if rank:  # beside the reading: rank 0 may have ended, and is then asked in vain
+                threading.Thread(target=on_error, args=(int(rank[1]), str(answer["error"])), daemon=True).start()
         seen = len(answers)
     launcher.wait()
     reader.join()
