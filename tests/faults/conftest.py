@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import io
 import json
 import os
@@ -38,15 +39,20 @@ def _tar(members: Sequence[Member]) -> bytes:
     return packed.getvalue()
 
 
-def evil(folder: Path, members: Sequence[Member], listed: Sequence[dict], name: str = "evil") -> CondaArtefact:
-    """Pack `members` as they are into a .conda whose paths.json says `listed`, and return its lock entry."""
+def evil(
+    folder: Path, members: Sequence[Member], listed: Sequence[dict], name: str = "evil", ending: str = ".conda"
+) -> CondaArtefact:
+    """Pack `members` as they are into a package whose paths.json says `listed`, and return its lock entry."""
     index = {"name": name, "version": "1", "build": "0", "build_number": 0, "depends": [], "subdir": current_platform()}
     info = [
         member("info/index.json", json.dumps(index).encode()),
         member("info/paths.json", json.dumps({"paths": list(listed), "paths_version": 1}).encode()),
     ]
-    path = folder / current_platform() / f"{name}-1-0.conda"
+    path = folder / current_platform() / f"{name}-1-0{ending}"
     path.parent.mkdir(parents=True, exist_ok=True)
+    if ending == ".tar.bz2":
+        path.write_bytes(bz2.compress(_tar([*info, *members])))
+        return packages.artefact(path, CHANNEL)
     compressor = zstandard.ZstdCompressor(level=1)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as out:
         out.writestr("metadata.json", '{"conda_pkg_format_version": 2}')

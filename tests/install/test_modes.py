@@ -6,6 +6,8 @@ import os
 import shutil
 import stat
 import subprocess
+import sys
+import tarfile
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 
 from faults.conftest import evil, listed, member
 
-from .conftest import Site
+from .conftest import ROOT, Site
 
 MODES = {"0666": 0o666, "0777": 0o777, "0000": 0o000, "setuid": 0o4755, "0664": 0o664, "0111": 0o111, "0600": 0o600}
 STRANGER = 54321  # a user and group that nobody has
@@ -114,6 +116,49 @@ def test_another_user_can_use_a_prefix_in_a_groups_folder(site: Site, public: Pa
     script = f'. "{prefix}/bin/activate-cogvideo-sat" && echo "$CONDA_PREFIX" && prefixed'
     done = as_stranger(["sh", "-c", script], env={"PATH": os.environ["PATH"]})
     assert (done.stdout, done.stderr) == (f"{prefix}\n{prefix}/share\n", "")
+
+
+CREATE = """
+import sys
+sys.path[:0] = sys.argv[1:3]
+from pathlib import Path
+from cogvideo_sat_env.base.progress import Silent
+import packages
+from install.conftest import CHANNEL, From, make_job
+from cogvideo_sat_env.install.transaction import install_prefix
+folder = Path(sys.argv[3])
+given = {"artefacts": [packages.artefact(p, CHANNEL) for p in folder.glob("channel/*/*-1-0.*")], "facts": {"variant": "cpu"}}
+source = From(lambda a: (folder / "channel" / a.subdir / a.file_name).as_uri())
+print(install_prefix(make_job(folder / "mine/env", folder / "mine/cache", Silent(), source, given)).status)
+"""
+
+
+@pytest.mark.fault("archive-modes", "environment", "folders get the umask's modes, whoever extracts")
+@pytest.mark.parametrize("ending", [".conda", ".tar.bz2"])
+def test_folder_members_that_keep_their_owner_out_are_extracted_by_a_user_who_is_not_root(
+    tmp_path: Path, ending: str
+) -> None:
+    """A root without capabilities obeys modes as every other user does, and can reach this Python."""
+    if os.geteuid() != 0 or not shutil.which("setpriv"):
+        pytest.skip("giving up capabilities needs root and setpriv")
+    names = {"closed": 0o000, "closed/in": 0o555, "read-only": 0o555, "unsearchable": 0o600}
+    members = []
+    for name, mode in names.items():
+        members.append(member(f"share/{name}", kind=tarfile.DIRTYPE))
+        members[-1][0].mode = mode
+        members.append(member(f"share/{name}/file", name.encode()))
+        members[-1][0].mode = 0o444
+    entries = [listed(f"share/{name}/file", len(name)) for name in names]
+    evil(tmp_path / "channel", members, entries, name="odd", ending=ending)
+    folders = [str(ROOT / "src"), str(ROOT / "tests"), str(tmp_path)]
+    done = subprocess.run(
+        ["setpriv", "--bounding-set=-all", "--inh-caps=-all", sys.executable, "-c", CREATE, *folders],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr, done.returncode) == ("created\n", "", 0)
+    found = {name: (tmp_path / f"mine/env/share/{name}/file").read_text() for name in names}
+    assert found == {name: name for name in names} and not list((tmp_path / "mine/cache/pkgs").glob(".*"))
+    assert wrong(tmp_path / "mine/env", 0o022) == []
 
 
 @pytest.mark.usefixtures("mask")

@@ -22,9 +22,11 @@ from rattler.package_streaming import extract
 from zstandard import ZstdError
 
 from cogvideo_sat_env.base.errors import VerificationError
+from cogvideo_sat_env.base.hashing import sha256_file
 from cogvideo_sat_env.base.permissions import shared_mode, umask
 from cogvideo_sat_env.install import archive_size, package_info, package_manifest
 from cogvideo_sat_env.install.package_manifest import PackageManifest
+from cogvideo_sat_env.install.repack import with_open_folders
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ def unpack(archive: Path, package: PackageName, packages: Path, compare: bool = 
         if known == manifest and package_manifest.changed(recorded, folder) is None:
             return
         try:
-            _extract(archive, package, scratch)
+            _extract(archive, package, scratch, gone)
             _normalize_modes(scratch)
             package_info.check(scratch, package.key)
             found = dict(package_manifest.walk(str(scratch)))
@@ -66,11 +68,11 @@ def unpack(archive: Path, package: PackageName, packages: Path, compare: bool = 
             else:
                 if os.path.lexists(folder):
                     folder.rename(gone)
-                    _remove(gone)
                 scratch.rename(folder)
             package_manifest.write(recorded, manifest, found, paths)
         finally:
             _remove(scratch)
+            _remove(gone)
 
 
 def _remove(folder: Path) -> None:
@@ -121,20 +123,31 @@ def _is_same(fresh: Path, folder: Path, found: Mapping[str, os.stat_result]) -> 
     return True
 
 
-def _extract(archive: Path, package: PackageName, scratch: Path) -> None:
+def _extract(archive: Path, package: PackageName, scratch: Path, spare: Path) -> None:
+    """Extract `archive` into the new folder `scratch`; `spare` is a path for another folder, where one is needed."""
     try:
         archive_size.require_bounded(archive)
         scratch.mkdir()
-        sha256, _ = extract(archive, scratch)
+        try:
+            sha256 = extract(archive, scratch)[0].hex()
+        except (OSError, RuntimeError) as error:
+            if "ermission denied" not in str(error) or not os.access(scratch, os.W_OK | os.X_OK):
+                raise
+            # a folder member whose mode keeps out its owner, unless that is root: rattler obeys it at once
+            sha256 = sha256_file(archive)
+            _remove(scratch)
+            spare.mkdir()
+            extract(with_open_folders(archive, spare), scratch)
+            _remove(spare)
     except (ZstdError, BadZipFile, EOFError, ValueError, RuntimeError) as error:
         raise unreadable(archive, str(error)) from error
     except OSError as error:
         if error.errno is None and "space left" not in str(error) and "quota" not in str(error):
             raise unreadable(archive, str(error)) from error
         raise
-    if sha256.hex() != package.sha256:
+    if sha256 != package.sha256:
         raise VerificationError(
-            f"{archive}: expected SHA-256 {package.sha256}, found {sha256.hex()} while it was extracted",
+            f"{archive}: expected SHA-256 {package.sha256}, found {sha256} while it was extracted",
             "something changes the cache while it is used: choose another with SATENV_CACHE",
         )
 
