@@ -171,3 +171,20 @@ def test_a_copied_prefix_follows_the_umask_too(site: Site, monkeypatch: pytest.M
     os.umask(0o007)
     site.install(site.home / "env", artefacts=site.artefacts[:1])
     assert wrong(site.home / "env", 0o007) == []
+
+
+@pytest.mark.usefixtures("mask")
+def test_repeated_creates_take_no_package_for_changed(site: Site, tmp_path: Path) -> None:
+    """Whatever a create does with the package cache, the next one finds it as recorded: also with other umasks."""
+    options = with_odd_modes(site, tmp_path)
+    site.install(site.home / "first", **options)
+    inodes = {p: p.lstat().st_ino for p in (site.cache / "pkgs").rglob("*") if not p.is_dir()}
+    site.progress.titles.clear()
+    for number, (umask, given) in enumerate([(0o077, {}), (0o002, {"repair": True}), (0o022, {"replace": True})]):
+        os.umask(umask)
+        site.install(site.home / ("first" if given else f"env{number}"), **options, **given)
+    assert "Extracting" not in site.progress.titles and not [t for t in site.progress.said if "was changed" in t]
+    now = {p: p.lstat().st_ino for p in (site.cache / "pkgs").rglob("*") if not p.is_dir()}
+    assert now == inodes
+    site.install(site.home / "full", **options, full=True)  # compared byte by byte, and found the same
+    assert {p: i for p, i in inodes.items() if not p.name.endswith(".json") and p.lstat().st_ino != i} == {}
