@@ -25,7 +25,10 @@ from cogvideo_sat_env.base.paths import current_platform
 from cogvideo_sat_env.bundle.container import open_bundle
 from cogvideo_sat_env.bundle.verify import verify
 
-pytestmark = pytest.mark.skipif(current_platform() != "linux-64", reason="the project's locks are for linux-64")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(current_platform() != "linux-64", reason="the project's locks are for linux-64"),
+]
 LINKED = "channel/conda-forge/linux-64/linked-1.0-h0_0.conda"
 
 

@@ -20,6 +20,8 @@ from cogvideo_sat_env.bundle.unpack_tool import unpack_project, unpack_tool
 from cogvideo_sat_env.bundle.verify import verify
 from cogvideo_sat_env.bundle.write import Item, write_bundle
 
+pytestmark = pytest.mark.slow
+
 ZEROS = "0" * 64
 PART = {
     "platform": current_platform(), "lock": "l.yml", "lock_sha256": ZEROS, "channels": ["c"], "installed_bytes": 3,

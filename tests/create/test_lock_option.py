@@ -19,7 +19,10 @@ from cogvideo_sat_env.install.prefix_lock import Owner, lock_path
 
 from .test_create import Machine, channel, machine  # noqa: F401 - fixtures
 
-pytestmark = pytest.mark.skipif(current_platform() != "linux-64", reason="the project's locks are for linux-64")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(current_platform() != "linux-64", reason="the project's locks are for linux-64"),
+]
 
 
 def own_lock(machine: Machine, channel: Path, count: int = 2, **changes: object) -> Path:  # noqa: F811

@@ -17,6 +17,8 @@ from cogvideo_sat_env.base.errors import InputError, MissingToolError, SourceErr
 from cogvideo_sat_env.doctor.fleet import compare, launch, slurm
 from cogvideo_sat_env.doctor.fleet.messages import Client, Coordinator
 
+pytestmark = pytest.mark.slow
+
 SOURCE = Path(__file__).parents[2] / "src"
 SLURM = {
     "SLURM_JOB_ID": "77", "SLURM_STEP_ID": "0", "SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_STEP_NUM_TASKS": "4",

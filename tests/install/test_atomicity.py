@@ -19,6 +19,8 @@ from cogvideo_sat_env.install.prefix_lock import prefix_lock
 
 from .conftest import Recorder, Site
 
+pytestmark = pytest.mark.slow
+
 TESTS = Path(__file__).resolve().parents[1]
 
 # A run of its own process, which starts others even for so few packages: argv = prefix, cache, mirror folder, server

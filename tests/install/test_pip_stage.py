@@ -25,6 +25,8 @@ from cogvideo_sat_env.install.prefix_python import PrefixPython
 
 from .conftest import CHANNEL, Site, make_wheel, pin
 
+pytestmark = pytest.mark.slow
+
 # A build backend inside the sdist: what is tested is where it runs, not setuptools.
 BACKEND = """
 import sys, zipfile

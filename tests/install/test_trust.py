@@ -16,6 +16,8 @@ from .conftest import Site
 from .test_atomicity import complete
 from .test_package_cache import extracted
 
+pytestmark = pytest.mark.slow
+
 PLAIN = "share/prefixed/plain.txt"
 
 

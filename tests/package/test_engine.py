@@ -16,7 +16,10 @@ from cogvideo_sat_env.package.build import build as build_module
 from cogvideo_sat_env.package.build.base import Base
 from cogvideo_sat_env.package.build.target_channel import Channel
 
-pytestmark = pytest.mark.skipif(current_platform() != "linux-64", reason="the small recipe is for linux-64")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(current_platform() != "linux-64", reason="the small recipe is for linux-64"),
+]
 FILES = {
     "noarch/first-1.0-*.conda", "noarch/second-1.0-*.conda",
     "linux-64/cogvideo-sat-env-1.0-cpu_0.conda", "linux-64/cogvideo-sat-env-1.0-cuda_0.conda",

@@ -23,6 +23,8 @@ from cogvideo_sat_env.fetch import reachable
 from cogvideo_sat_env.lock.read import read_lock
 from cogvideo_sat_env.package.lock_metapackage import METAPACKAGE, MetapackageOptions, lock_with_channel
 
+pytestmark = pytest.mark.slow
+
 PROJECT = Path(__file__).parents[2]
 SERVED = "https://conda.example.org/cogvideo"
 

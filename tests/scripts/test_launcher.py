@@ -17,6 +17,8 @@ import pytest
 
 import airgap
 
+pytestmark = pytest.mark.slow
+
 PIN = "tinywheel==1.0 \\\n    --hash=sha256:{}\n"
 # the program under the launcher here: shows what it was started with, and that its tool is there
 MAIN = "import sys\ndef main():\n    import tinywheel\n    print(tinywheel.VALUE, sys.argv[1:])\n"

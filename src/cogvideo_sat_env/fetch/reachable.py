@@ -13,15 +13,16 @@ if TYPE_CHECKING:
 PROBE_SECONDS = 10  # a channel that takes longer to say that a file is there doesn't answer
 
 
-def why_unreachable(url: str | Address, seconds: float = PROBE_SECONDS) -> str | None:
-    """Ask for the first byte of `url`; return None when it is there, else the reason in words; `seconds` to wait.
+def why_unreachable(url: str | Address, seconds: float | None = None) -> str | None:
+    """Ask for the first byte of `url`; return None when it is there, else the reason in words.
 
-    Asked as every file is: with the user's proxies, certificates and credentials, at a mirror that rattler's
+    It waits for `seconds` (PROBE_SECONDS by default). Asked as every file is: with the user's proxies, certificates and credentials, at a mirror that rattler's
     configuration names for it.
     """
     from cogvideo_sat_env.fetch.session import Sessions  # the HTTP client loads slowly
 
     sessions = Sessions()
+    seconds = PROBE_SECONDS if seconds is None else seconds
     reasons = [_ask(sessions, place, seconds) for place in sessions.places(Address(url))]
     return None if None in reasons else reasons[0]
 

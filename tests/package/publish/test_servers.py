@@ -19,6 +19,8 @@ from .conftest import program, requests_of
 from .packageserver import KEY
 from .s3server import ACCESS_KEY, SECRET_KEY
 
+pytestmark = pytest.mark.slow
+
 PROJECT = Path(__file__).parents[3]
 READ = {"quetz": "get/mine", "prefix": "mine", "artifactory": "mine"}
 VARIABLE = {"quetz": "QUETZ_API_KEY", "prefix": "PREFIX_API_KEY", "artifactory": "ARTIFACTORY_TOKEN"}

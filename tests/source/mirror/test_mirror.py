@@ -20,7 +20,10 @@ from cogvideo_sat_env.base.paths import current_platform
 from cogvideo_sat_env.lock.solve import solve
 from cogvideo_sat_env.source.mirror.selection import choose, safe_path
 
-pytestmark = pytest.mark.skipif(current_platform() != "linux-64", reason="the project's locks are for linux-64")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(current_platform() != "linux-64", reason="the project's locks are for linux-64"),
+]
 LINKED = "conda-forge/linux-64/linked-1.0-h0_0.conda"
 
 

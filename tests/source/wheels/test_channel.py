@@ -27,6 +27,8 @@ from cogvideo_sat_env.spec.environment import Environment, read_environment
 from source.wheels.conftest import PYTHON, Made, keep, pinned
 from source.wheels.wheelindex import Index, make_wheel
 
+pytestmark = pytest.mark.slow
+
 TAG = f"py{sys.version_info[0]}{sys.version_info[1]}"
 SITE = f"lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
 PACKAGES = 12  # ten files of the lock, ffmpeg, python
