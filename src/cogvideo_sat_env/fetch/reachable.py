@@ -16,8 +16,8 @@ PROBE_SECONDS = 10  # a channel that takes longer to say that a file is there do
 def why_unreachable(url: str | Address, seconds: float | None = None) -> str | None:
     """Ask for the first byte of `url`; return None when it is there, else the reason in words.
 
-    It waits for `seconds` (PROBE_SECONDS by default). Asked as every file is: with the user's proxies, certificates and credentials, at a mirror that rattler's
-    configuration names for it.
+    It waits for `seconds` (PROBE_SECONDS by default). Asked as every file is: with the user's proxies, certificates and
+    credentials, at a mirror that rattler's configuration names for it.
     """
     from cogvideo_sat_env.fetch.session import Sessions  # the HTTP client loads slowly
 
