@@ -468,7 +468,7 @@ def test_too_little_space_is_told_before_anything_is_extracted(
     part = install._choose(opened, "auto")
     for entry in opened.manifest["parts"]["linux-64-cpu"]["conda"]:
         entry["installed_bytes"] = 10**18
-    with pytest.raises(SatenvError, match="the extracted packages needs .* only .* free"):
+    with pytest.raises(SatenvError, match="needed for the extracted packages; only .* free"):
         install._prove_and_extract(opened, part, site.target, Silent())
     assert not list(site.target.glob("pkgs/*"))
 

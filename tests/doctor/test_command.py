@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from cogvideo_sat_env.cli.doctor import doctor as click_command
 from cogvideo_sat_env.doctor import options
 from cogvideo_sat_env.doctor.command import DoctorOptions, read_options
 from cogvideo_sat_env.doctor.find_prefix import find_prefix, named_prefix
+from cogvideo_sat_env.doctor.runner import Doctor
 
 SOURCE = Path(__file__).parents[2] / "src"
 
@@ -250,3 +252,22 @@ def test_a_batch_system_or_a_lost_terminal_that_ends_the_doctor_leaves_no_proces
     pid = int((tmp_path / "pid").read_text())
     state = Path(f"/proc/{pid}/stat")
     assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] in "ZX"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root")
+def test_a_python_that_leads_into_anothers_home_is_named_as_such():
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:  # pytest's own folders are closed to others
+        home, prefix = Path(name, "home"), Path(name, "env")
+        for folder in (home, prefix / "bin"):
+            folder.mkdir(parents=True)
+        Path(name).chmod(0o755)
+        home.chmod(0o700)
+        (home / "python3").touch(mode=0o755)
+        (prefix / "bin" / "python").symlink_to(home / "python3")
+        os.seteuid(54321)
+        try:
+            with pytest.raises(PrefixError) as refused:
+                Doctor(prefix)
+        finally:
+            os.seteuid(0)
+        assert f"leads to {home}/python3, where this user may not look" in str(refused.value)

@@ -144,6 +144,16 @@ def test_activation_scripts_that_are_gone_fail_with_what_brings_them_back(prefix
     assert prefix.check("identity.activation").status == "passed"
 
 
+def test_an_environment_that_was_moved_or_copied_is_named(prefix, tmp_path):
+    prefix.file("conda-meta/state", '{"env_vars": {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}}')
+    for made, status in ((tmp_path / "gone", "failed"), (tmp_path, "failed"), (prefix.root, "passed")):
+        prefix.file("etc/cogvideo-sat-env/receipt.json", f'{{"source": "wheels", "prefix": "{made}"}}')
+        result = prefix.check("identity.activation")
+        assert result.status == status, result
+        if status == "failed":
+            assert f"made at {made} and moved" in result.finding and "create --repair -p" in result.remedy
+
+
 # ---- limits
 
 

@@ -190,6 +190,20 @@ def test_the_sourced_script_says_when_the_environment_was_moved(prefix: Path, tm
     assert "no environment at" in said and "--repair" in said and "1\n" in said
 
 
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_a_copied_environment_does_not_activate_the_one_that_it_was_copied_from(
+    prefix: Path, shell: str, tmp_path: Path
+) -> None:
+    if not shutil.which(shell):
+        pytest.skip(f"no {shell} here")
+    copy, link = tmp_path / "copy", tmp_path / "link"
+    shutil.copytree(prefix, copy, symlinks=True)
+    said = run(shell, f". '{copy}/bin/activate-cogvideo-sat'; echo $? ${{CONDA_PREFIX-none}}", check=False)
+    assert f"would activate {prefix}" in said and "--repair" in said and "1 none\n" in said
+    link.symlink_to(prefix / "bin" / "activate-cogvideo-sat")
+    assert run(shell, f". '{link}'; echo $CONDA_PREFIX").endswith(f"{prefix}\n")
+
+
 ALL = ("sh", "bash", "dash", "zsh", "fish", "tcsh")
 EXPORT = {"fish": "set -gx {0} {1}", "tcsh": "setenv {0} {1}"}
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import stat
@@ -414,3 +415,29 @@ def test_what_is_plain(entry: dict[str, object], plain: bool) -> None:
     if entry.get("_path") == "share/..b/x":
         plain = False  # hidden names are left to rattler, this one with them
     assert is_plain({**usual, **entry}) is plain
+
+
+@pytest.mark.fault("machine-states", "error", "names the place and the state in one line, with what to do; exit 9")
+def test_a_limit_of_the_shell_is_not_blamed_on_a_package(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.install(site.home / "first")
+    popen = subprocess.Popen
+    limit = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (512, 512))}
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: popen(*a, **k, **(limit if "stderr" in k else {})))
+    monkeypatch.setattr(
+        resource, "getrlimit", lambda number: (512, 512) if number == resource.RLIMIT_FSIZE else (-1, -1)
+    )
+    with pytest.raises(SatenvError) as refused:
+        site.install(site.home / "second")
+    assert refused.value.exit_code == 9 and "ulimit -f" in refused.value.remedy
+    assert "package is at fault" not in refused.value.remedy and not (site.home / "second").exists()
+
+
+def test_a_working_directory_that_is_gone_is_not_needed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = site.home / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    try:
+        assert site.install(site.home / "env").status == "created"
+    finally:
+        os.chdir("/")

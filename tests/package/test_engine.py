@@ -168,7 +168,7 @@ def test_another_build_into_the_same_channel_is_refused(make, tmp_path):
 def test_without_room_for_a_build_that_is_said(make, tmp_path, monkeypatch):
     full = shutil.disk_usage(tmp_path)._replace(free=3_000_000)
     monkeypatch.setattr("shutil.disk_usage", lambda folder: full)
-    with pytest.raises(PrefixError, match=r"channel: a build needs 100\.0 MB .*; only 3\.0 MB free"):
+    with pytest.raises(PrefixError, match=r"channel: 100\.0 MB .* needed for a build; only 3\.0 MB free"):
         make()
     assert not (tmp_path / "channel").exists()
 

@@ -33,7 +33,7 @@ def require(folder: Path, needed: int, what: str) -> None:
     free = shutil.disk_usage(existing(folder)).free
     if needed > free:
         raise PrefixError(
-            f"{folder}: {what} needs {human_bytes(needed)} ({needed:,} bytes); only {human_bytes(free)} free",
+            f"{folder}: {human_bytes(needed)} ({needed:,} bytes) needed for {what}; only {human_bytes(free)} free",
             "free some space, or choose another place (-p for the prefix, SATENV_CACHE for the cache)",
         )
 
@@ -46,7 +46,7 @@ def full(folder: Path, what: str, needed: int | None = None) -> PrefixError:
             f"{folder}: no file can be made there any more while writing {what}: its inodes are used up",
             "delete files there, ask for a larger quota of files, or choose another place (-p, SATENV_CACHE)",
         )
-    amount = f"; {what} needs {human_bytes(needed)} ({needed:,} bytes)" if needed else f" while writing {what}"
+    amount = f"; {human_bytes(needed)} ({needed:,} bytes) needed for {what}" if needed else f" while writing {what}"
     free = f"{human_bytes(system.f_bavail * system.f_frsize)} and {system.f_favail:,} inodes are free there now"
     return PrefixError(
         f"{folder}: no space left on the device, or quota exceeded{amount} ({free})",

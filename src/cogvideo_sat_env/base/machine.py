@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import resource
 import signal
 from collections.abc import Iterator
 
@@ -51,6 +52,12 @@ _SIGNALS = {  # what ends a process without a word
     signal.SIGXFSZ: REMEDIES[errno.EFBIG],
     signal.SIGXCPU: "a limit on processor time is in force: ulimit -t unlimited",
 }
+_NARROW = (  # ulimit's letter, the limit, and below what a library fails at work that is ours
+    ("f", resource.RLIMIT_FSIZE, 8 * 2**30),
+    ("v", resource.RLIMIT_AS, 8 * 2**30),
+    ("d", resource.RLIMIT_DATA, 8 * 2**30),
+    ("n", resource.RLIMIT_NOFILE, 256),
+)
 _LOADER = re.compile(r"failed to map segment|[Cc]annot allocate memory|[Tt]oo many open files|[Ii]nput/output error")
 
 
@@ -85,6 +92,12 @@ def of_a_death(returncode: int, output: str) -> SatenvError | None:
     if remedy:
         return SatenvError(f"ended by {signal.Signals(-returncode).name}", remedy)
     return _by_text(output)
+
+
+def narrow_limits() -> str:
+    """Return the limits under which a library can fail without a word of them, as `ulimit -f, -v`; "" for none."""
+    found = [f"-{letter}" for letter, number, enough in _NARROW if 0 <= resource.getrlimit(number)[0] < enough]
+    return f"ulimit {', '.join(found)}" if found else ""
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -69,6 +69,7 @@ class Doctor:
         self.prefix = Path(os.path.abspath(prefix))  # not resolved: a release's link is the name that users activate
         self._foreign = python is not None
         self.python = Path(os.path.abspath(python or self.prefix / "bin" / "python"))
+        _require_enterable(self.python)
         if not os.access(self.python, os.X_OK):
             ours = (self.prefix / RECEIPT).is_file()
             raise PrefixError(
@@ -200,6 +201,19 @@ def _blocked(stuck: str | None) -> tuple[str, str] | None:
         remedy = "ulimit -S -v unlimited" if open_ended else "have the hard limit of ulimit -v raised (batch system)"
         return f"ulimit -v is {soft // 1024:,}: torch can't be imported", remedy
     return None
+
+
+def _require_enterable(python: Path) -> None:
+    """Raise PrefixError where the link `python` leads to a place that this user may not enter: another user's home."""
+    try:
+        python.stat()
+    except PermissionError:
+        raise PrefixError(
+            f"{python}: leads to {os.path.realpath(python)}, where this user may not look",
+            "have its owner open the folders above that (chmod o+x), or make an environment of your own",
+        ) from None
+    except OSError:
+        pass  # it isn't there, which is said next
 
 
 def _restore(prefix: Path, ours: bool) -> str:

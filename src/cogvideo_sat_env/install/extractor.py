@@ -90,7 +90,7 @@ class Extractor:
                 raise SatenvError("the extraction was interrupted", None)
             child = subprocess.Popen(
                 [sys.executable, "-I", str(_WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                encoding="utf-8",
+                encoding="utf-8", cwd="/",
             )  # fmt: skip
             self._children.append(child)
             return child

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cogvideo_sat_env.base import diskspace
+from cogvideo_sat_env.base import diskspace, machine
 from cogvideo_sat_env.base.errors import PrefixError, SatenvError, VerificationError
 from cogvideo_sat_env.install import own_files
 from cogvideo_sat_env.install.archive import Package
@@ -99,7 +99,7 @@ def _run(job: Job, root: Path, message: Mapping[str, Any], meanwhile: Callable[[
         child = subprocess.Popen(
             [sys.executable, "-I", str(_WORKER)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True, encoding="utf-8",
-            pass_fds=held_fds(),
+            pass_fds=held_fds(), cwd="/",  # the user's may be gone
         )  # fmt: skip
         last: dict[str, Any] = {"event": "none"}
         try:
@@ -137,6 +137,11 @@ def _error(last: Mapping[str, Any], words: str, code: int, staging: Path, cache:
     if "Permission denied" in text or "os error 13" in text or "Read-only file system" in text:
         return PrefixError(f"{staging.parent}: not writable: {text}", "choose another prefix with -p")
     if last["event"] == "error":
+        limits = machine.narrow_limits()
+        if limits:  # rattler's words are of what it then found: a record cut short, a thread that panicked
+            return SatenvError(
+                f"linking failed: {text}", f"a limit is in force ({limits}): raise it, and run the command again"
+            )
         return VerificationError(
             f"linking failed: {text}", "the bytes are as locked, so a package is at fault: tell its channel"
         )

@@ -56,7 +56,7 @@ class WorkerPool:
             self._children.append(
                 subprocess.Popen(
                     [sys.executable, "-I", "-S", str(_WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                    text=True, encoding="utf-8", pass_fds=held_fds(),
+                    text=True, encoding="utf-8", cwd="/", pass_fds=held_fds(),
                 )
             )  # fmt: skip
         self._share({job["manifest_path"] for job in jobs} - self._shares.keys())

@@ -203,6 +203,9 @@ def activation(request: ProbeRequest) -> ProbeOutcome:
             f"activation is incomplete, {', '.join(gone[:3])} is missing: an activated shell lacks its variables",
             request.restore, missing=gone,
         )  # fmt: skip
+    made = (request.inputs["receipt"] or {}).get("prefix")
+    if isinstance(made, str) and made != str(prefix) and not (os.path.exists(made) and os.path.samefile(made, prefix)):
+        return failed(f"made at {made} and moved or copied here: its scripts name that place", request.restore)
     if request.inputs.get("receipt_problem"):
         problems.append(request.inputs["receipt_problem"])
     details = {"scripts": facts["scripts"], "sets": sorted(facts["sets"])}
@@ -229,7 +232,7 @@ def activation(request: ProbeRequest) -> ProbeOutcome:
         return judge(f"activation does not set {wanted}{shell}", remedy, **details)
     if not facts["sets"]:
         return passed("nothing to activate", **details)
-    return passed(f"{len(facts['scripts'])} scripts ran, {len(facts['sets'])} variables set", **details)
+    return passed(f"scripts that ran: {len(facts['scripts'])}; variables set: {len(facts['sets'])}", **details)
 
 
 def _activation_files(request: ProbeRequest) -> list[str]:
