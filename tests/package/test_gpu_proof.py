@@ -112,12 +112,17 @@ def test_the_packed_start_names_all_that_the_machine_lacks_before_anything_start
     for process in runs:
         _, words = process.communicate(timeout=60)
         assert process.returncode == 8 and "no torch, no numpy, no triton" in words and "PYTHON=" in words, words
-    assert (home / "lib" / TAG / "toy" / "__init__.py").is_file()
+    (place,) = home.glob("lib-*")
+    assert (place / TAG / "toy" / "__init__.py").is_file()
     assert sorted(path.name for path in home.iterdir() if path.name.startswith(".")) == []
     done = subprocess.run(
         [home / "run", "satenv", "doctor", "--list"], env=environ, capture_output=True, text=True, check=True
     )
     assert "toolchain.fused-ema-adam" in done.stdout
+    (home / "payload.tar.xz").write_bytes(payload[: len(payload) // 2])
+    done = subprocess.run([home / "run"], env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 4 and "payload.tar.xz is damaged" in done.stderr and "Traceback" not in done.stderr
+    assert list(home.glob("*lib-*")) == [place], "of the broken one nothing may stay"
 
 
 @pytest.fixture
