@@ -6,10 +6,10 @@ Signed is the bundle's tail: the code that starts it and the manifest, which sta
 from __future__ import annotations
 
 import subprocess
-import tempfile
 from pathlib import Path
 
 from cogvideo_sat_env.base.errors import InputError, MissingToolError, VerificationError
+from cogvideo_sat_env.base.scratch import scratch_folder
 from cogvideo_sat_env.bundle.container import Bundle
 
 NAMESPACE = "cogvideo-sat-env-bundle"
@@ -23,7 +23,7 @@ def signature_path(bundle: Path) -> Path:
 
 def sign(bundle: Bundle, key: Path) -> Path:
     """Sign with a private key (ssh-keygen may ask for its passphrase); return the signature's path."""
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch_folder("satenv-sign-") as scratch:
         tail = Path(scratch) / "tail"
         tail.write_bytes(bundle.tail)
         done = _run(["-Y", "sign", "-n", NAMESPACE, "-f", str(key), str(tail)], None)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import tempfile
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 
+from cogvideo_sat_env.base.scratch import scratch_folder
 from cogvideo_sat_env.spec.environment import Environment
 from cogvideo_sat_env.spec.pypi_names import conda_lock_lookup
 from cogvideo_sat_env.spec.variants import Variant, render_environment
@@ -31,7 +32,7 @@ def content_hash(environment: Environment, variant: Variant) -> str:
     from conda_lock.content_hash import compute_content_hashes
     from conda_lock.virtual_package import virtual_package_repo_from_specification
 
-    with tempfile.TemporaryDirectory(prefix="satenv-hash-") as folder:
+    with scratch_folder("satenv-hash-") as folder:
         work = Path(folder)
         # the comments don't count, so the primary file may be rendered anew as well
         (work / "environment.yml").write_text(render_environment(environment, variant), encoding="utf-8")
@@ -43,7 +44,9 @@ def content_hash(environment: Environment, variant: Variant) -> str:
             mapping_url=(work / "names.json").as_uri(),
         )
         repo = virtual_package_repo_from_specification(work / "virtual-packages.yml")
-        return compute_content_hashes(spec, repo)[variant.platform]
+        found = compute_content_hashes(spec, repo)[variant.platform]
+        shutil.rmtree(repo.base_path, ignore_errors=True)  # conda-lock would do it when this process ends by itself
+        return found
 
 
 def merge(contents: Sequence[dict]) -> dict:

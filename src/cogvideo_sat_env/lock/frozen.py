@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from urllib.parse import urlsplit
 from cogvideo_sat_env.base.artefacts import channel_url
 from cogvideo_sat_env.base.errors import InputError, VerificationError
 from cogvideo_sat_env.base.hashing import sha256_file
+from cogvideo_sat_env.base.scratch import scratch_folder
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -48,7 +48,7 @@ def frozen_channels(folder: Path, channels: Sequence[str]) -> Iterator[list[str]
     import zstandard  # only locking needs it
 
     _verify(folder)
-    with tempfile.TemporaryDirectory(prefix="satenv-frozen-") as unpacked:
+    with scratch_folder("satenv-frozen-") as unpacked:
         local = []
         for channel in channels:
             name = urlsplit(channel).path.strip("/")

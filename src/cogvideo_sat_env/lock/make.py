@@ -8,7 +8,6 @@ import re
 import stat
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,6 +20,7 @@ from cogvideo_sat_env.base.child import child_environment
 from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError, MissingToolError, SolveError, SourceError
 from cogvideo_sat_env.base.progress import Progress
+from cogvideo_sat_env.base.scratch import scratch_folder
 from cogvideo_sat_env.fetch import pip_config
 from cogvideo_sat_env.lock import conda_lock, pip_proxy, solve
 from cogvideo_sat_env.lock.conda_frontend import CONSTRAINTS, EXCEPTION
@@ -51,7 +51,7 @@ def lock_variant(
     Raises SolveError with the solver's reason, SourceError, MissingToolError, InputError.
     """
     with (
-        tempfile.TemporaryDirectory(prefix="satenv-lock-") as folder,
+        scratch_folder("satenv-lock-") as folder,
         asked_channels(environment.channels, frozen, asked) as channels,
     ):
         solve.require_answers(list(channels))
@@ -126,7 +126,10 @@ def _conda_lock(
             source["dependencies"].append({"pip": [str(spec) for spec in environment.pip]})
             source |= {"pip-repositories": [index], "allow-pypi-requests": False}
         (work / "environment.yml").write_text(yaml.safe_dump(source, sort_keys=False), encoding="utf-8")
-        variables = child_environment() | {CONSTRAINTS: json.dumps([str(spec) for spec in environment.conda])}
+        variables = child_environment() | {
+            CONSTRAINTS: json.dumps([str(spec) for spec in environment.conda]),
+            "TMPDIR": str(work),  # what it leaves goes with the folder
+        }
         try:
             child = subprocess.run(command, capture_output=True, text=True, check=False, env=variables)
         except OSError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from cogvideo_sat_env.base.artefacts import PipPin
 from cogvideo_sat_env.base.errors import InputError, MissingToolError
 from cogvideo_sat_env.base.files import write_atomically
 from cogvideo_sat_env.base.progress import Progress
+from cogvideo_sat_env.base.scratch import scratch_folder
 from cogvideo_sat_env.lock import conda_lock, render
 from cogvideo_sat_env.lock.make import lock_variant
 from cogvideo_sat_env.lock.read import load_lock, read_lock
@@ -62,7 +62,7 @@ def lock_project(
         sizes |= found
         contents.setdefault(variant.lock, []).append(content)
     texts |= {path: conda_lock.dump(conda_lock.merge(parts), path) for path, parts in contents.items()}
-    with tempfile.TemporaryDirectory(prefix="satenv-render-") as folder:  # read back, exactly as `check` will
+    with scratch_folder("satenv-render-") as folder:  # read back, exactly as `check` will
         locked = [variant for variant in variants if variant.lock in texts]
         for variant in locked:
             write_atomically(Path(folder) / variant.lock, texts[variant.lock].encode("utf-8"), durable=False)

@@ -5,7 +5,6 @@ Everything in it is a conda package with a SHA-256, so a site can mirror one cha
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError, SolveError
 from cogvideo_sat_env.base.progress import Progress
+from cogvideo_sat_env.base.scratch import scratch_folder
 from cogvideo_sat_env.lock import conda_lock, render
 from cogvideo_sat_env.lock.make import lock_variant
 from cogvideo_sat_env.lock.read import Lock, load_lock, read_lock
@@ -124,7 +124,7 @@ def _lock(
         asked=asked,
     )
     text = conda_lock.dump(conda_lock.merge([content]), path.name, HEADER)
-    with tempfile.TemporaryDirectory(prefix="satenv-render-") as folder:
+    with scratch_folder("satenv-render-") as folder:
         written = Path(folder) / path.name
         written.write_text(text, encoding="utf-8")
         document = load_lock(written)

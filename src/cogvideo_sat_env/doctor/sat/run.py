@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import yaml
 
 from cogvideo_sat_env.base.errors import InputError
+from cogvideo_sat_env.base.scratch import scratch_folder
 from cogvideo_sat_env.doctor import activated_env
 from cogvideo_sat_env.doctor.hardware import Hardware, NvidiaSmi
 from cogvideo_sat_env.doctor.run_checks import PROBES
@@ -35,7 +35,7 @@ def run(prefix: Path, folder: Path, entry: str, arguments: Sequence[str], hardwa
     if not program.is_file():
         raise InputError(f"{program}: no such file; expected an entry point of the checkout", f"e.g. {_ENTRY[0]}")
     on_cpu = not (hardware or NvidiaSmi()).gpu_facts().gpus
-    with tempfile.TemporaryDirectory(prefix="satenv-sat-") as name:
+    with scratch_folder("satenv-sat-") as name:
         active = activated_env.capture(prefix, Path(name))
         env = active.env | {
             key: os.environ.get(key, value)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import tarfile
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
@@ -18,6 +17,7 @@ from cogvideo_sat_env.base.artefacts import PipPin
 from cogvideo_sat_env.base.errors import InputError, MissingToolError, SourceError
 from cogvideo_sat_env.base.files import write_atomically
 from cogvideo_sat_env.base.progress import Progress
+from cogvideo_sat_env.base.scratch import scratch_folder
 from cogvideo_sat_env.source.wheels.interpreter import Interpreter, private_venv, probe
 from cogvideo_sat_env.source.wheels.lockfile import (
     build_lock_path,
@@ -47,7 +47,7 @@ def make_wheel_lock(environment: Environment, *, python: Path, out_dir: Path, pr
     interpreter = probe(python)
     wanted, _ = divide(environment, load_names())
     requirements = sorted({item.requirement() for item in wanted})
-    with tempfile.TemporaryDirectory(prefix="satenv-lock-") as name:
+    with scratch_folder("satenv-lock-") as name:
         work = Path(name)
         with private_venv(interpreter, work / "venv") as venv:
             progress.say(f"Resolving {len(requirements)} names with pip for Python {interpreter.minor}")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from cogvideo_sat_env.base.child import clean_environment
 from cogvideo_sat_env.base.errors import SourceError
+from cogvideo_sat_env.base.scratch import scratch_folder
 from cogvideo_sat_env.fetch.pip_errors import last_words, pip_error
 from cogvideo_sat_env.fetch.proxies import lend_socks
 
@@ -32,7 +32,7 @@ def run_pip(python: Path, arguments: Sequence[str], doing: str, **environment: s
     for name in _DROPPED:
         settings.pop(name, None)
     settings["PIP_USER"] = "0"  # a configuration file may say otherwise, and pip refuses that in a virtual environment
-    with tempfile.TemporaryDirectory(prefix="satenv-") as folder:
+    with scratch_folder("satenv-pip-") as folder:
         child = subprocess.run(
             [sys.executable, "-m", "pip", "--python", str(python), *arguments],
             capture_output=True, text=True, check=False, env={**settings, **lend_socks(Path(folder))},
