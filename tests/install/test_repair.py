@@ -135,8 +135,9 @@ def test_only_what_was_made_from_the_same_lock_is_repaired(site: Site) -> None:
     assert not (site.home / "env").exists()
     site.install(site.home / "env")
     before = tree(site.home / "env")
-    with pytest.raises(PrefixError, match="was made from another lock"):
+    with pytest.raises(PrefixError, match="was made from another lock") as refused:
         site.install(site.home / "env", artefacts=site.artefacts[:2], repair=True)
+    assert f"update -p {site.home / 'env'}" in refused.value.remedy
     assert tree(site.home / "env") == before and os.listdir(site.home) == ["env"]
 
 

@@ -150,6 +150,27 @@ def until(condition: Callable[[], object]) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("http_proxy", "http://127.0.0.1:9", "through the proxy that http_proxy names"),
+        ("ALL_PROXY", "socks5h://jane:EXAMPLEPW@127.0.0.1:9", "ALL_PROXY"),
+    ],
+)
+def test_a_proxy_that_leads_nowhere_is_named_with_its_variable(
+    checkout: Checkout, variable: str, value: str, words: str
+) -> None:
+    index = {
+        "PIP_NO_INDEX": "",
+        "PIP_FIND_LINKS": "",
+        "PIP_INDEX_URL": "http://index.example.org/simple/",
+        "PIP_RETRIES": "0",
+    }
+    run = checkout.run(**index, **{variable: value})
+    assert run.returncode == 5 and words in run.stderr and "EXAMPLEPW" not in run.stderr, run.stderr
+    assert [path.name for path in checkout.tools.iterdir() if path.suffix != ".lock"] == []
+
+
 @pytest.mark.fault("tool-hash", "error", "names the tool, the expected and the found SHA-256")
 def test_a_wrong_hash_is_named_and_nothing_is_left(checkout: Checkout) -> None:
     right = hashlib.sha256((checkout.root / "wheels" / airgap.WHEEL).read_bytes()).hexdigest()

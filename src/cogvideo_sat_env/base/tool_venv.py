@@ -11,7 +11,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cogvideo_sat_env.base import diskspace
@@ -92,7 +92,7 @@ def _fill(place: Path, venv: Path, requirements: Sequence[Path]) -> None:
     command += ["--require-hashes", "--no-deps", "--only-binary", ":all:"]
     installed = _run([*command, *(part for path in requirements for part in ("-r", str(path)))], environment)
     if installed.returncode != 0:
-        raise _pip_error(installed.stderr)
+        raise _pip_error(installed.stderr, environment)
     pins = [line.rstrip("\\ ") for path in requirements for line in path.read_text().splitlines() if "==" in line]
     proven = _run([python, "-I", "-c", _PROVE], environment, "\n".join(pins))
     if proven.returncode != 0:
@@ -126,7 +126,7 @@ def _option(variable: str) -> str:
     return variable.removeprefix("PIP_").lower().replace("_", "-") if variable.startswith("PIP_") else ""
 
 
-def _pip_error(text: str) -> SatenvError:
+def _pip_error(text: str, environment: Mapping[str, str]) -> SatenvError:
     if wrong := _HASHES.search(text):
         name, expected, found = wrong.groups()
         return VerificationError(
@@ -134,6 +134,18 @@ def _pip_error(text: str) -> SatenvError:
             "take a checkout whose files are whole, or another index (pip config list)",
         )
     lines = [line for line in text.splitlines() if line.startswith("ERROR")] or text.splitlines() or ["no reason given"]
+    proxies = [k for k, v in environment.items() if v and k.lower() in ("https_proxy", "http_proxy", "all_proxy")]
+    proxies += ["pip's setting proxy"] if environment.get("PIP_PROXY") else []
+    if "SOCKS" in text and proxies:
+        return SourceError(
+            f"pip can't use the SOCKS proxy that {' and '.join(proxies)} names before its tools are there",
+            "for this first run name an HTTP proxy, or an index that needs none (PIP_INDEX_URL); later runs use SOCKS",
+        )
+    if proxies:
+        return SourceError(
+            f"pip could not install the tools through the proxy that {' and '.join(proxies)} names: {lines[0]}",
+            f"correct or unset {' and '.join(proxies)}, or check that its proxy reaches a package index",
+        )
     return SourceError(
         f"pip could not install the tools: {lines[0]}",
         "check that pip reaches a package index (pip config list) and the proxy, then run it again",

@@ -172,7 +172,8 @@ def _require_repairable(prefix: Path, found: Mapping[str, Any] | None, wanted: s
         raise PrefixError(
             f"{prefix}: was made from another lock, source or variant ({found.get('variant')} from "
             f"{found.get('source')}, {found.get('made')})",
-            f"name that --source, --variant or --lock, or bring it to the present lock with {satenv('update')}",
+            f"bring it to the present one with {satenv('update -p', prefix)}, or name the --source, --variant "
+            "or --lock that it was made from",
         )
 
 
