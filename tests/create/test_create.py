@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +19,9 @@ import packages
 from cogvideo_sat_env.base.artefacts import CondaArtefact
 from cogvideo_sat_env.base.errors import SourceError
 from cogvideo_sat_env.base.paths import current_platform
+from cogvideo_sat_env.create.create import Request, as_made
 from cogvideo_sat_env.create.source_plan import choose_plan
+from cogvideo_sat_env.install.job import Options
 from cogvideo_sat_env.source.source import Source
 from cogvideo_sat_env.spec.environment import read_environment
 from cogvideo_sat_env.spec.variants import choose_variant, read_variants
@@ -325,3 +327,17 @@ def test_wheels_have_no_cpu_variant(machine):
     run = machine.create("--source", "wheels")
     assert run.returncode == 3
     assert "the wheels source has no CPU variant" in run.stderr
+
+
+def test_a_repair_takes_python_and_source_from_the_receipt(tmp_path: Path) -> None:
+    """An environment made with `--python` of another version is repaired on that one, without naming it again."""
+    found = {"source": "wheels", "variant": "wheels", "lock": "wheels-linux-64-py312.txt", "python": sys.executable}
+    asked = Request(options=Options(repair=True))
+    made = as_made(asked, tmp_path, found)
+    assert (made.sources, made.python, made.lock) == (["wheels"], Path(sys.executable), None)
+    assert as_made(replace(asked, python=Path("/mine")), tmp_path, found).python == Path("/mine")
+    assert as_made(asked, tmp_path, {**found, "python": str(tmp_path / "gone")}).python is None
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/python").symlink_to(sys.executable)  # a receipt of an older version doesn't name it
+    older = {key: value for key, value in found.items() if key != "python"}
+    assert as_made(asked, tmp_path, older).python == Path(os.path.realpath(sys.executable))

@@ -51,8 +51,8 @@ class Package:
         if not self.noarch_python:
             return ()
         try:
-            said = json.loads((self.folder / "info" / "link.json").read_bytes())["noarch"].get("entry_points") or ()
-            return tuple(map(parse, said))
+            points = json.loads((self.folder / "info" / "link.json").read_bytes())["noarch"].get("entry_points") or ()
+            return tuple(map(parse, points))
         except (FileNotFoundError, KeyError):
             return ()
         except (OSError, ValueError, TypeError, AttributeError) as error:

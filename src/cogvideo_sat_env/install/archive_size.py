@@ -29,12 +29,12 @@ def require_bounded(archive: Path) -> None:
     found = _unpacked(archive, allowed)
     if found <= allowed:
         return
-    said = asyncio.run(_declared(archive))
-    allowed = max(allowed, said + SLACK)
+    declared = asyncio.run(_declared(archive))
+    allowed = max(allowed, declared + SLACK)
     if found > allowed and _unpacked(archive, allowed) > allowed:
         raise VerificationError(
             f"{archive.name}: {human_bytes(packed)} that unpack to {human_bytes(found)} or more, but its own list says "
-            f"{human_bytes(said)}: it would fill the disk",
+            f"{human_bytes(declared)}: it would fill the disk",
             "don't use this package; tell its channel",
         )
 

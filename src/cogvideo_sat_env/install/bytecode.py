@@ -78,12 +78,12 @@ def compile_files(
             listing.write_text("".join(f"{root / name}\n" for name in todo[number::parts]), encoding="utf-8")
         with progress.task("Compiling bytecode", len(todo), "files") as task, ThreadPoolExecutor(parts) as pool:
             for number, child in enumerate(pool.map(compile_some, listings)):
-                said = child.stderr or child.stdout
+                output = child.stderr or child.stdout
                 task.advance(len(todo[number::parts]))
     finally:
         for listing in listings:
             listing.unlink(missing_ok=True)
     made = {name: cached for name, cached in expected.items() if (root / cached).exists()}
     if not made:
-        raise SatenvError(f"no bytecode could be made: {said.strip()[-400:]}", "check the free disk space")
+        raise SatenvError(f"no bytecode could be made: {output.strip()[-400:]}", "check the free disk space")
     return made

@@ -179,15 +179,15 @@ def collisions(packages: Sequence[Package], layout: Layout) -> list[str]:
             shown = f"<site>/{path[len(layout.site) + 1 :]}" if path.startswith(f"{layout.site}/") else path
             other, other_content = first.setdefault(path, (name, content))
             if other != name and other_content != content:
-                said = f"{shown.replace('<site>', 'site-packages')}: both in {other} and in {name}"
-                (harmless if _HARMLESS.search(shown) else harmful).append(said)
+                text = f"{shown.replace('<site>', 'site-packages')}: both in {other} and in {name}"
+                (harmless if _HARMLESS.search(shown) else harmful).append(text)
     return [*harmful, *harmless]
 
 
 def _site_packages(index: Mapping[str, Any]) -> str:
     """Return what CEP 17 says, or what all Pythons had before it."""
-    said = index.get("python_site_packages_path")
-    return str(said) if said else f"lib/python{'.'.join(str(index.get('version')).split('.')[:2])}/site-packages"
+    given = index.get("python_site_packages_path")
+    return str(given) if given else f"lib/python{'.'.join(str(index.get('version')).split('.')[:2])}/site-packages"
 
 
 def _parents(folder: str) -> list[str]:

@@ -109,21 +109,21 @@ def _download(python: PrefixPython, pin: PipPin, folder: Path) -> None:
     requirements.write_text(f"{pin.requirement()}\n", encoding="utf-8")
     # --no-cache-dir: pip could hand out a wheel that it once built in another environment
     child = python.run(
-        # -vv: pip tells only then why an index could not be asked
+        # -vv: only then pip reports why an index could not be asked
         ["-m", "pip", "download", "-vv", *_QUIET, "--no-cache-dir", "--no-deps", "--require-hashes",
          "--no-build-isolation", "-d", str(folder), "-r", str(requirements)]
     )  # fmt: skip
     if child.returncode == 0:
         return
-    said = child.stdout + child.stderr
-    error = pip_error(said, f"{pin.name}=={pin.version} ({pin.file_name})")
+    output = child.stdout + child.stderr
+    error = pip_error(output, f"{pin.name}=={pin.version} ({pin.file_name})")
     if isinstance(error, MissingToolError):
         raise PrefixError(
             f"the environment's Python has no pip, but {pin.name} comes from the package index",
             f"add pip to environment.yml and make the lock again: {satenv('lock')}",
         )
     raise error or SatenvError(
-        f"pip can't provide {pin.name}=={pin.version}: {last_words(said)}",
+        f"pip can't provide {pin.name}=={pin.version}: {last_words(output)}",
         "see pip's own documentation of that message; pip's configuration is shown by `pip config list`",
     )
 
