@@ -161,7 +161,7 @@ def test_not_tested_is_said_and_made_up_for(make, channel):
 
 
 def test_another_build_into_the_same_channel_is_refused(make, tmp_path):
-    with Channel(tmp_path / "channel").hold(), pytest.raises(PrefixError, match="another build is working on it"):
+    with Channel(tmp_path / "channel").hold(), pytest.raises(PrefixError, match="another run is at work on it"):
         make()
 
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import shutil
 import tempfile
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-from filelock import FileLock
 
 from cogvideo_sat_env.base.artefacts import PipPin, channel_url
 from cogvideo_sat_env.base.errors import InputError, SourceError, VerificationError
@@ -20,12 +16,10 @@ from cogvideo_sat_env.fetch.index import Index
 from cogvideo_sat_env.fetch.pip_config import index_urls
 from cogvideo_sat_env.fetch.reachable import why_unreachable
 from cogvideo_sat_env.package.build.worker import do
-from cogvideo_sat_env.source.local_channel import index_channel
-from cogvideo_sat_env.source.wheels.channel import build_channel
-from cogvideo_sat_env.source.wheels.convert import ConvertedPackage, convert, to_fetch
-from cogvideo_sat_env.source.wheels.fetch import file_path
-from cogvideo_sat_env.source.wheels.interpreter import Interpreter
-from cogvideo_sat_env.source.wheels.lockfile import WheelLock, choose_python, read_wheel_lock
+from cogvideo_sat_env.source.wheels.channel import build_channel, hold_wheels, make_channel
+from cogvideo_sat_env.source.wheels.convert import convert, to_fetch
+from cogvideo_sat_env.source.wheels.fetch import fetch
+from cogvideo_sat_env.source.wheels.lockfile import choose_python, read_wheel_lock
 from cogvideo_sat_env.spec.environment import read_environment
 from cogvideo_sat_env.spec.pypi_names import load_names
 
@@ -111,45 +105,35 @@ def _from_wheels(root: Path, progress: Progress) -> str:
     amount = _amount(to_fetch(lock, interpreter=interpreter, names=load_names(), cache=cache))
     if amount:
         progress.say(f"Fetching to build with: {amount}")
-    with FileLock(cache / "wheels.lock"):
+    with hold_wheels(cache, progress):
         done = convert(lock, [], interpreter=interpreter, names=load_names(), cache=cache, progress=progress)
-        return _channel(done.packages, lock, interpreter, cache).resolve().as_uri()
+
+        pin = next(pin for pin in lock.pins if pin.name == "ninja")
+
+        def add(channel: Path) -> None:
+            wheel = fetch(lock, [pin], interpreter=interpreter, cache=cache, progress=progress)[pin.name]
+            _ninja_program(wheel, pin.version, interpreter.platform, channel)
+
+        return make_channel(done.packages, interpreter, cache, place="build-base", add=add).resolve().as_uri()
 
 
-def _channel(packages: Sequence[ConvertedPackage], lock: WheelLock, interpreter: Interpreter, cache: Path) -> Path:
-    listing = "\n".join(sorted(f"{package.file_name} {package.sha256}" for package in packages))
-    target = cache / "build-base" / hashlib.sha256(listing.encode()).hexdigest()[:16]
-    if target.is_dir():
-        return target
-    target.parent.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as name:
-        channel = Path(name) / "channel"
-        for subdir in (interpreter.platform, "noarch"):
-            (channel / subdir).mkdir(parents=True)
-        for package in packages:
-            shutil.copyfile(package.archive(cache), channel / interpreter.platform / package.file_name)
-        _ninja_program(lock, interpreter, cache, Path(name) / "stage", channel)
-        index_channel(channel, "delete the cache and run again")
-        channel.replace(target)
-    return target
-
-
-def _ninja_program(lock: WheelLock, interpreter: Interpreter, cache: Path, stage: Path, channel: Path) -> None:
+def _ninja_program(wheel: Path, version: str, platform: str, channel: Path) -> None:
     """Pack the program of the ninja wheel as conda-forge's package `ninja`: over it python-ninja is tested."""
-    pin = next(pin for pin in lock.pins if pin.name == "ninja")
-    with zipfile.ZipFile(file_path(cache, pin)) as wheel:
-        inside = next((name for name in wheel.namelist() if name.endswith(".data/scripts/ninja")), None)
-        if inside is None:
-            raise VerificationError(f"{pin.file_name}: holds no program ninja", "lock another version")
-        (stage / "bin").mkdir(parents=True)
-        (stage / "bin" / "ninja").write_bytes(wheel.read(inside))
-    (stage / "bin" / "ninja").chmod(0o755)
-    answer = do(
-        {
-            "do": "pack a program", "name": "ninja", "version": pin.version, "platform": interpreter.platform,
-            "stage": str(stage), "out": str(channel / interpreter.platform),
-            "summary": f"The program of the wheel ninja {pin.version}",
-        }
-    )  # fmt: skip
+    with tempfile.TemporaryDirectory(dir=channel.parent) as stage:
+        program = Path(stage, "bin", "ninja")
+        program.parent.mkdir()
+        with zipfile.ZipFile(wheel) as archive:
+            inside = next((name for name in archive.namelist() if name.endswith(".data/scripts/ninja")), None)
+            if inside is None:
+                raise VerificationError(f"{wheel.name}: holds no program ninja", "lock another version")
+            program.write_bytes(archive.read(inside))
+        program.chmod(0o755)
+        answer = do(
+            {
+                "do": "pack a program", "name": "ninja", "version": version, "platform": platform,
+                "stage": stage, "out": str(channel / platform),
+                "summary": f"The program of the wheel ninja {version}",
+            }
+        )  # fmt: skip
     if "error" in answer:
-        raise VerificationError(f"{pin.file_name}: can't be packed: {answer['error']}", "lock another version")
+        raise VerificationError(f"{wheel.name}: can't be packed: {answer['error']}", "lock another version")

@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import zstandard
-from filelock import FileLock, Timeout
 
 from cogvideo_sat_env.base import diskspace
 from cogvideo_sat_env.base.errors import PrefixError
 from cogvideo_sat_env.base.files import link_or_copy, replacing, write_atomically
 from cogvideo_sat_env.base.hashing import sha256_file
+from cogvideo_sat_env.base.locked import locked
 from cogvideo_sat_env.package.build.outputs import Output
 from cogvideo_sat_env.package.build.repack import LEVEL
 from cogvideo_sat_env.source.local_channel import index_channel
@@ -47,19 +47,10 @@ class Channel:
         """Keep other builds away from the folder. Raises PrefixError when it can't be used."""
         if self.out.is_dir() and any(self.out.iterdir()) and not (self.out / "noarch").is_dir():
             raise PrefixError(f"{self.out}: not empty, and not a channel (no noarch/ in it)", "name another with --out")
-        try:
+        lock = self.out.with_name(f".{self.out.name}.lock")
+        with locked(lock, self.out), diskspace.watch(self.out, "the channel"):
             self.staging.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.out.with_name(f".{self.out.name}.lock"))
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise PrefixError(f"{self.out}: another build is working on it", "wait for it") from None
-        except OSError as error:
-            raise PrefixError(f"{self.out}: {error.strerror}; expected a folder to write to", "see --out") from error
-        try:
-            with diskspace.watch(self.out, "the channel"):
-                yield
-        finally:
-            lock.release()
+            yield
 
     def forget(self, names: Container[str]) -> None:
         """Drop what an earlier run left unless it is in `names` (subdir/file): it was made from other inputs."""

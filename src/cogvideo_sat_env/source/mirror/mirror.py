@@ -6,21 +6,19 @@ import json
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from filelock import FileLock, Timeout
-
 from cogvideo_sat_env.base import diskspace
 from cogvideo_sat_env.base.artefacts import PipPin
 from cogvideo_sat_env.base.command_name import satenv
-from cogvideo_sat_env.base.errors import InputError, PrefixError, SourceError
+from cogvideo_sat_env.base.errors import InputError, SourceError
 from cogvideo_sat_env.base.files import write_atomically
 from cogvideo_sat_env.base.hashing import sha256_file
+from cogvideo_sat_env.base.locked import locked
 from cogvideo_sat_env.base.progress import Progress, human_bytes
 from cogvideo_sat_env.base.simple_page import simple_page
 from cogvideo_sat_env.fetch.index import Index
@@ -93,7 +91,7 @@ def make_mirror(
     """
     start = time.perf_counter()
     folder = folder.absolute()
-    with diskspace.watch(folder, "the mirror"), _alone(folder):
+    with diskspace.watch(folder, "the mirror"), locked(folder / _STATE / "lock", folder):
         known = read_record(folder)
         state = _Verified(folder)
         wanted = [*conda_files(parts, folder, mirrors), *pip_files(parts, folder / WHEELHOUSE, index, mirrors)]
@@ -223,29 +221,6 @@ def _is_ours(path: Path) -> bool:
         s.st_uid == os.geteuid() and not stat.S_ISLNK(s.st_mode) and not s.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
         for s in found
     )
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    lock = FileLock(folder / _STATE / "lock")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / _STATE).mkdir(mode=0o755, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise PrefixError(
-            f"{folder}: another run is writing this mirror", "wait for it, or choose another folder"
-        ) from error
-    except OSError as error:
-        if error.errno in diskspace.FULL:
-            raise
-        raise PrefixError(
-            f"{folder}: {error.strerror}; the mirror can't be written there", "name a folder that can be written"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def read_record(folder: Path) -> list[Part]:

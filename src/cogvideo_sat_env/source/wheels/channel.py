@@ -7,23 +7,22 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from cogvideo_sat_env.base import cache_use, diskspace
 from cogvideo_sat_env.base.artefacts import CondaArtefact, split_url
 from cogvideo_sat_env.base.command_name import satenv
-from cogvideo_sat_env.base.errors import InputError, PrefixError, VerificationError
+from cogvideo_sat_env.base.errors import InputError, VerificationError
 from cogvideo_sat_env.base.files import link_or_copy
+from cogvideo_sat_env.base.locked import locked
 from cogvideo_sat_env.base.permissions import cache_umask, require_private
 from cogvideo_sat_env.base.progress import Progress
 from cogvideo_sat_env.lock.solve import solve
 from cogvideo_sat_env.source.local_channel import index_channel
-from cogvideo_sat_env.source.wheels.convert import Conversion, ConvertedPackage, convert, sweep
+from cogvideo_sat_env.source.wheels.convert import ConvertedPackage, convert, sweep
 from cogvideo_sat_env.source.wheels.interpreter import Interpreter, probe
 from cogvideo_sat_env.source.wheels.lockfile import read_wheel_lock
 from cogvideo_sat_env.source.wheels.names import NotProvided, divide
@@ -90,55 +89,52 @@ def build_channel(
         diskspace.watch(cache, "converted wheels"),
         cache_use.in_use(cache, progress),
         cache_umask(),
-        _hold(cache, progress),
+        hold_wheels(cache, progress),
     ):
         sweep(cache)
         conversion = convert(
             wheels, programs, interpreter=interpreter, names=names, cache=cache, progress=progress, recipe=recipe
         )
         progress.say(f"Conda packages from wheels: {conversion.converted} converted, {conversion.reused} reused")
-        path = _channel(conversion, interpreter, cache)
+        path = make_channel(conversion.packages, interpreter, cache)
         patched = {package.name: list(package.patches) for package in conversion.packages if package.patches}
     specs = (f"python {interpreter.minor}.*", *(item.conda_spec for item in wanted))
     artefacts = _solve(path, specs, conversion.packages, interpreter)
     return WheelChannel(path, specs, tuple(not_provided), conversion.converted, conversion.reused, artefacts, patched)
 
 
-@contextmanager
-def _hold(cache: Path, progress: Progress) -> Iterator[None]:
-    lock = FileLock(cache / "wheels.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        progress.say(f"Another run is converting wheels in {cache}: waiting for it")
-        lock.acquire()
-    except OSError as error:
-        raise PrefixError(f"{cache}: {error.strerror}; expected a writable cache", "set SATENV_CACHE") from error
-    try:
-        yield
-    finally:
-        lock.release()
+def hold_wheels(cache: Path, progress: Progress) -> AbstractContextManager[None]:
+    """Keep other runs from converting wheels in `cache`, after waiting for the one that does."""
+    text = f"Another run is converting wheels in {cache}: waiting for it"
+    return locked(cache / "wheels.lock", cache, lambda: progress.say(text))
 
 
-def _channel(conversion: Conversion, interpreter: Interpreter, cache: Path) -> Path:
-    """Return the channel folder of exactly these packages: the one that is there, or a new one, by one rename."""
-    listing = "\n".join(sorted(f"{package.file_name} {package.sha256}" for package in conversion.packages))
-    target = cache / "channels" / hashlib.sha256(listing.encode()).hexdigest()[:16]
-    if _is_whole(target, conversion.packages, interpreter):
+def make_channel(
+    packages: Sequence[ConvertedPackage], interpreter: Interpreter, cache: Path, *, place: str = "channels",
+    add: Callable[[Path], None] = lambda _: None,
+) -> Path:  # fmt: skip
+    """Return the channel folder of exactly these packages: the one that is there, or a new one, by one rename.
+
+    It lies in the folder `place` of the cache; `add` puts more into a new one before it is indexed.
+    """
+    listing = "\n".join(sorted(f"{package.file_name} {package.sha256}" for package in packages))
+    target = cache / place / hashlib.sha256(listing.encode()).hexdigest()[:16]
+    if _is_whole(target, packages, interpreter):
         cache_use.mark_used(target)
         return target
     shutil.rmtree(target, ignore_errors=True)  # parts of it were purged
-    _refuse_clashes(conversion.packages, interpreter)
+    _refuse_clashes(packages, interpreter)
     target.parent.mkdir(exist_ok=True)
     (cache / "tmp").mkdir(exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=cache / "tmp"))
     subdir = partial / interpreter.platform
     for folder in (subdir, partial / "noarch"):
         folder.mkdir()
-    for package in conversion.packages:
+    for package in packages:
         link_or_copy(package.archive(cache), subdir / package.file_name)
+    add(partial)
     index_channel(partial, "the cache of converted wheels may be damaged: delete it and run again")
-    _compare(conversion.packages, subdir)
+    _compare(packages, subdir)
     partial.chmod(0o755)  # mkdtemp makes it private
     partial.replace(target)
     return target
