@@ -93,7 +93,19 @@ def main() -> None:
     commands = {
         "satenv": ["-m", "cogvideo_sat_env.doctor"],  # what remedies tell to type
         "doctor": ["-m", "cogvideo_sat_env.doctor", "doctor", "--python", sys.executable],
-        "pytest": ["-m", "pytest", "-m", "gpu", "-c", os.devnull, "--rootdir", str(HERE), str(HERE / "tests" / "gpu")],
+        "pytest": [
+            "-m",
+            "pytest",
+            "-m",
+            "gpu",
+            "-c",
+            os.devnull,
+            "-o",
+            "markers=gpu: need a GPU",
+            "--rootdir",
+            str(HERE),
+            str(HERE / "tests" / "gpu"),
+        ],
     }
     given = sys.argv[1:]
     if given and given[0] in commands:
