@@ -169,7 +169,7 @@ def small_lock(made: Made, index: Index, tmp_path: Path) -> Path:
 @pytest.fixture
 def downloaded(made: Made, tmp_path: Path) -> Path:
     """A cache in which everything is downloaded and built, and nothing converted yet."""
-    for name in ("files", "built"):
+    for name in ("artefacts", "built"):
         shutil.copytree(made.cache / name, tmp_path / "downloaded" / name)
     return tmp_path / "downloaded"
 

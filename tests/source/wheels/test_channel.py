@@ -139,7 +139,7 @@ def test_a_second_run_converts_nothing_and_asks_no_index(
 def test_conversion_gives_the_same_bytes_twice(
     made: Made, channel: WheelChannel, environment: Environment, small_lock: Path, tmp_path: Path
 ) -> None:
-    files = made.cache.glob("files/*/*")
+    files = made.cache.glob("artefacts/*/*/*")
     other = build(environment, small_lock, keep(tmp_path / "elsewhere" / "cache", *files))
     assert other.converted == PACKAGES
     assert {item.name: item.sha256 for item in other.artefacts} == {

@@ -83,12 +83,14 @@ class _Task:
 
 @dataclass(frozen=True)
 class _About:
-    """What a package says of itself to people."""
+    """What a package says of itself: to people, and on the Pythons that it is for."""
 
     summary: str | None = None
     license: str | None = None
     homepage: str | None = None
     license_files: Sequence[Path] = ()
+    noarch: Literal["python"] | None = None
+    python_version: str | None = None  # as in ConvertedPackage
 
 
 @dataclass(frozen=True)
@@ -318,9 +320,11 @@ def _make_wheel(task: _Task, wheel: Path, pin: PipPin, stage: Path) -> Converted
     return _pack(
         task, stage, task.names.to_conda(metadata.name), metadata.version, build_string(metadata, tag),
         depends(metadata, task.names, python.environment, python.minor) if needs is None else needs,
-        _About(metadata.summary or None, metadata.license or None, metadata.homepage or None, licenses),
-        noarch=None if needs is None else "python",
-        python_version=python.environment["python_full_version"] if needs is None and metadata.exact_python else None,
+        _About(
+            metadata.summary or None, metadata.license or None, metadata.homepage or None, licenses,
+            None if needs is None else "python",
+            python.environment["python_full_version"] if needs is None and metadata.exact_python else None,
+        ),
     )  # fmt: skip
 
 
@@ -384,9 +388,6 @@ def _pack(
     build: str,
     needs: list[str],
     about: _About,
-    *,
-    python_version: str | None = None,
-    noarch: Literal["python"] | None = None,
 ) -> ConvertedPackage:
     from rattler_build import RattlerBuildError, assemble_package, collect_files
 
@@ -396,7 +397,7 @@ def _pack(
             name, version, task.interpreter.platform, build, out, depends=needs, license=about.license,
             files=collect_files(stage, include_hidden=True),  # files_dir= leaves out hidden files
             summary=about.summary, homepage=about.homepage, license_files=list(about.license_files),
-            compression_level=1, compression_threads=1, timestamp=_STAMP, detect_prefix=False, noarch=noarch,
+            compression_level=1, compression_threads=1, timestamp=_STAMP, detect_prefix=False, noarch=about.noarch,
         )  # fmt: skip
     except RattlerBuildError as error:
         if any(mark in str(error) for mark in diskspace.MARKS):
@@ -408,4 +409,6 @@ def _pack(
     paths = tuple(sorted(p.relative_to(stage).as_posix() for p in stage.rglob("*") if p.is_symlink() or p.is_file()))
     patches = tuple(patch.name for patch in task.patches)
     digest, size = sha256_file(archive), archive.stat().st_size
-    return ConvertedPackage(task.key, name, version, build, archive.name, digest, size, paths, python_version, patches)
+    return ConvertedPackage(
+        task.key, name, version, build, archive.name, digest, size, paths, about.python_version, patches
+    )
