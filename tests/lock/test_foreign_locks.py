@@ -56,8 +56,9 @@ def test_an_entry_that_proves_nothing_says_what_to_do(tmp_path: Path, entry: dic
         ("version: 6\nenvironments:\n  default: {channels: [], packages: {}}\npackages: []\n", "lock of pixi", "pixi workspace"),
         ("# platform: linux-64\n@EXPLICIT\nhttps://c/noarch/a-1-0.conda#md5\n", "explicit lockfile", "conda-lock.yml"),
         ("version: 2\nmetadata: {}\n", "found version 2", "conda-lock lock"),
-        ("name: x\ndependencies: [python]\n", "found version None", "conda-lock lock"),
-        ("- a\n", "found list", "conda-lock lock"),
+        ("name: x\ndependencies: [python]\n", "is an environment file", "conda-lock lock -f"),
+        ("", "found an empty file", "conda-lock lock"),
+        ("- a\n", "found a file without a version", "conda-lock lock"),
     ],
 )  # fmt: skip
 def test_a_file_of_another_format_is_named(tmp_path: Path, text: str, said: str, remedy: str) -> None:

@@ -41,7 +41,16 @@ def _platforms(path: Path, data: object, lines: yamlfile.Lines) -> tuple[str, ..
     if not isinstance(data, dict) or data.get("version") != 1:
         if isinstance(data, dict) and "environments" in data and "packages" in data:
             raise InputError(f"{path}: is a lock of pixi (version {data.get('version')!r}); expected {WHAT}", _PIXI)
-        found = f"version {data.get('version')!r}" if isinstance(data, dict) else type(data).__name__
+        if isinstance(data, dict) and "dependencies" in data:
+            raise InputError(
+                f"{path}: is an environment file; expected {WHAT}", f"make a lock of it: conda-lock lock -f {path}"
+            )
+        if data is None:
+            found = "an empty file"
+        elif isinstance(data, dict) and "version" in data:
+            found = f"version {data['version']!r}"
+        else:
+            found = "a file without a version"
         raise InputError(f"{path}:{lines.of('version')}: expected {WHAT}; found {found}", remedy(path))
     metadata = data.get("metadata")
     if not isinstance(metadata, dict) or not isinstance(metadata.get("platforms"), list):
