@@ -97,7 +97,7 @@ def test_the_stub_of_io_video_in_newer_torchvisions_is_named(overlay, tmp_path):
 
 
 def test_new_webdataset_is_named(overlay):
-    """It is invisible to imports, which is why data.webdataset exists at all."""
+    """It is invisible to imports, which is why data.webdataset exists at all. SAT is patched, CogVideo's own code isn't."""
     overlay.install("webdataset", "1.0.2")
     together, result = doctor.run(overlay.root, only=["imports.together", "data.webdataset"]).results
     assert together.status == "passed"
@@ -139,7 +139,10 @@ def inactive(good_prefix: Path, tmp_path: Path, clean_shell: pytest.MonkeyPatch)
     return Overlay.bare(good_prefix, tmp_path / "inactive")
 
 
-def test_missing_weights_only_variable_is_named(inactive):
+def test_missing_weights_only_variable_is_named(inactive, overlay, tmp_path, clean_shell):
+    """For SAT as it is published: ours is patched to load its own random state without the variable."""
+    overlay.install("SwissArmyTransformer", "0.4.12", into=tmp_path / "published")
+    clean_shell.setenv("PYTHONPATH", str(tmp_path / "published"))
     (result,) = doctor.run(inactive, only=["training.checkpoint"]).results
     assert result.status == "failed" and "Weights only load failed" in result.finding, result.finding
     assert "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is not set" in result.finding

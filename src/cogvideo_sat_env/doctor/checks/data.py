@@ -55,10 +55,26 @@ def webdataset(request: ProbeRequest) -> ProbeOutcome:
         problem = _check(samples, expected, with_meta=kind != "simple")
         if problem:
             return failed(f"webdataset {version}, {kind}: {problem}", "pip install 'webdataset<0.2.88'")
+    try:
+        next(iter(_as_upstream(str(request.workdir / "shard-000.tar"))))
+    except TypeError as error:
+        return failed(
+            f"webdataset {version} breaks the shard sampling of CogVideo's sgm/webds.py: {error}", ledger=_LEDGER,
+            version=version,
+        )  # fmt: skip
     return passed(
         f"webdataset {version} streamed {len(kinds) * TAKE} samples from {SHARDS} shards through SAT's classes",
         version=version,
     )
+
+
+def _as_upstream(url: str) -> Any:
+    """Return ResampledShards made as CogVideo's sgm/webds.py makes it: by position. SAT's own is patched."""
+    import sys
+
+    from webdataset import ResampledShards
+
+    return ResampledShards(url, sys.maxsize, lambda: _SEED, True)
 
 
 def folder(request: ProbeRequest) -> ProbeOutcome:

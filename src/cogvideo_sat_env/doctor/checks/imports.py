@@ -25,6 +25,7 @@ TRAINING_TRANSITIVE = ("hjson", "pandas", "psutil", "pyarrow", "regex")
 
 # Modules of SwissArmyTransformer that nothing on that way imports, by what they ask for and nobody declares.
 _UNUSED_BY = ("icetk", "localAttention", "nltk", "sat.generation.sampling", "xformers", "cpm_kernels", "bitsandbytes")
+_NO_NAME = "no such name"
 
 
 def alone(request: ProbeRequest) -> ProbeOutcome:
@@ -86,7 +87,7 @@ def upstream_names(request: ProbeRequest) -> ProbeOutcome:
             count += 1
             try:
                 if not _has(found, name):
-                    bad[f"{module}.{name}"] = "no such name"
+                    bad[f"{module}.{name}"] = _NO_NAME
             except Exception as error:  # transformers imports a name when it is asked for
                 bad[f"{module}.{name}"] = one_line(error)
     if bad:
@@ -94,6 +95,7 @@ def upstream_names(request: ProbeRequest) -> ProbeOutcome:
             entry for start, entry in (("torchvision.io", _TORCHVISION), ("webdataset", _WEBDATASET))
             if any(name.startswith(start) for name in bad)
         )  # fmt: skip
+        bad = dict(sorted(bad.items(), key=lambda item: item[1] == _NO_NAME))  # why a module isn't there says most
         return failed(f"upstream's sat/ imports what is not there: {_some(bad)}", ledger=ledger, problems=bad)
     commit = str(table["commit"])
     return passed(f"all {count} names that upstream's sat/ uses are there (commit {commit[:7]})", commit=commit)
