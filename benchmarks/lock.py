@@ -1,6 +1,6 @@
 """How long it takes to lock one variant, and to check the project: wall seconds, three runs each, the median.
 
-    python benchmarks/lock.py --frozen ../shared/conda-channels
+    python benchmarks/lock.py --frozen metadata
 
 Needs the package index for the pip part. Nothing in the checkout is changed: it works on a copy.
 """

@@ -23,6 +23,7 @@ from airgap import Lab
 from cogvideo_sat_env.base.errors import SatenvError, VerificationError
 from cogvideo_sat_env.base.paths import current_platform
 from cogvideo_sat_env.bundle.container import open_bundle
+from cogvideo_sat_env.bundle.unpack_tool import unpack_project
 from cogvideo_sat_env.bundle.verify import verify
 
 pytestmark = [
@@ -134,6 +135,17 @@ def test_a_bundle_of_the_users_own_lock(site: Site, tmp_path: Path, world: Path)
     assert "up to date" in site.install(tmp_path / "own.pyz", "--variant", "cpu").stdout
     update = site.satenv("update", "-p", str(site.prefix))
     assert update.returncode == 3 and "was made from a bundle" in update.stderr and "NEW.pyz install" in update.stderr
+
+
+def test_a_purged_file_of_a_bundles_program_is_unpacked_again(site: Site, sat: Path, tmp_path: Path) -> None:
+    """Clusters delete old files of scratch one by one: that the folder is there says nothing."""
+    bundle = open_bundle(sat)
+    folder = unpack_project(bundle, tmp_path)
+    before = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    for purged in (folder / "environment.yml", next((folder / "src").rglob("cli/__init__.py"))):
+        purged.unlink()
+        assert unpack_project(bundle, tmp_path) == folder
+        assert {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
 def test_the_same_input_gives_the_same_bytes(site: Site, tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from cogvideo_sat_env.create.cache_prune import list_cache, parse_age, prune_cac
 from install.conftest import Site, sample, sample_with_pip, site  # noqa: F401 - fixtures
 from install.test_atomicity import complete
 
+pytestmark = pytest.mark.slow
+
 SRC = Path(__file__).resolve().parents[2] / "src"
 LEFT = ("tmp/x/half", "pip-abc/half", "pkgs/.data-3-0.1234.partial/half", "pkgs/.data-3-0.1234.gone/half",
         "pkgs/data-3-0.1234.proof.json", "bundles/unpack-1/half", "artefacts/aa/bb/data.conda.partial")  # fmt: skip

@@ -20,7 +20,10 @@ from cogvideo_sat_env.source.source import parse_sources
 
 from .test_create import Machine, channel, machine  # noqa: F401 - fixtures
 
-pytestmark = pytest.mark.skipif(current_platform() != "linux-64", reason="the project's locks are for linux-64")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(current_platform() != "linux-64", reason="the project's locks are for linux-64"),
+]
 LINKED = "linked-1.0-h0_0.conda"
 TWICE = ("--no-doctor", "--variant", "cpu", "--json")
 

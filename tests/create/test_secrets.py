@@ -17,7 +17,10 @@ from airgap import Lab
 from cogvideo_sat_env.base.address import Address
 from cogvideo_sat_env.base.paths import current_platform
 
-pytestmark = pytest.mark.skipif(current_platform() != "linux-64", reason="the project's locks are for linux-64")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(current_platform() != "linux-64", reason="the project's locks are for linux-64"),
+]
 TOKEN, USER, PASSWORD, SIGNATURE = "tk-0123456789abcdef", "jane.doe", "EXAMPLE+PW", "sig0123456789"
 ACCOUNT = {"SITE_USER": USER, "SITE_PASS": PASSWORD, "SITE_TOKEN": TOKEN}
 WRITTEN = {

@@ -18,6 +18,8 @@ from faults.conftest import evil, listed, member
 
 from .conftest import ROOT, Site
 
+pytestmark = pytest.mark.slow
+
 MODES = {"0666": 0o666, "0777": 0o777, "0000": 0o000, "setuid": 0o4755, "0664": 0o664, "0111": 0o111, "0600": 0o600}
 STRANGER = 54321  # a user and group that nobody has
 

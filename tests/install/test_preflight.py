@@ -17,6 +17,8 @@ from faults.conftest import disk as disk  # a fixture
 from .conftest import Site
 from .test_atomicity import complete
 
+pytestmark = pytest.mark.slow
+
 Disk = Callable[[str], Path]
 
 

@@ -19,6 +19,8 @@ from cogvideo_sat_env.lock.make import lock_variant
 from cogvideo_sat_env.spec.environment import read_environment
 from cogvideo_sat_env.spec.variants import derive, read_variants
 
+pytestmark = pytest.mark.slow
+
 PROJECT = Path(__file__).parents[2]
 VARIANTS = read_variants()
 FORGE = "https://conda.anaconda.org/conda-forge"
