@@ -32,6 +32,7 @@ class Coordinator:
         self.messages: dict[int, dict[str, Any]] = {}
         self.lost: set[int] = set()
         self._answers: dict[str, Any] = {}
+        self._answered: set[tuple[int, str]] = set()
         self._key = key
         self._news = threading.Condition()
         try:
@@ -61,6 +62,13 @@ class Coordinator:
         with self._news:
             self._answers[kind] = content
             self._news.notify_all()
+
+    def wait_answered(self, kind: str, ranks: set[int], seconds: float) -> None:
+        """Wait until each of `ranks` has its answer to `kind` or is lost, at most `seconds`, before this process ends."""
+        deadline = time.monotonic() + seconds
+        with self._news:
+            while {(rank, kind) for rank in ranks - self.lost} - self._answered and time.monotonic() < deadline:
+                self._news.wait(max(0.0, deadline - time.monotonic()))
 
     def close(self) -> None:
         """Stop listening."""
@@ -98,6 +106,9 @@ class Coordinator:
                     while kind != GONE and kind not in self._answers:
                         self._news.wait()
                 _send(connection, self._answers.get(kind))
+                with self._news:
+                    self._answered.add((rank, kind))
+                    self._news.notify_all()
         except (EOFError, OSError, ValueError):
             with self._news:
                 self.lost.add(rank)

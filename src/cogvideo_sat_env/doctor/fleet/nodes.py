@@ -33,6 +33,7 @@ _CHECKS = (
 )
 _JOIN = 120.0  # seconds for all ranks to come: srun starts them within seconds, a cold file system takes a minute
 _CHECKED = {"quick": 900.0, "gpu": 2400.0, "full": 3600.0}  # for the checks of a level on the slowest host
+_LAST_WORD = 10.0  # seconds for the answer to the last message to arrive
 _EXTRA = 60.0
 
 
@@ -118,6 +119,7 @@ def _lead(prefix: Path, asked: FleetOptions, place: Step) -> Report:
         silent = coordinator.wait("result", set(here) - {0}, _CHECKED[asked.level] * asked.patience)
         results |= {rank: coordinator.messages[rank]["result"] for rank in set(here) - silent - {0}}
         coordinator.answer("result", None)
+        coordinator.wait_answered("result", set(here) - silent - {0}, _LAST_WORD)
     finally:
         coordinator.close()
     words = {rank: sent[GONE] for rank, sent in coordinator.messages.items() if GONE in sent}
