@@ -228,7 +228,7 @@ def test_without_its_patches_sat_fails_its_tests(built, checkout, tmp_path):
     copy_project(checkout, copy)
     shutil.rmtree(copy / "recipe" / "patches" / "swissarmytransformer")
     shutil.copytree(built[0], channel)  # the other pieces are kept
-    run = satenv("build", "--out", str(channel), "-q", SATENV_PROJECT=str(copy))
+    run = satenv("build", "--out", str(channel), "--all-tests", "-q", SATENV_PROJECT=str(copy))
     assert run.returncode == 4, run.stdout + run.stderr
     assert "swissarmytransformer 0.4.12: test 2 of 2 failed" in run.stderr
     for test in (
@@ -244,7 +244,7 @@ def test_without_its_patch_deepspeed_fails_its_tests(built, checkout, tmp_path):
     copy_project(checkout, copy)
     shutil.rmtree(copy / "recipe" / "patches" / "deepspeed")
     shutil.copytree(built[0], channel)
-    run = satenv("build", "--out", str(channel), "-q", SATENV_PROJECT=str(copy))
+    run = satenv("build", "--out", str(channel), "--all-tests", "-q", SATENV_PROJECT=str(copy))
     assert run.returncode == 4, run.stdout + run.stderr
     assert "deepspeed 0.19.8: test 2 of 2 failed" in run.stderr
     assert "FAILED no_compiler_is_one_line" in run.stderr and "a_compiler_is_used" not in run.stderr

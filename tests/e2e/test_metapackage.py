@@ -75,7 +75,7 @@ def site(tmp_path_factory):
 
 def _make_hollow(hollow: Path, newer: Path) -> None:
     _, missing = divide(read_environment(PROJECT / "environment.yml"), load_names())
-    versions = {"cuda-version": "12.9", "gxx_linux-64": "14.3.0"}
+    versions = {"cuda-version": "12.9", "gxx_linux-64": "14.3.0", "sysroot_linux-64": "2.28"}
     for item in missing:
         _hollow(hollow, item.name, versions.get(item.name, "12.9.1"))
     _hollow(newer, "torchvision", "0.26.0")

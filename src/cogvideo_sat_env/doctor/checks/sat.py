@@ -268,6 +268,7 @@ def _upstream(request: ProbeRequest, device: str, entry: str, file: Path, second
 
 def _named(said: str, code: int) -> str:
     """Return the error in one line, with the line of the user's code that raised it."""
+    said = re.sub(r"^\[rank\d+\]: ?", "", said, flags=re.MULTILINE)
     where = re.findall(r'File "([^"]+)", line (\d+), in', said)
     own = [
         f"{os.path.basename(path)}:{line}"
