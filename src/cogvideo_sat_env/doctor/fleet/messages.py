@@ -64,7 +64,7 @@ class Coordinator:
             self._news.notify_all()
 
     def wait_answered(self, kind: str, ranks: set[int], seconds: float) -> None:
-        """Wait until each of `ranks` has its answer to `kind` or is lost, at most `seconds`, before this process ends."""
+        """Wait until each of `ranks` has its answer to `kind` or is lost, at most `seconds`: the last thing to do."""
         deadline = time.monotonic() + seconds
         with self._news:
             while {(rank, kind) for rank in ranks - self.lost} - self._answered and time.monotonic() < deadline:
