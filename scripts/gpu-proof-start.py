@@ -59,10 +59,11 @@ def unpacked() -> Path:
                 archive.extractall(partial)
         os.chmod(partial, 0o755)
         os.rename(partial, place)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+    except OSError:
         if not place.is_dir():  # else another process was quicker
             raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)  # after the rename there is none
     return place
 
 

@@ -163,7 +163,7 @@ def test_a_proxy_that_leads_nowhere_is_named_with_its_variable(
     index = {
         "PIP_NO_INDEX": "",
         "PIP_FIND_LINKS": "",
-        "PIP_INDEX_URL": "http://index.example.org/simple/",
+        "PIP_INDEX_URL": "http://index.example.org/wheels/",
         "PIP_RETRIES": "0",
     }
     run = checkout.run(**index, **{variable: value})
