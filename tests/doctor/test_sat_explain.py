@@ -66,6 +66,11 @@ def test_an_unknown_failure_says_so_and_repeats_the_last_error():
     assert "none of the known failures" in found.to_text() and "ValueError: the moon is full" in found.to_text()
 
 
+def test_a_remedy_names_the_command_as_it_is_typed():
+    (known,) = explained(b"KeyError: 'ofs'\n").known
+    assert "satenv sat fix --code DIR" in known.remedy and "{" not in known.remedy
+
+
 def test_a_log_without_any_error_says_so():
     assert "no error message in it" in explained(b"iteration 1 | loss 0.5\n").to_text()
 

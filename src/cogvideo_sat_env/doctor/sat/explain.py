@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from cogvideo_sat_env.base.command_name import spell_out
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.doctor.symptoms import Symptom
 from cogvideo_sat_env.spec.breakage import Ledger
@@ -95,7 +96,8 @@ def explain(source: str, stream: BinaryIO, symptoms: Iterable[Symptom], ledger: 
         last = _last_error(text) or last
         line += text.count("\n")
         tail = window[-_OVERLAP:]
-    table = {error: (means, remedy, checks) for error, means, remedy, checks in _entries(symptoms, ledger)}
+    entries = _entries(symptoms, ledger)
+    table = {error: (spell_out(means), spell_out(remedy), checks) for error, means, remedy, checks in entries}
     found = [Known(error, *table[error], min(rows), len(rows)) for error, rows in places.items()]
     return Explanation(source, line, tuple(sorted(_longest(found), key=lambda item: item.line)), last)
 
