@@ -21,7 +21,9 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
             {"source"},
             {"package"},
             {"create", "check"},
+            {"report"},
             {"bundle"},
+            {"cluster"},
             {"cli"},
         ),
     )
