@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from cogvideo_sat_env.doctor.fleet import slurm
-
-from .cluster import two_nodes
+from slurmcluster import two_nodes
 
 pytestmark = pytest.mark.e2e
 
