@@ -3,34 +3,44 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
+from importlib import import_module
 
 import click
 
 from cogvideo_sat_env.base.command_name import program_name
 from cogvideo_sat_env.base.errors import EXIT_CODES
 from cogvideo_sat_env.base.run import run
-from cogvideo_sat_env.cli.build import build
-from cogvideo_sat_env.cli.bundle import bundle
-from cogvideo_sat_env.cli.cache import cache
-from cogvideo_sat_env.cli.check import check
-from cogvideo_sat_env.cli.completion import VARIABLE, completion
-from cogvideo_sat_env.cli.create import create
-from cogvideo_sat_env.cli.doctor import doctor
-from cogvideo_sat_env.cli.freeze import freeze
-from cogvideo_sat_env.cli.lock import lock
-from cogvideo_sat_env.cli.mirror import mirror
 from cogvideo_sat_env.cli.options import examples
-from cogvideo_sat_env.cli.plan import plan
-from cogvideo_sat_env.cli.publish import publish
-from cogvideo_sat_env.cli.sat import sat
-from cogvideo_sat_env.cli.update import undo, update
 from cogvideo_sat_env.cli.version import show
-from cogvideo_sat_env.cli.why import why
 
 _EXIT_TEXT = "\n".join(f"  {code:<3} {text}" for code, text in EXIT_CODES.items())
 
+COMPLETION = "_SATENV_COMPLETE"  # asks the program itself for what may follow: set by completion's scripts alone
+_COMMANDS = (
+    "build", "bundle", "cache", "check", "completion", "create", "doctor", "freeze", "lock", "mirror", "plan",
+    "publish", "sat", "undo", "update", "why",
+)  # fmt: skip
+_MODULES = {"undo": "update"}  # of a command, where it has another's name
+
+
+class Commands(Mapping[str, click.Command]):
+    """The commands, each imported when it is asked for: all of them take longer than Python and click."""
+
+    def __getitem__(self, name: str) -> click.Command:
+        if name not in _COMMANDS:
+            raise KeyError(name)
+        return getattr(import_module(f"{__name__}.{_MODULES.get(name, name)}"), name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_COMMANDS)
+
+    def __len__(self) -> int:
+        return len(_COMMANDS)
+
 
 @click.group(
+    commands=Commands(),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=examples("""
     satenv create            make the environment from the committed lock; the doctor's quick level checks it
@@ -46,13 +56,6 @@ def cli() -> None:
     """Make the environment for fine-tuning CogVideoX with SAT from a lock, verify it, and prove that it trains."""
 
 
-for _subcommand in (
-    create, update, undo, doctor, check, lock, freeze, mirror, bundle, plan, publish, why, build, sat, cache,
-    completion,
-):  # fmt: skip
-    cli.add_command(_subcommand)
-
-
 def main() -> None:
     """Run the command line and end the process."""
     code = run("satenv", _command)
@@ -62,7 +65,7 @@ def main() -> None:
 
 def _command() -> int:
     try:
-        cli.main(prog_name=program_name(), standalone_mode=False, complete_var=VARIABLE)
+        cli.main(prog_name=program_name(), standalone_mode=False, complete_var=COMPLETION)
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.Abort as error:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import click
 from click.shell_completion import get_completion_class
 
+from cogvideo_sat_env.cli import COMPLETION
 from cogvideo_sat_env.cli.options import examples
-
-VARIABLE = "_SATENV_COMPLETE"  # asks the program itself for what may follow: set by the scripts alone
 
 
 @click.command(
@@ -21,4 +20,4 @@ VARIABLE = "_SATENV_COMPLETE"  # asks the program itself for what may follow: se
 @click.pass_context
 def completion(context, shell) -> None:
     """Print a script that completes commands, options and their values on the Tab key."""
-    click.echo(get_completion_class(shell)(context.find_root().command, {}, "satenv", VARIABLE).source())
+    click.echo(get_completion_class(shell)(context.find_root().command, {}, "satenv", COMPLETION).source())
