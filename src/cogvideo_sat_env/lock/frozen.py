@@ -83,6 +83,21 @@ def frozen_channels(folder: Path, channels: Sequence[str]) -> Iterator[list[str]
         yield local
 
 
+def records(content: bytes, name: str) -> Iterator[dict]:
+    """Yield the records of one repodata.json, packed by zstd or not. Raises InputError, calling it `name`."""
+    import zstandard  # only locking and reports need it
+
+    try:
+        if name.endswith(".zst"):
+            content = zstandard.ZstdDecompressor().stream_reader(content).read()
+        data = json.loads(content)
+        found = [{"subdir": data["info"]["subdir"], **record}
+                 for key in ("packages", "packages.conda") for record in (data.get(key) or {}).values()]  # fmt: skip
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, zstandard.ZstdError) as error:
+        raise InputError(f"{name}: not repodata: {error}", _REMEDY) from error
+    yield from found
+
+
 def read_manifest(folder: Path) -> dict:
     """Return the manifest of frozen metadata. Raises InputError when it is malformed, or of another format."""
     path = folder / MANIFEST

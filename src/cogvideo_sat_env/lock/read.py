@@ -89,9 +89,9 @@ def _is_explicit(path: Path) -> bool:
         return False
 
 
-def lock_platforms(path: Path) -> tuple[str, ...]:
-    """Return the platforms that the lock at `path` has solutions for. Raises InputError."""
-    return _platforms(path, *load_lock(path))
+def lock_platforms(path: Path, document: Document | None = None) -> tuple[str, ...]:
+    """Return the platforms that the lock at `path` has solutions for; `document` as in read_lock. Raises InputError."""
+    return _platforms(path, *(document or load_lock(path)))
 
 
 def read_lock(path: Path, platform: str, sizes: dict[str, int] | None = None, document: Document | None = None) -> Lock:

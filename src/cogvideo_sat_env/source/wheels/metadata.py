@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from email.message import Message
 from email.parser import HeaderParser
@@ -53,7 +54,7 @@ def read_metadata(wheel: Path) -> Metadata:
         raise VerificationError(f"{wheel.name}: not a wheel: {error or 'no METADATA'}", "lock again") from error
     requires = tuple(str(item) for item in message.get_all("Requires-Dist") or ())
     return Metadata(
-        name, str(message["Version"]), requires, _license(message), " ".join(str(message["Summary"] or "").split()),
+        name, str(message["Version"]), requires, license_text(message), " ".join(str(message["Summary"] or "").split()),
         _homepage(message), cuda, any("python_full_version" in item for item in requires),
         any(re.match(r"[^/]+\.data/headers/", path) for path in inside),
     )  # fmt: skip
@@ -83,6 +84,22 @@ def depends(metadata: Metadata, names: Names, environment: dict[str, str], minor
                 f"{metadata.name}: Requires-Dist: {text!r}: {error}", "lock another version"
             ) from error
         found.add(f"{names.to_conda(requirement.name)} {bound}".strip())
+    return sorted(found)
+
+
+def requirements(lines: Iterable[str], markers: dict[str, str]) -> list[str]:
+    """Return those of Requires-Dist that hold with `markers` and without extras, as `name specifier`, sorted.
+
+    One that can't be read is left out: pip has let it pass, too.
+    """
+    found = set()
+    for text in lines:
+        try:
+            requirement = Requirement(str(text))
+            if requirement.marker is None or requirement.marker.evaluate({**markers, "extra": ""}):
+                found.add(f"{requirement.name} {requirement.specifier}".strip())
+        except ValueError:
+            continue
     return sorted(found)
 
 
@@ -117,7 +134,8 @@ def shared_depends(wheel: Path, metadata: Metadata, names: Names, environment: d
     return sorted([*needs[0], f"python >=3.{floor}"]) if all(found == needs[0] for found in needs) else None
 
 
-def _license(message: Message) -> str:
+def license_text(message: Message) -> str:
+    """Return the licence that metadata of a distribution names, in its own words; "" where it names none."""
     expression = message["License-Expression"] or message["License"]
     text = str(expression or "").strip()
     if text and "\n" not in text and len(text) <= 100 and text.upper() != "UNKNOWN":
