@@ -42,7 +42,6 @@ from cogvideo_sat_env.spec.variants import read_variants
 EXPECTED = (
     "a conda-lock file, an explicit lockfile, a receipt, a bundle, the folder of an environment, or REVISION:PATH"
 )
-_EXPLICIT = re.compile(r"(?P<url>\S+?)(?:#(?:sha256:)?(?P<hash>[0-9A-Fa-f]+))?")
 
 
 @dataclass(frozen=True)
@@ -203,7 +202,8 @@ def of_artefact(artefact: CondaArtefact, facts: Facts) -> Package:
     return Package(
         artefact.name, artefact.version, artefact.build, "conda", str(artefact.channel), artefact.subdir,
         artefact.file_name, str(artefact.url), artefact.sha256, artefact.md5,
-        size=artefact.size or facts.size(artefact.sha256), licence=fact.licence, depends=artefact.depends or fact.depends, timestamp=fact.timestamp,
+        size=artefact.size or facts.size(artefact.sha256), licence=fact.licence,
+        depends=artefact.depends or fact.depends, timestamp=fact.timestamp,
     )  # fmt: skip
 
 
@@ -223,14 +223,14 @@ def _explicit(content: bytes, source: str, facts: Facts, digest: str) -> Invento
             platform = text.partition(":")[2].strip()
         if not text or text.startswith(("#", "@")):
             continue
-        match = _EXPLICIT.fullmatch(text)
-        url = Address(match["url"]) if match else None
+        address, _, fragment = text.partition("#")
+        url = Address(address)
+        channel, subdir, file_name = url.package()
         try:
-            channel, subdir, file_name = url.package()
             name, version, build = split_archive(file_name)
-        except (AttributeError, ValueError) as error:
-            raise InputError(f"{source}:{number}: {text[:80]!r}; expected the URL of a conda package", None) from error
-        digits = (match["hash"] or "").lower()
+        except ValueError as error:
+            raise InputError(f"{source}:{number}: {url[:80]!r}; expected the URL of a conda package", None) from error
+        digits = fragment.removeprefix("sha256:").lower()
         sha256, md5 = (digits, "") if len(digits) == 64 else ("", digits)
         packages.append(of_artefact(
             CondaArtefact(name, version, build, subdir, channel, file_name, url, sha256, md5), facts
