@@ -89,6 +89,8 @@ class Options:
     break_lock          the lock of another host that gave no sign of life for long is taken
     allow_link_scripts  names of packages whose post-link scripts may run, or "all"
     wait                for another run on the same prefix, in seconds; None: as long as it lives
+    seen_at             the path at which the environment will be seen: an image's mount point, a container's folder;
+                        all that embeds a path says that one. None: the prefix itself
     """
 
     replace: bool = False
@@ -98,10 +100,12 @@ class Options:
     break_lock: bool = False
     allow_link_scripts: Sequence[str] = ()
     wait: float | None = None
+    seen_at: Path | None = None
 
     def may_run(self, package: str) -> bool:
         """Tell whether the link scripts of `package` may be run."""
-        return package in self.allow_link_scripts or "all" in self.allow_link_scripts
+        allowed = package in self.allow_link_scripts or "all" in self.allow_link_scripts
+        return allowed and self.seen_at is None  # they need the environment at the path that they write
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,11 @@ class Job:
     progress: Progress
     options: Options = field(default_factory=Options)
     layers: Sequence[Path] = ()
+
+    @property
+    def embedded(self) -> Path:
+        """The path that files of the environment say it is at."""
+        return self.options.seen_at or self.prefix
 
 
 class Clock:

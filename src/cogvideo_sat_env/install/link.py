@@ -48,7 +48,7 @@ def link(job: Job, packages: Sequence[Package], layout: Layout, root: Path, work
     view = root / _VIEW
     named = [_described(package, layout.entries(package, number)) for number, package in enumerate(packages)]
     message = {
-        "staging": str(root), "prefix": str(job.prefix), "platform": job.plan.platform, "view": str(view),
+        "staging": str(root), "prefix": str(job.embedded), "platform": job.plan.platform, "view": str(view),
         "packages": named,
     }  # fmt: skip
     proven = [{"manifest_path": str(p.manifest.path), "folder": str(p.folder)} for p in packages]
@@ -61,7 +61,7 @@ def link(job: Job, packages: Sequence[Package], layout: Layout, root: Path, work
     for number, package in enumerate(packages):
         for script in package.entry_points:
             if script.path not in layout.lost[number]:
-                own_files.write(root, script.path, script.script(str(job.prefix / layout.python)), 0o777)
+                own_files.write(root, script.path, script.script(str(job.embedded / layout.python)), 0o777)
 
 
 def _require_same(results: Sequence[object]) -> None:

@@ -25,7 +25,7 @@ def build(job: Job, files: Mapping[str, Mapping[str, object]], facts: Mapping[st
         "fingerprint": plan.fingerprint,
         "tool_version": __version__,
         "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "prefix": str(job.prefix),
+        "prefix": str(job.embedded),
         "source": str(plan.source),
         "platform": plan.platform,
         **plan.facts,

@@ -81,7 +81,7 @@ def inspect(job: Job, manifests: Mapping[str, PackageManifest]) -> tuple[list[Pa
     Raises PrefixError (prefix too long), VerificationError.
     """
     packages = archive.read_packages(job.plan.artefacts, manifests)
-    archive.require_prefix_fits(job.prefix, packages)
+    archive.require_prefix_fits(job.embedded, packages)
     archive.require_no_link_out(packages)
     scripts = activation.load().scripts
     found = layout.of(packages)
@@ -104,7 +104,7 @@ def stage(
     job: Job, packages: Sequence[Package], paths: Layout, root: Path, clock: Clock, workers: WorkerPool
 ) -> Staged:
     """Make everything in `root`, written for `job.prefix`. Raises link.Changed, and the errors of base/errors.py."""
-    prefix, progress, plan = job.prefix, job.progress, job.plan
+    prefix, progress, plan = job.embedded, job.progress, job.plan
     archive.require_case_fits(root, packages)
     with clock.stage("link"):
         link.link(job, packages, paths, root, workers)
@@ -130,7 +130,7 @@ def stage(
             ):
                 wheels = pip_stage.build_wheels(python, plan.pip_pins, fetched, scratch, progress)
                 wheels |= pip_stage.patch(plan.pip_pins, wheels, plan.patches, scratch / "patched")
-                with diskspace.watch(prefix.parent, "the pip packages"):
+                with diskspace.watch(root.parent, "the pip packages"):
                     manifest |= pip_stage.lay_out(python, plan.pip_pins, wheels, prefix, progress).manifest
     with clock.stage("activation"):
         generated = activation.install(root, prefix, activation.load(), plan.variables)
