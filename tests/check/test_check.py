@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import shutil
 import subprocess
@@ -10,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from cogvideo_sat_env.check import agreement, recipe
 from cogvideo_sat_env.package.build.outputs import Output
@@ -222,11 +225,27 @@ def test_missing_wheel_locks_are_named(project):
 
 
 def test_metadata_that_was_frozen_for_another_spec_is_named(project):
-    shutil.copytree(PROJECT / "metadata", project / "metadata", ignore=shutil.ignore_patterns("*.zst"))
+    shutil.copytree(PROJECT / "metadata", project / "metadata")
     edit(project / "metadata/manifest.json", '"scipy"', '"skipy"')
     only_finding(project, r"metadata/manifest\.json: was frozen without scipy \| .*satenv freeze metadata")
     (project / "metadata/manifest.json").write_text("[]")
     only_finding(project, r"metadata/manifest\.json: .*not the manifest of frozen metadata")
+
+
+def test_metadata_that_lacks_a_locked_record_names_it(project):
+    shutil.copytree(PROJECT / "metadata", project / "metadata")
+    folder = project / "metadata" / "conda-forge" / "noarch"
+    text = zstandard.ZstdDecompressor().decompress((folder / "repodata.json.zst").read_bytes(), 1 << 28)
+    name = re.search(r"noarch/(omegaconf-\S+\.conda)", (project / "conda-lock.yml").read_text())[1]
+    content = json.loads(text)
+    del content["packages.conda"][name]
+    packed = zstandard.compress(json.dumps(content).encode())
+    (folder / "repodata.json.zst").write_bytes(packed)
+    only_finding(project, r"metadata: .*noarch/repodata\.json\.zst: expected SHA-256 .*satenv freeze metadata")
+    manifest = json.loads((project / "metadata/manifest.json").read_text())
+    manifest["files"]["conda-forge/noarch/repodata.json.zst"]["sha256"] = hashlib.sha256(packed).hexdigest()
+    (project / "metadata/manifest.json").write_text(json.dumps(manifest))
+    only_finding(project, rf"metadata: lacks what the locks hold: {name} \(1 in all\) \| .*satenv freeze metadata")
 
 
 def test_a_missing_size_is_named(project):

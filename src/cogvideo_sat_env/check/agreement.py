@@ -12,11 +12,11 @@ from packaging.version import Version
 
 from cogvideo_sat_env.base.artefacts import PipPin
 from cogvideo_sat_env.base.command_name import satenv
-from cogvideo_sat_env.base.errors import InputError
+from cogvideo_sat_env.base.errors import InputError, VerificationError
 from cogvideo_sat_env.check.recipe import check_recipe
 from cogvideo_sat_env.lock import conda_lock, render
-from cogvideo_sat_env.lock.freeze import asked_names
-from cogvideo_sat_env.lock.frozen import MANIFEST, read_manifest
+from cogvideo_sat_env.lock.freeze import asked_names, read_locks
+from cogvideo_sat_env.lock.frozen import MANIFEST, frozen_hashes, read_manifest
 from cogvideo_sat_env.lock.read import Document, load_lock, read_lock
 from cogvideo_sat_env.lock.render_recipe import RECIPE, recipe_files
 from cogvideo_sat_env.lock.verify import RELOCK, Mismatch, verify_entries, verify_solution
@@ -251,16 +251,29 @@ def _check_wheel_locks(root: Path, environment: Environment) -> list[Mismatch]:
 
 
 def _check_metadata(root: Path, environment: Environment) -> list[Mismatch]:
-    """Check that what `lock --frozen` reads was frozen for this spec; nothing where the project carries none."""
+    """Check that `lock --frozen` can make the locks from what was frozen; nothing where the project carries none."""
     path = f"{METADATA}/{MANIFEST}"
     if not (root / path).is_file():
         return []
     try:
         manifest = read_manifest(root / METADATA)
+        known = frozen_hashes(root / METADATA)
     except InputError as error:
-        return [Mismatch(path, error.message, FREEZE)]
+        return [Mismatch(path, error.message, error.remedy or FREEZE)]
+    except VerificationError as error:
+        return [Mismatch(METADATA, error.message, FREEZE)]
     missing = sorted(set(asked_names(root, environment)[0]) - set(manifest.get("names") or []))
-    return [Mismatch(path, f"was frozen without {', '.join(missing)}", FREEZE)] if missing else []
+    findings = [Mismatch(path, f"was frozen without {', '.join(missing)}", FREEZE)] if missing else []
+    try:
+        locks = read_locks(root)
+    except InputError:
+        return findings  # a broken lock is named already
+    lost = {a.file_name for lock in locks.values() for a in lock.conda if a.sha256 not in known}
+    lost |= {pin.file_name for lock in locks.values() for pin in lock.pip if pin.sha256 not in known}
+    if lost:
+        named = f"{', '.join(sorted(lost)[:5])} ({len(lost)} in all)"
+        findings.append(Mismatch(METADATA, f"lacks what the locks hold: {named}", FREEZE))
+    return findings
 
 
 def _compare(root: Path, path: str, text: str) -> list[Mismatch]:

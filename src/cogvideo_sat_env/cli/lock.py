@@ -63,6 +63,7 @@ def lock(
     from cogvideo_sat_env.base.paths import project_root
     from cogvideo_sat_env.base.progress import choose
     from cogvideo_sat_env.lock import relock
+    from cogvideo_sat_env.lock.make import Solver
 
     require_maintainer_tools()
     progress = choose(json=as_json, quiet=quiet)
@@ -89,9 +90,8 @@ def lock(
 
         changed = lock_wheels(root, pythons=[Path(python) for python in pythons], progress=progress)
     else:
-        changed = relock.lock_project(
-            root, wanted=only, frozen=frozen, conda=relock.find_conda(conda), update=update, progress=progress
-        )
+        solver = Solver(frozen, relock.find_conda(conda))
+        changed = relock.lock_project(root, wanted=only, solver=solver, update=update, progress=progress)
     if as_json:
         click.echo(json.dumps({"changed": changed}, indent=2))
     else:

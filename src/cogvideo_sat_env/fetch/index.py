@@ -30,7 +30,7 @@ UNREAD = (requests.RequestException, urllib3.exceptions.HTTPError, ValueError)  
 
 @dataclass(frozen=True)
 class IndexFile:
-    """One file of a project; `sha256` is "" where the index doesn't say it."""
+    """One file of a project; `sha256` is "" where the index doesn't say it, `uploaded` likewise (ISO 8601, UTC)."""
 
     file_name: str
     url: Address
@@ -38,6 +38,7 @@ class IndexFile:
     size: int | None = None
     requires_python: str = ""
     is_yanked: bool = False
+    uploaded: str = ""
 
 
 class Index:
@@ -123,9 +124,9 @@ def _from_json(base: str, file: dict) -> IndexFile:
         raise ValueError("a file without a name")
     known = isinstance(size, int) and not isinstance(size, bool) and size >= 0
     python, yanked = file.get("requires-python") or "", bool(file.get("yanked"))
-    return IndexFile(
-        file["filename"], literal(urljoin(base, file["url"])), sha256, size if known else None, python, yanked
-    )
+    uploaded = str(file.get("upload-time") or "").partition(".")[0].rstrip("Z")
+    url = literal(urljoin(base, file["url"]))
+    return IndexFile(file["filename"], url, sha256, size if known else None, python, yanked, uploaded)
 
 
 def literal(url: str) -> Address:

@@ -19,6 +19,8 @@ from cogvideo_sat_env.lock import solve
 EXCEPTION = "exception_name"  # as conda says the kind of its errors
 CONSTRAINTS = "SATENV_FRONTEND_CONSTRAINTS"  # JSON list: an update must not leave the bounds that it isn't told of
 
+UNTIL = "SATENV_FRONTEND_UNTIL"  # ISO 8601, UTC: records published after it are passed over; "" for none
+
 
 def main(argv: list[str] | None = None) -> int:
     """Answer one call of conda-lock's; errors go out as conda's do, in JSON with a `message`."""
@@ -94,6 +96,7 @@ def _plan(channels: list[str], specs: list[str], keep: list[tuple[str, str, str]
         constraints=json.loads(os.environ.get(CONSTRAINTS, "[]")),
         keep=keep,
         pin=pin,
+        until=os.environ.get(UNTIL, ""),
     )
     return {"success": True, "dry_run": True, "actions": {"FETCH": records, "LINK": [_link(r) for r in records]}}
 

@@ -1,20 +1,23 @@
-"""`satenv freeze`: the part of the channels' metadata that the locks' solves can see, to lock again years later."""
+"""`satenv freeze`: the part of the channels' and the index's metadata that the locks' solves can see."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from cogvideo_sat_env.base.artefacts import channel_url, split_url
-from cogvideo_sat_env.base.errors import InputError
+from cogvideo_sat_env.base.command_name import satenv
+from cogvideo_sat_env.base.errors import InputError, SourceError
 from cogvideo_sat_env.base.progress import Progress, human_bytes
-from cogvideo_sat_env.lock import solve
+from cogvideo_sat_env.lock import pip_index, solve
+from cogvideo_sat_env.lock.freeze_index import freeze_projects
 from cogvideo_sat_env.lock.frozen import FORMAT, MANIFEST, asked_channels
+from cogvideo_sat_env.lock.read import Document, Lock, load_lock, read_lock
 from cogvideo_sat_env.spec.environment import Environment, read_environment
 from cogvideo_sat_env.spec.pypi_names import load_names
 from cogvideo_sat_env.spec.variants import derive, read_variants
@@ -27,9 +30,10 @@ _DROPPED = ("url", "channel", "fn", "arch", "platform", "legacy_bz2_md5", "legac
 def freeze(root: Path, out: Path, *, frozen: Path | None, progress: Progress) -> dict:
     """Write into the folder `out` the records of every name that the project's specs can lead to; return its manifest.
 
-    All versions and builds of them, sorted, as `<channel>/<subdir>/repodata.json.zst`; the same bytes for the same
-    metadata. `frozen` is such a folder to read from in place of the channels. `out` is replaced as a whole.
-    Raises InputError, SourceError.
+    All versions and builds of them, sorted, as `<channel>/<subdir>/repodata.json.zst`, and what pip's resolver asks an
+    index for; the same bytes for the same metadata. `frozen` is such a folder to read from in place of the channels,
+    and of the index where it has a part of one. `out` is replaced as a whole.
+    Raises InputError, SourceError, both also where something that the project's locks hold is not there any more.
     """
     if out.is_dir() and any(out.iterdir()) and not (out / MANIFEST).is_file():
         raise InputError(f"{out}: not empty, and not made by this command (no {MANIFEST})", "name another folder")
@@ -39,11 +43,15 @@ def freeze(root: Path, out: Path, *, frozen: Path | None, progress: Progress) ->
         solve.require_answers(list(channels))
         progress.say(f"Reading the metadata of {len(names)} names and of all that they can need")
         records = solve.closure(list(channels), names, subdirs)
+    locks = read_locks(root)
+    projects = freeze_projects(root, environment, locks, frozen, progress)
+    _require_locked(locks, records, projects)
     out = out.absolute()
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
         made = Path(folder) / "made"
         files = _write(made, _sort(records, channels), progress)
+        files |= _write_projects(made, projects)
         manifest = {"format": FORMAT, "channels": [channel_url(name) for name in environment.channels],
                     "names": names, "subdirs": subdirs, "files": files}  # fmt: skip
         (made / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
@@ -73,6 +81,47 @@ def _sort(records: list[dict], channels: Mapping[str, str]) -> dict[str, dict[st
         kept = {key: value for key, value in record.items() if key not in _DROPPED}
         found.setdefault(path, {})[file_name] = kept
     return found
+
+
+def read_locks(root: Path) -> dict[str, Lock]:
+    """Return the locks of the project at `root` by variant, as far as there are any. Raises InputError."""
+    found = {}
+    documents: dict[str, Document] = {}
+    for variant in read_variants():
+        path = root / variant.lock
+        if path.is_file():
+            document = documents.setdefault(variant.lock, load_lock(path))
+            found[variant.id] = read_lock(path, variant.platform, document=document)
+    return found
+
+
+def _require_locked(
+    locks: Mapping[str, Lock], records: Sequence[Mapping], projects: Mapping[str, pip_index.Project]
+) -> None:
+    """Raise SourceError for what the locks hold and the metadata to be frozen does not: it couldn't repeat them."""
+    known = {record.get("sha256") for record in records}
+    known |= {file.sha256 for project in projects.values() for file in project.files}
+    held = {artefact.file_name: artefact.sha256 for lock in locks.values() for artefact in lock.conda}
+    held |= {pin.file_name: pin.sha256 for lock in locks.values() for pin in lock.pip}
+    missing = sorted(name for name, sha256 in held.items() if sha256 not in known)
+    if missing:
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise SourceError(
+            f"the metadata lacks what the locks hold: {', '.join(missing[:5])}{more}",
+            f"freeze what they were made from, or lock anew first: {satenv('lock')}",
+        )
+
+
+def _write_projects(folder: Path, projects: Mapping[str, pip_index.Project]) -> dict[str, dict]:
+    import zstandard
+
+    if not projects:
+        return {}
+    packed = zstandard.ZstdCompressor(level=LEVEL).compress(pip_index.dump(projects))
+    (folder / pip_index.PATH).parent.mkdir(parents=True)
+    (folder / pip_index.PATH).write_bytes(packed)
+    facts = {"projects": len(projects), "releases": sum(len(p.releases) for p in projects.values())}
+    return {pip_index.PATH: {**facts, "size": len(packed), "sha256": hashlib.sha256(packed).hexdigest()}}
 
 
 def _write(folder: Path, parts: Mapping[str, dict[str, dict]], progress: Progress) -> dict[str, dict]:

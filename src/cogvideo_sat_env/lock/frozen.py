@@ -1,8 +1,9 @@
-"""Frozen channel metadata: `<channel>/<subdir>/repodata.json[.zst]` in a folder, to lock against offline."""
+"""Frozen metadata in a folder, to lock against offline: `<channel>/<subdir>/repodata.json[.zst]`, part of an index."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,9 +13,10 @@ from cogvideo_sat_env.base.artefacts import channel_url
 from cogvideo_sat_env.base.errors import InputError, VerificationError
 from cogvideo_sat_env.base.hashing import sha256_file
 from cogvideo_sat_env.base.scratch import scratch_folder
+from cogvideo_sat_env.lock import pip_index
 
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMAT = 2  # 1 had channels only, and is still read
 _REMEDY = "restore the folder, or freeze again"
 SUBDIRS = ("noarch", "linux-64", "linux-aarch64", "osx-64", "osx-arm64", "win-64")
 
@@ -98,17 +100,45 @@ def records(content: bytes, name: str) -> Iterator[dict]:
     yield from found
 
 
+def frozen_projects(folder: Path) -> dict[str, pip_index.Project] | None:
+    """Return what was frozen of a package index; None where the folder has only channels.
+
+    Raises InputError, VerificationError when it isn't what the folder's manifest says.
+    """
+    _verify(folder)
+    return pip_index.load(folder)
+
+
+def frozen_hashes(folder: Path) -> set[str]:
+    """Return the SHA-256 of every package and file that is named in frozen metadata with a manifest.
+
+    Raises InputError, VerificationError.
+    """
+    import zstandard
+
+    _verify(folder)
+    found: set[str] = set()
+    for name in read_manifest(folder)["files"]:
+        try:
+            with open(folder / name, "rb") as stream:
+                plain = zstandard.ZstdDecompressor().stream_reader(stream).read()
+        except zstandard.ZstdError as error:
+            raise InputError(f"{folder / name}: not packed with zstd: {error}", _REMEDY) from error
+        found |= {digest.decode() for digest in re.findall(rb'"sha256":\s*"([0-9a-f]{64})"', plain)}
+    return found
+
+
 def read_manifest(folder: Path) -> dict:
     """Return the manifest of frozen metadata. Raises InputError when it is malformed, or of another format."""
     path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         version = manifest["format"]
-        if version == FORMAT and not all(isinstance(facts["sha256"], str) for facts in manifest["files"].values()):
+        if version in (1, FORMAT) and not all(isinstance(facts["sha256"], str) for facts in manifest["files"].values()):
             raise ValueError("a file without its SHA-256")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not the manifest of frozen metadata: {error}", _REMEDY) from error
-    if version != FORMAT:
+    if version not in (1, FORMAT):
         raise InputError(f"{path}: format {version!r}; expected {FORMAT}", "use the program that wrote it")
     return manifest
 
@@ -118,7 +148,7 @@ def _verify(folder: Path) -> None:
     if not (folder / MANIFEST).is_file():
         return
     files = {name: facts["sha256"] for name, facts in read_manifest(folder)["files"].items()}
-    there = {file.relative_to(folder).as_posix() for file in folder.rglob("repodata.json*")}
+    there = {file.relative_to(folder).as_posix() for file in folder.glob("*/**/*.json*") if file.is_file()}
     for name in sorted(there | set(files)):
         found = sha256_file(folder / name) if name in there else "no such file"
         expected = files.get(name, "none: the manifest doesn't name it")

@@ -9,7 +9,8 @@ import stat
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import yaml
@@ -18,43 +19,64 @@ from cogvideo_sat_env.base.address import Address
 from cogvideo_sat_env.base.artefacts import channel_url, split_archive, split_url
 from cogvideo_sat_env.base.child import child_environment
 from cogvideo_sat_env.base.command_name import satenv
-from cogvideo_sat_env.base.errors import InputError, MissingToolError, SolveError, SourceError
+from cogvideo_sat_env.base.errors import InputError, MissingToolError, SatenvError, SolveError, SourceError
 from cogvideo_sat_env.base.progress import Progress
 from cogvideo_sat_env.base.scratch import scratch_folder
 from cogvideo_sat_env.fetch import pip_config
-from cogvideo_sat_env.lock import conda_lock, pip_proxy, solve
-from cogvideo_sat_env.lock.conda_frontend import CONSTRAINTS, EXCEPTION
+from cogvideo_sat_env.lock import conda_lock, pip_index, pip_proxy, solve
+from cogvideo_sat_env.lock.conda_frontend import CONSTRAINTS, EXCEPTION, UNTIL
 from cogvideo_sat_env.lock.conda_lock import render_virtual_packages
-from cogvideo_sat_env.lock.frozen import asked_channels
+from cogvideo_sat_env.lock.frozen import asked_channels, frozen_projects
 from cogvideo_sat_env.lock.read import WHEELHOUSE, load_lock
 from cogvideo_sat_env.spec.environment import Environment
 from cogvideo_sat_env.spec.pypi_names import conda_lock_lookup
 from cogvideo_sat_env.spec.variants import Variant
 
 
+@dataclass(frozen=True)
+class Solver:
+    """What locks are made with.
+
+    `frozen` holds metadata in place of the channels' and the index's own; `asked` says, by base URL, where a channel is
+    read that isn't served there yet; `conda` is the user's conda, mamba or micromamba in place of our front-end. What
+    was published after `until` (UTC) is passed over.
+    """
+
+    frozen: Path | None = None
+    conda: Path | None = None
+    asked: Mapping[str, str] | None = None
+    until: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Locked:
+    """The lock of one variant in conda-lock's format, bytes by SHA-256, and names whose age nobody said."""
+
+    content: dict
+    sizes: dict[str, int]
+    undated: tuple[str, ...] = ()
+
+
 def lock_variant(
     environment: Environment,
     variant: Variant,
+    solver: Solver,
     *,
-    frozen: Path | None,
-    conda: Path | None,
-    update: Sequence[str],
-    previous: dict | None,
+    update: Sequence[str] = (),
+    previous: dict | None = None,
     progress: Progress,
-    asked: Mapping[str, str] | None = None,
-) -> tuple[dict, dict[str, int]]:
-    """Lock one variant with conda-lock; return the lock's content (conda-lock's format) and bytes by SHA-256.
+) -> Locked:
+    """Lock one variant, whose own environment this is, with conda-lock.
 
-    `environment` is the variant's own; `frozen` holds channel metadata to lock against in place of the channels;
-    `asked` says, by base URL, where a channel is read that isn't served there yet; `conda` is the user's conda, mamba
-    or micromamba in place of our front-end; with `update`, everything of `previous` that needn't move stays.
+    With `update`, everything of `previous` that needn't move stays.
     Raises SolveError with the solver's reason, SourceError, MissingToolError, InputError.
     """
     with (
         scratch_folder("satenv-lock-") as folder,
-        asked_channels(environment.channels, frozen, asked) as channels,
+        asked_channels(environment.channels, solver.frozen, solver.asked) as channels,
     ):
         solve.require_answers(list(channels))
+        pages = index_pages(solver.frozen) if environment.pip else None
         work = Path(folder)
         (work / "virtual-packages.yml").write_text(render_virtual_packages(variant), encoding="utf-8")
         (work / "names.json").write_text(json.dumps(conda_lock_lookup()), encoding="utf-8")
@@ -62,22 +84,34 @@ def lock_variant(
             if previous is None:
                 raise InputError(f"{variant.lock}: no lock to update", f"make one first: {satenv('lock')}")
             _write_previous(work / "conda-lock.yml", previous, channels)
-        engine = conda or _front_end(work)
+        run = _Run(work, solver.conda or _front_end(work), environment, variant, channels, tuple(update), solver)
         with progress.task(f"{variant.id}: locking", 3, "steps") as task:
             task.note("solving the conda part")
-            content = _conda_lock(work, engine, environment, variant, channels, (), update)
+            content = run.lock()
             task.advance(1)
-            if environment.pip:
+            served = pip_proxy.Served("")
+            if pages:
                 task.note("resolving the pip part")
-                content = _conda_lock(work, engine, environment, variant, channels, _provided(content), update)
+                with pip_proxy.proxy(pages, _provided(content), _iso(solver.until)) as served:
+                    content = run.lock(served)
             task.advance(1)
             task.note("sizes and rendering")
-            sizes = _sizes(content, list(channels), variant.platform)
+            sizes, undated = _facts(content, list(channels), variant.platform, served)
             _complete(content, environment, variant, channels)
             if update and previous is not None:
                 _keep_unmoved(content, previous)
             task.advance(1)
-    return content, sizes
+    return Locked(content, sizes, tuple(undated) if solver.until else ())
+
+
+def index_pages(frozen: Path | None) -> pip_proxy.Pages:
+    """Return the index that pip's resolver is to ask: what was frozen of one, else the site's own."""
+    projects = frozen_projects(frozen) if frozen else None
+    return pip_proxy.SitePages(pip_config.index_urls()[0]) if projects is None else pip_proxy.FrozenPages(projects)
+
+
+def _iso(until: datetime | None) -> str:
+    return until.strftime("%Y-%m-%dT%H:%M:%S") if until else ""
 
 
 def _front_end(work: Path) -> Path:
@@ -88,64 +122,69 @@ def _front_end(work: Path) -> Path:
     return script
 
 
-def _conda_lock(
-    work: Path,
-    engine: Path,
-    environment: Environment,
-    variant: Variant,
-    channels: Mapping[str, str],
-    provided: Mapping[str, str] | tuple[()],
-    update: Sequence[str],
-) -> dict:
-    """Run conda-lock in `work`; without `provided` (PyPI names that conda brings) on the conda part alone."""
-    source: dict = {"channels": list(channels), "dependencies": [str(spec) for spec in environment.conda]}
-    lockfile = work / "conda-lock.yml"
-    command = [
-        sys.executable,
-        "-m",
-        "conda_lock",
-        "lock",
-        "--conda",
-        str(engine),
-        "--file",
-        str(work / "environment.yml"),
-        "--lockfile",
-        str(lockfile),
-        "--platform",
-        variant.platform,
-        "--virtual-package-spec",
-        str(work / "virtual-packages.yml"),
-        "--pypi_to_conda_lookup_file",
-        (work / "names.json").as_uri(),
-        *[part for name in update for part in ("--update", name)],
-    ]
-    with ExitStack() as stack:
-        refusals: list[str] = []
-        if provided:
-            index, refusals = stack.enter_context(pip_proxy.proxy(pip_config.index_urls()[0], provided))
-            source["dependencies"].append({"pip": [str(spec) for spec in environment.pip]})
-            source |= {"pip-repositories": [index], "allow-pypi-requests": False}
-        (work / "environment.yml").write_text(yaml.safe_dump(source, sort_keys=False), encoding="utf-8")
+@dataclass(frozen=True)
+class _Run:
+    """One variant in conda-lock's hands, in the folder `work`."""
+
+    work: Path
+    engine: Path
+    environment: Environment
+    variant: Variant
+    channels: Mapping[str, str]
+    update: tuple[str, ...]
+    solver: Solver
+
+    def lock(self, index: pip_proxy.Served | None = None) -> dict:
+        """Run conda-lock; without `index` on the conda part alone."""
+        source: dict = {"channels": list(self.channels), "dependencies": [str(spec) for spec in self.environment.conda]}
+        if index:
+            source["dependencies"].append({"pip": [str(spec) for spec in self.environment.pip]})
+            source |= {"pip-repositories": [index.url], "allow-pypi-requests": False}
+        (self.work / "environment.yml").write_text(yaml.safe_dump(source, sort_keys=False), encoding="utf-8")
         variables = child_environment() | {
-            CONSTRAINTS: json.dumps([str(spec) for spec in environment.conda]),
-            "TMPDIR": str(work),  # what it leaves goes with the folder
+            CONSTRAINTS: json.dumps([str(spec) for spec in self.environment.conda]),
+            UNTIL: _iso(self.solver.until),
+            "TMPDIR": str(self.work),  # what it leaves goes with the folder
+            "POETRY_CACHE_DIR": str(self.work / "poetry"),  # its key is the proxy's port, which another run had
         }
+        lockfile = self.work / "conda-lock.yml"
         try:
-            child = subprocess.run(command, capture_output=True, text=True, check=False, env=variables)
+            child = subprocess.run(self._command(lockfile), capture_output=True, text=True, check=False, env=variables)
         except OSError as error:
             raise MissingToolError(
                 f"conda-lock can't be run: {error}", "run scripts/satenv, which brings it"
             ) from error
-    if child.returncode != 0 and refusals:
-        raise SourceError(
-            f"the package index refused what {variant.id} needs: {', '.join(sorted(set(refusals)))}",
-            "check pip's index-url (pip config list) and the network",
-        )
-    if child.returncode != 0 and f'"{EXCEPTION}": "{SourceError.__name__}"' in child.stdout + child.stderr:
-        raise SourceError(f"{variant.id}: {_reason(child)}", "check the network and the channels")
-    if child.returncode != 0:
-        raise SolveError(f"conda-lock found no solution for {variant.id}:\n{_reason(child)}", "change what it names")
-    return load_lock(lockfile)[0]
+        if child.returncode != 0:
+            raise self._failure(child, sorted(set(index.refusals)) if index else [])
+        return load_lock(lockfile)[0]
+
+    def _command(self, lockfile: Path) -> list[str]:
+        options = {
+            "--conda": str(self.engine),
+            "--file": str(self.work / "environment.yml"),
+            "--lockfile": str(lockfile),
+            "--platform": self.variant.platform,
+            "--virtual-package-spec": str(self.work / "virtual-packages.yml"),
+            "--pypi_to_conda_lookup_file": (self.work / "names.json").as_uri(),
+        }
+        command = [sys.executable, "-m", "conda_lock", "lock", *(part for pair in options.items() for part in pair)]
+        return command + [part for name in self.update for part in ("--update", name)]
+
+    def _failure(self, child: subprocess.CompletedProcess[str], refusals: Sequence[str]) -> SatenvError:
+        name, frozen = self.variant.id, self.solver.frozen
+        if refusals and frozen and (frozen / pip_index.PATH).is_file():
+            return InputError(
+                f"{frozen}: the frozen metadata lacks what {name} needs of the package index: {'; '.join(refusals)}",
+                f"freeze again: {satenv(f'freeze {frozen}')}",
+            )
+        if refusals:
+            return SourceError(
+                f"the package index refused what {name} needs: {', '.join(refusals)}",
+                "check pip's index-url (pip config list) and the network",
+            )
+        if f'"{EXCEPTION}": "{SourceError.__name__}"' in child.stdout + child.stderr:
+            return SourceError(f"{name}: {_reason(child)}", "check the network and the channels")
+        return SolveError(f"conda-lock found no solution for {name}:\n{_reason(child)}", "change what it names")
 
 
 def _provided(content: dict) -> dict[str, str]:
@@ -187,16 +226,19 @@ def _write_previous(path: Path, previous: dict, channels: Mapping[str, str]) -> 
     path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 
 
-def _sizes(content: dict, channels: list[str], platform: str) -> dict[str, int]:
-    """Return bytes by SHA-256 of conda packages and pip files: conda-lock's format has no place for them."""
+def _facts(
+    content: dict, channels: list[str], platform: str, served: pip_proxy.Served
+) -> tuple[dict[str, int], list[str]]:
+    """Return what conda-lock's format has no place for: bytes by SHA-256, and the names of unknown age."""
     packages = [split_archive(split_url(e["url"])[2]) for e in content["package"] if e["manager"] == "conda"]
-    sizes = {
-        record["sha256"]: record["size"]
-        for record in solve.lookup(channels, packages, platform)
-        if record.get("sha256") and record.get("size")
-    }
+    records = solve.lookup(channels, packages, platform)
+    sizes = {record["sha256"]: record["size"] for record in records if record.get("sha256") and record.get("size")}
     files = {e["hash"]["sha256"]: e["url"] for e in content["package"] if e["manager"] == "pip"}
-    return sizes | pip_proxy.file_sizes(files)
+    said = {sha256: served.sizes[sha256] for sha256 in files if sha256 in served.sizes}
+    asked = {sha256: url for sha256, url in files.items() if sha256 not in said}
+    undated = {record["name"] for record in records if not record.get("timestamp")}
+    undated |= {e["name"] for e in content["package"] if e["manager"] == "pip"} & served.undated
+    return sizes | said | pip_proxy.file_sizes(asked), sorted(undated)
 
 
 def _complete(content: dict, environment: Environment, variant: Variant, channels: Mapping[str, str]) -> None:

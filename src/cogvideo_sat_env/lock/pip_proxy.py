@@ -1,8 +1,8 @@
-"""A simple index on loopback, for conda-lock's pip resolver, in front of the site's own.
+"""A simple index on loopback, for conda-lock's pip resolver, in front of the site's own or of a frozen one.
 
 The resolver reads the PyPI metadata of packages that conda provides and would lock their pip dependencies as well (all
 the nvidia-*-cu12 wheels of torch). For those names the proxy answers with a wheel of conda's version that declares
-nothing: conda has solved their dependencies. Every other name is the site's index, passed on.
+nothing: conda has solved their dependencies. Every other name is what the index has.
 """
 
 from __future__ import annotations
@@ -11,9 +11,12 @@ import hashlib
 import io
 import threading
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Protocol
+from urllib.parse import quote, unquote
 
 from packaging.utils import NormalizedName, canonicalize_name
 
@@ -21,30 +24,108 @@ from cogvideo_sat_env.base.errors import SatenvError, SourceError
 from cogvideo_sat_env.base.simple_page import simple_page
 from cogvideo_sat_env.fetch.index import ACCEPT, UNREAD, IndexFile, NoPageError, literal, parse_page
 from cogvideo_sat_env.fetch.session import Sessions
+from cogvideo_sat_env.lock import pip_index
 
 TIMEOUT = 60  # seconds that the site's index may take for one page
+_FILES = "files"  # the folder of frozen files: their addresses stand for bytes that nobody serves
+
+
+class RefusalError(Exception):
+    """What an index answers in place of a page: an HTTP status, and the reason in words."""
+
+    def __init__(self, status: int, words: str) -> None:
+        super().__init__(words)
+        self.status = status
+
+
+class Pages(Protocol):
+    """An index: pages by project; the requirements of a release where it knows them without the file."""
+
+    def files(self, name: str) -> list[IndexFile]:
+        """Return the files of a project. Raises RefusalError."""
+
+    def metadata(self, name: str, file_name: str) -> bytes | None:
+        """Return the metadata of one file; None where the file itself has to be read. Raises RefusalError."""
+
+
+class SitePages:
+    """The simple index at `url`."""
+
+    def __init__(self, url: str) -> None:
+        self._index, self._sessions = literal(url), Sessions()
+
+    def files(self, name: str) -> list[IndexFile]:
+        """Return what the index has of a project. Raises RefusalError."""
+        try:
+            with self._sessions.get(self._index / f"{name}/", {"Accept": ACCEPT}, TIMEOUT) as answer:
+                files = parse_page(answer) if answer.status_code == 200 else []
+        except (*UNREAD, NoPageError, SatenvError) as error:
+            raise RefusalError(502, type(error).__name__) from error
+        if answer.status_code != 200:
+            raise RefusalError(answer.status_code, f"status {answer.status_code}")
+        return files
+
+    def metadata(self, name: str, file_name: str) -> None:
+        """Return None: the resolver reads the files."""
+
+
+class FrozenPages:
+    """What `satenv freeze` kept of an index."""
+
+    def __init__(self, projects: Mapping[str, pip_index.Project]) -> None:
+        self._projects = projects
+
+    def files(self, name: str) -> list[IndexFile]:
+        """Return what was frozen of a project. Raises RefusalError for one that was not."""
+        if name not in self._projects:
+            raise RefusalError(404, "not in the frozen metadata")
+        return list(self._projects[name].files)
+
+    def metadata(self, name: str, file_name: str) -> bytes:
+        """Return a release's metadata. Raises RefusalError where its requirements were not frozen."""
+        version = str(pip_index.release_of(file_name))
+        if version not in self._projects[name].releases:
+            raise RefusalError(404, f"the requirements of {version} are not in the frozen metadata")
+        return pip_index.metadata(name, version, self._projects[name].releases[version])
+
+
+@dataclass
+class Served:
+    """A running proxy, and what it learns: refusals in words, bytes by SHA-256, projects with files of unknown age."""
+
+    url: str
+    refusals: list[str] = field(default_factory=list)
+    sizes: dict[str, int] = field(default_factory=dict)
+    undated: set[str] = field(default_factory=set)
 
 
 @contextmanager
-def proxy(index_url: str, provided: Mapping[str, str]) -> Iterator[tuple[str, list[str]]]:
-    """Serve the index; `provided` maps PyPI names to the versions that conda brings.
+def proxy(pages: Pages, provided: Mapping[str, str], until: str = "") -> Iterator[Served]:
+    """Serve an index; `provided` maps PyPI names to the versions that conda brings.
 
-    Yields the URL of the simple index and a list that collects, in words, what the site's index refused.
+    Files uploaded after `until` (ISO 8601, UTC) are left out; those whose age the index doesn't say are not.
     """
-    refusals: list[str] = []
     stubs = {canonicalize_name(name): version for name, version in provided.items()}
-    index, sessions = literal(index_url), Sessions()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            parts = self.path.strip("/").split("/")
+            parts = unquote(self.path).strip("/").split("/")
             if len(parts) == 2 and parts[0] == "simple":
                 self._page(canonicalize_name(parts[1]))
             elif len(parts) == 2 and parts[0] == "conda":
                 name, version = parts[1].split("-")[:2]
                 self._send(200, "application/zip", _stub_wheel(name, version))
+            elif len(parts) == 3 and parts[0] == _FILES and parts[2].endswith(".metadata"):
+                self._answer(parts[1], lambda: pages.metadata(parts[1], parts[2].removesuffix(".metadata")) or b"")
             else:
                 self._send(404, "text/plain", b"no such page")
+
+        def _answer(self, name: str, read: Callable[[], bytes]) -> None:
+            try:
+                self._send(200, "text/html", read())
+            except RefusalError as refusal:
+                served.refusals.append(f"{name}: {refusal}")
+                self._send(refusal.status, "text/plain", b"not answered by the index")
 
         def _page(self, name: NormalizedName) -> None:
             if name in stubs:
@@ -53,18 +134,14 @@ def proxy(index_url: str, provided: Mapping[str, str]) -> Iterator[tuple[str, li
                 digest = hashlib.sha256(_stub_wheel(name.replace("-", "_"), version)).hexdigest()
                 self._send(200, "text/html", simple_page([(f"/conda/{file_name}#sha256={digest}", file_name, {})]))
                 return
-            try:
-                with sessions.get(index / f"{name}/", {"Accept": ACCEPT}, TIMEOUT) as answer:
-                    files = parse_page(answer) if answer.status_code == 200 else []
-            except (*UNREAD, NoPageError, SatenvError) as error:
-                refusals.append(f"{name}: {type(error).__name__}")
-                self._send(502, "text/plain", b"index not reached")
-                return
-            if answer.status_code != 200:
-                refusals.append(f"{name}: status {answer.status_code}")
-                self._send(answer.status_code, "text/plain", b"refused by the index")
-                return
-            self._send(200, "text/html", simple_page(_link(file) for file in files if not file.is_yanked))
+            self._answer(name, lambda: simple_page(_link(name, file) for file in self._kept(name)))
+
+        def _kept(self, name: str) -> list[IndexFile]:
+            files = [file for file in pages.files(name) if not file.is_yanked]
+            served.sizes.update({file.sha256: file.size for file in files if file.sha256 and file.size is not None})
+            if until and not all(file.uploaded for file in files):
+                served.undated.add(name)
+            return [file for file in files if not (until and file.uploaded > until)]
 
         def _send(self, status: int, kind: str, body: bytes) -> None:
             self.send_response(status)
@@ -81,19 +158,24 @@ def proxy(index_url: str, provided: Mapping[str, str]) -> Iterator[tuple[str, li
             """Keep the requests out of the terminal."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    served = Served(f"http://127.0.0.1:{server.server_port}/simple")
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}/simple", refusals
+        yield served
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
 
 
-def _link(file: IndexFile) -> tuple[str, str, dict[str, str]]:
-    python = {"data-requires-python": file.requires_python} if file.requires_python else {}
-    return file.url.reveal() + (f"#sha256={file.sha256}" if file.sha256 else ""), file.file_name, python
+def _link(name: str, file: IndexFile) -> tuple[str, str, dict[str, str]]:
+    """Return the link of a file: to the index, or, frozen, to what stands for its bytes beside its metadata."""
+    more = {"data-requires-python": file.requires_python} if file.requires_python else {}
+    url = file.url.reveal()
+    if not url:
+        url, more = f"/{_FILES}/{name}/{quote(file.file_name)}", {**more, "data-core-metadata": "true"}
+    return url + (f"#sha256={file.sha256}" if file.sha256 else ""), file.file_name, more
 
 
 def _stub_wheel(name: str, version: str) -> bytes:

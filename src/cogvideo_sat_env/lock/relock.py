@@ -12,7 +12,7 @@ from cogvideo_sat_env.base.files import write_atomically
 from cogvideo_sat_env.base.progress import Progress
 from cogvideo_sat_env.base.scratch import scratch_folder
 from cogvideo_sat_env.lock import conda_lock, render
-from cogvideo_sat_env.lock.make import lock_variant
+from cogvideo_sat_env.lock.make import Solver, lock_variant
 from cogvideo_sat_env.lock.read import load_lock, read_lock
 from cogvideo_sat_env.lock.render_recipe import recipe_files
 from cogvideo_sat_env.spec.breakage import read_ledger
@@ -24,8 +24,7 @@ def lock_project(
     root: Path,
     *,
     wanted: Sequence[str] = (),
-    frozen: Path | None = None,
-    conda: Path | None = None,
+    solver: Solver,
     update: Sequence[str] = (),
     progress: Progress,
 ) -> list[str]:
@@ -50,23 +49,16 @@ def lock_project(
             if previous is not None:
                 contents.setdefault(variant.lock, []).append(previous)
             continue
-        content, found = lock_variant(
-            derive(environment, variant, root / variant.environment),
-            variant,
-            frozen=frozen,
-            conda=conda,
-            update=update,
-            previous=previous,
-            progress=progress,
-        )
-        sizes |= found
-        contents.setdefault(variant.lock, []).append(content)
+        own = derive(environment, variant, root / variant.environment)
+        locked = lock_variant(own, variant, solver, update=update, previous=previous, progress=progress)
+        sizes |= locked.sizes
+        contents.setdefault(variant.lock, []).append(locked.content)
     texts |= {path: conda_lock.dump(conda_lock.merge(parts), path) for path, parts in contents.items()}
     with scratch_folder("satenv-render-") as folder:  # read back, exactly as `check` will
-        locked = [variant for variant in variants if variant.lock in texts]
-        for variant in locked:
+        present = [variant for variant in variants if variant.lock in texts]
+        for variant in present:
             write_atomically(Path(folder) / variant.lock, texts[variant.lock].encode("utf-8"), durable=False)
-        rendered, pins = _rendered(Path(folder), locked, sizes)
+        rendered, pins = _rendered(Path(folder), present, sizes)
     texts |= rendered
     if all(variant.lock in texts for variant in variants):  # else a piece of the recipe may have no lock yet
         texts |= recipe_files(root, environment, variants, read_ledger(), pins)

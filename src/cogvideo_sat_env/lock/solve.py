@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from cogvideo_sat_env.base.address import Address
@@ -29,14 +30,15 @@ def solve(
     constraints: Sequence[str] = (),
     keep: Sequence[tuple[str, str, str]] = (),
     pin: bool = False,
+    until: str = "",
 ) -> list[dict]:
     """Solve `specs` for `subdir` over `channels` (URLs, strict priority in this order).
 
     `virtual_packages` maps names to "version" or "version build". `constraints` hold without asking for the package.
     `keep` are (name, version, build) that stay unless a spec forces them to move; with `pin` they stay
-    whatever the specs want. Returns repodata records as
-    dictionaries with `url` and `channel`. Raises SolveError with the solver's reason, also when the solver crashes;
-    SourceError when a channel can't be read.
+    whatever the specs want. Records published after `until` (ISO 8601, UTC) are passed over, those without a time are
+    not. Returns repodata records as dictionaries with `url` and `channel`. Raises SolveError with the solver's reason,
+    also when the solver crashes; SourceError when a channel can't be read.
     """
     request = {
         "channels": _filled(channels),
@@ -46,6 +48,7 @@ def solve(
         "constraints": list(constraints),
         "keep": [list(k) for k in keep],
         "pin": pin,
+        "until": until,
     }
     found = ask(MODULE, request, "the solver")
     if found.get("kind") in _UNREAD:
@@ -136,6 +139,8 @@ async def _solve(request: dict) -> list[dict]:
         **held,
         constraints=request["constraints"],
         channel_priority=ChannelPriority.Strict,
+        exclude_newer=datetime.fromisoformat(request["until"]) if request["until"] else None,
+        timestamp_policy="allow-missing",
     )
     return [_as_dict(record) for record in sorted(records, key=lambda record: record.name.normalized)]
 

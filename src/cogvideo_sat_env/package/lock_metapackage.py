@@ -14,7 +14,7 @@ from cogvideo_sat_env.base.errors import InputError, SolveError
 from cogvideo_sat_env.base.progress import Progress
 from cogvideo_sat_env.base.scratch import scratch_folder
 from cogvideo_sat_env.lock import conda_lock, render
-from cogvideo_sat_env.lock.make import lock_variant
+from cogvideo_sat_env.lock.make import Solver, lock_variant
 from cogvideo_sat_env.lock.read import Lock, load_lock, read_lock
 from cogvideo_sat_env.lock.verify import verify_entries, verify_solution
 from cogvideo_sat_env.package.publish.built import read_built
@@ -113,17 +113,8 @@ def _lock(
     options: MetapackageOptions,
     progress: Progress,
 ) -> dict[Path, str]:
-    content, _ = lock_variant(
-        environment,
-        variant,
-        frozen=options.frozen,
-        conda=options.conda,
-        update=(),
-        previous=None,
-        progress=progress,
-        asked=asked,
-    )
-    text = conda_lock.dump(conda_lock.merge([content]), path.name, HEADER)
+    locked = lock_variant(environment, variant, Solver(options.frozen, options.conda, asked), progress=progress)
+    text = conda_lock.dump(conda_lock.merge([locked.content]), path.name, HEADER)
     with scratch_folder("satenv-render-") as folder:
         written = Path(folder) / path.name
         written.write_text(text, encoding="utf-8")

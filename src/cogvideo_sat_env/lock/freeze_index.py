@@ -1,0 +1,180 @@
+"""The part of a package index that the pip part's solves can see: all files by project, requirements of candidates."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+from cogvideo_sat_env.base.errors import SourceError
+from cogvideo_sat_env.base.progress import Progress
+from cogvideo_sat_env.base.scratch import scratch_folder
+from cogvideo_sat_env.fetch import pip_config
+from cogvideo_sat_env.fetch.index import IndexFile
+from cogvideo_sat_env.lock import pip_index, pip_proxy
+from cogvideo_sat_env.lock.frozen import frozen_projects
+from cogvideo_sat_env.lock.pip_index import Project, Release
+from cogvideo_sat_env.lock.read import Lock
+from cogvideo_sat_env.spec.environment import Environment
+from cogvideo_sat_env.spec.pypi_names import conda_to_pypi
+from cogvideo_sat_env.spec.variants import derive, read_variants
+
+DEPTH = 3  # of the releases that a requirement allows: the solver takes the newest, and goes back when it must
+
+
+def freeze_projects(
+    root: Path, environment: Environment, locks: Mapping[str, Lock], frozen: Path | None, progress: Progress
+) -> dict[str, Project]:
+    """Return what pip's resolver can ask for, beginning with the pip part of every variant; none without one.
+
+    All files of a project; the requirements of the newest release, and, of what each requirement allows, those of the
+    newest DEPTH and of all down to the one that the locks hold. What conda brings in a lock is not asked for.
+    Raises SourceError, InputError.
+    """
+    asked: dict[str, set[str]] = {}
+    for variant in read_variants():
+        for spec in derive(environment, variant, root / variant.environment).pip:
+            asked.setdefault(canonicalize_name(spec.name), set()).add(spec.specifier)
+    if not asked:
+        return {}
+    pinned: dict[str, set[str]] = {}
+    for lock in locks.values():
+        for pin in lock.pip:
+            asked.setdefault(canonicalize_name(pin.name), set())
+            pinned.setdefault(canonicalize_name(pin.name), set()).add(pin.version)
+    brought = {conda_to_pypi(artefact.name) for lock in locks.values() for artefact in lock.conda}
+    kept = frozen_projects(frozen) if frozen else None
+    if kept is not None:
+        return _closure(_Frozen(kept), asked, pinned, brought)
+    progress.say(f"Asking the package index for {len(asked)} projects and what they need")
+    with (
+        scratch_folder("satenv-index-") as work,
+        pip_proxy.proxy(pip_proxy.SitePages(pip_config.index_urls()[0]), {}) as served,
+    ):
+        return _closure(_Site(served, work), asked, pinned, brought)
+
+
+class _Frozen:
+    """An index as it was frozen."""
+
+    def __init__(self, projects: Mapping[str, Project]) -> None:
+        self._projects = projects
+
+    def files(self, name: str) -> tuple[IndexFile, ...]:
+        if name not in self._projects:
+            raise SourceError(f"{name}: not in the frozen metadata", "freeze from the package index")
+        return self._projects[name].files
+
+    def release(self, name: str, version: str) -> Release | None:
+        return self._projects[name].releases.get(version)
+
+
+class _Site:
+    """The site's index, with requirements as the resolver itself reads them."""
+
+    def __init__(self, served: pip_proxy.Served, work: Path) -> None:
+        # conda-lock's own resolver: what it finds in a file is what it will be given from the frozen metadata
+        from conda_lock._vendor.poetry.config.config import Config
+        from conda_lock._vendor.poetry.repositories.legacy_repository import LegacyRepository
+
+        self._pages = pip_proxy.SitePages(pip_config.index_urls()[0])
+        config = Config()
+        config.merge({"cache-dir": str(work)})
+        self._open: Callable[[], Any] = lambda: LegacyRepository(
+            "site", served.url, config=config, disable_cache=True
+        )  # one a thread
+
+    def files(self, name: str) -> tuple[IndexFile, ...]:
+        try:
+            files = [file for file in self._pages.files(name) if not file.is_yanked and file.sha256]
+        except pip_proxy.RefusalError as error:
+            raise SourceError(
+                f"the package index refused {name}: {error}", "check pip's index-url (pip config list) and the network"
+            ) from error
+        return tuple(file for file in files if pip_index.release_of(file.file_name))
+
+    def release(self, name: str, version: str) -> Release | None:
+        from conda_lock._vendor.poetry.core.constraints.version import Version as PoetryVersion
+
+        try:
+            found = self._open().get_release_info(canonicalize_name(name), PoetryVersion.parse(version))
+        except Exception as error:  # the resolver has many, of its own and of what it calls
+            raise SourceError(
+                f"{name} {version}: its requirements can't be read from the package index: {error}", None
+            ) from error
+        return Release(tuple(sorted(found.requires_dist or ())), found.requires_python or "")
+
+
+def _closure(
+    index: _Frozen | _Site, asked: Mapping[str, set[str]], pinned: Mapping[str, set[str]], brought: set[str]
+) -> dict[str, Project]:
+    """Return the projects asked for, and those that their candidates require, until none is new."""
+    files: dict[str, tuple[IndexFile, ...]] = {}
+    releases: dict[str, dict[str, Release]] = {}
+    bounds = {name: set(texts) for name, texts in asked.items()}
+    extras: dict[str, set[str]] = {}
+    todo = set(bounds)
+    with ThreadPoolExecutor(8) as pool:
+        while todo:
+            new = sorted(todo - set(files))
+            files |= dict(zip(new, pool.map(index.files, new), strict=True))
+            wanted = [
+                (name, version)
+                for name in sorted(todo)
+                for version in _candidates(files[name], bounds[name], pinned.get(name, set()))
+                if version not in releases.setdefault(name, {})
+            ]
+            for (name, version), release in zip(
+                wanted, pool.map(lambda item: index.release(*item), wanted), strict=True
+            ):
+                if release is not None:
+                    releases[name][version] = release
+            todo = {
+                requirement.name
+                for name in todo
+                for release in releases[name].values()
+                for requirement in _needs(release, extras.get(name, set()))
+                if requirement.name not in brought and _is_new(requirement, bounds, extras)
+            }
+    return {name: Project(files[name], releases[name]) for name in files}
+
+
+def _candidates(files: Iterable[IndexFile], specifiers: set[str], pinned: set[str]) -> list[str]:
+    """Return the versions whose requirements are kept."""
+    versions = pip_index.newest(tuple(files))
+    wanted = [version for version in versions if str(version) in pinned or version == versions[0]]
+    oldest = min((version for version in versions if str(version) in pinned), default=None)
+    for specifier in specifiers:
+        allowed = [v for v in versions if SpecifierSet(specifier).contains(v, prereleases=v.is_prerelease)]
+        # the solver may have looked into all down to what it locked
+        wanted += [v for index, v in enumerate(allowed) if index < DEPTH or (oldest and v >= oldest)]
+    return [str(version) for version in dict.fromkeys(wanted)]
+
+
+def _needs(release: Release, extras: set[str]) -> Iterator[Requirement]:
+    """Yield what a release requires on any platform, with these extras of it; names are normalised."""
+    for text in release.requires:
+        try:
+            requirement = Requirement(text)
+        except InvalidRequirement:  # the resolver passes over it as well
+            continue
+        optional = re.findall(r"extra == [\"']([^\"']+)", str(requirement.marker or ""))
+        if not optional or extras & {canonicalize_name(extra) for extra in optional}:
+            requirement.name = canonicalize_name(requirement.name)
+            yield requirement
+
+
+def _is_new(requirement: Requirement, bounds: dict[str, set[str]], extras: dict[str, set[str]]) -> bool:
+    """Note what is asked of a project; return whether it was not known before."""
+    specifier, more = str(requirement.specifier), {canonicalize_name(extra) for extra in requirement.extras}
+    known, before = bounds.setdefault(requirement.name, set()), extras.setdefault(requirement.name, set())
+    is_new = specifier not in known or not more <= before
+    known.add(specifier)
+    before |= more
+    return is_new

@@ -1,0 +1,109 @@
+"""What a pip resolver asks a package index for, frozen: files by project, requirements by release."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from packaging.utils import InvalidSdistFilename, InvalidWheelFilename, parse_sdist_filename, parse_wheel_filename
+from packaging.version import Version
+
+from cogvideo_sat_env.base.address import Address
+from cogvideo_sat_env.base.errors import InputError
+from cogvideo_sat_env.fetch.index import IndexFile
+
+PATH = "index/projects.json.zst"  # below a folder of frozen metadata
+
+
+@dataclass(frozen=True)
+class Release:
+    """One version of a project, as its metadata has it; `requires` are its Requires-Dist."""
+
+    requires: tuple[str, ...] = ()
+    requires_python: str = ""
+
+
+@dataclass(frozen=True)
+class Project:
+    """All files that an index has of a project, and the releases whose requirements are known."""
+
+    files: tuple[IndexFile, ...]
+    releases: Mapping[str, Release]
+
+
+def release_of(file_name: str) -> Version | None:
+    """Return the version that a wheel or sdist is of; None for any other file."""
+    try:
+        return (parse_wheel_filename if file_name.endswith(".whl") else parse_sdist_filename)(file_name)[1]
+    except (InvalidWheelFilename, InvalidSdistFilename):
+        return None
+
+
+def dump(projects: Mapping[str, Project]) -> bytes:
+    """Return the text of projects, sorted: the same bytes for the same content, and no address."""
+    content = {
+        name: {
+            "files": [
+                {
+                    "name": file.file_name,
+                    "sha256": file.sha256,
+                    "size": file.size,
+                    "requires-python": file.requires_python,
+                    "uploaded": file.uploaded,
+                }
+                for file in sorted(project.files, key=lambda file: file.file_name)
+            ],
+            "releases": {
+                version: {"requires": list(release.requires), "requires-python": release.requires_python}
+                for version, release in sorted(project.releases.items())
+            },
+        }
+        for name, project in sorted(projects.items())
+    }
+    return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
+
+
+def load(folder: Path) -> dict[str, Project] | None:
+    """Return the projects of frozen metadata; None where it has only channels. Raises InputError."""
+    import zstandard  # only locking needs it
+
+    path = folder / PATH
+    if not path.is_file():
+        return None
+    try:
+        with open(path, "rb") as stream:
+            content = json.load(zstandard.ZstdDecompressor().stream_reader(stream))
+        return {
+            name: Project(
+                tuple(_file(item) for item in project["files"]),
+                {
+                    version: Release(tuple(release["requires"]), release["requires-python"])
+                    for version, release in project["releases"].items()
+                },
+            )
+            for name, project in content.items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, zstandard.ZstdError) as error:
+        raise InputError(f"{path}: not the frozen part of a package index: {error}", "freeze again") from error
+
+
+def _file(item: Mapping) -> IndexFile:
+    return IndexFile(
+        item["name"], Address(""), item["sha256"], item["size"], item["requires-python"], False, item["uploaded"]
+    )
+
+
+def metadata(name: str, version: str, release: Release) -> bytes:
+    """Return a release's metadata file (PEP 658), as far as a resolver reads it."""
+    lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
+    lines += [f"Requires-Python: {release.requires_python}"] if release.requires_python else []
+    lines += [f"Requires-Dist: {requirement}" for requirement in release.requires]
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+def newest(files: Sequence[IndexFile]) -> list[Version]:
+    """Return the versions that these files are of, newest first; releases before pre-releases."""
+    versions = {version for file in files if (version := release_of(file.file_name)) is not None}
+    return sorted(versions, key=lambda version: (not version.is_prerelease, version), reverse=True)
