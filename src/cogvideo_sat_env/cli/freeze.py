@@ -12,7 +12,7 @@ from cogvideo_sat_env.cli.options import OUTPUT, UserPath, examples
 @click.command(
     **examples("""
     satenv freeze metadata           what the project's locks can be made from again, years later
-    satenv lock --frozen metadata    the same locks from it, without the channels
+    satenv lock --frozen metadata    the same locks from it, without channels, index or network
     """)
 )
 @click.argument("folder", metavar="DIR", type=UserPath(file_okay=False))
@@ -23,10 +23,11 @@ from cogvideo_sat_env.cli.options import OUTPUT, UserPath, examples
 )
 @OUTPUT
 def freeze(folder, frozen, as_json, quiet) -> None:
-    """Write the part of the channels' metadata that the locks' solves can see into DIR.
+    """Write the part of the channels' and the package index's metadata that the locks' solves can see into DIR.
 
-    All versions and builds of each package that environment.yml can lead to, on every platform; sorted, packed, hashed
-    in a manifest that `satenv lock --frozen DIR` checks. A DIR made by this command is replaced.
+    All versions and builds of each package that environment.yml can lead to, on every platform, and of the pip part
+    files, hashes and requirements; sorted, packed, hashed in a manifest that `satenv lock --frozen DIR` checks. No
+    address of an index is in it. A DIR made by this command is replaced.
     """
     from cogvideo_sat_env.base.paths import project_root
     from cogvideo_sat_env.base.progress import choose
