@@ -70,4 +70,4 @@ def read_facts(image: Path) -> ImageFacts:
     return facts
 
 
-_AGAIN = "have the image made again: satenv deploy --image"
+_AGAIN = "tell who deployed it: the image has to be made again"
