@@ -117,6 +117,7 @@ def test_a_spec_newer_than_its_lock_is_named(project):
         "environments/linux-aarch64.yml",
         "locks/conda-linux-64.lock",
         "locks/pip-linux-64-cpu.txt",
+        "locks/packages-osx-arm64.txt",
         "locks/virtual-packages-osx-arm64.yml",
         "recipe/pins.txt",
     ],

@@ -83,7 +83,7 @@ def _rendered(root: Path, variants: Sequence[Variant], sizes: dict[str, int]) ->
     pins: list[PipPin] = []
     used: set[str] = set()
     for variant in variants:
-        lock = read_lock(root / variant.lock, variant.platform)
+        lock = read_lock(root / variant.lock, variant.platform, sizes)
         used |= {artefact.sha256 for artefact in lock.conda} | {pin.sha256 for pin in lock.pip}
         rendered |= render.lock_files(variant, lock)
         pins += lock.pip

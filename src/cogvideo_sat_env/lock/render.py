@@ -11,6 +11,7 @@ from packaging.utils import canonicalize_name
 
 from cogvideo_sat_env.base.artefacts import CondaArtefact
 from cogvideo_sat_env.base.files import write_atomically
+from cogvideo_sat_env.base.progress import human_bytes
 from cogvideo_sat_env.lock.conda_lock import render_virtual_packages
 from cogvideo_sat_env.lock.read import Lock
 from cogvideo_sat_env.spec.environment import Environment
@@ -32,8 +33,12 @@ def environment_files(environment: Environment, variants: Sequence[Variant]) -> 
 
 
 def lock_files(variant: Variant, lock: Lock) -> dict[str, str]:
-    """Return the files rendered from one variant's lock."""
-    return {variant.explicit_lock: _explicit(variant, lock), variant.pip_lock: _pip(variant, lock)}
+    """Return the files rendered from one variant's lock, whose sizes are in it."""
+    return {
+        variant.explicit_lock: _explicit(variant, lock),
+        variant.pip_lock: _pip(variant, lock),
+        variant.package_list: _package_list(variant, lock),
+    }
 
 
 def sizes_file(sizes: Mapping[str, int], used: set[str]) -> str:
@@ -86,6 +91,23 @@ def _ordered(artefacts: Sequence[CondaArtefact]) -> list[CondaArtefact]:
         ordered += [by_name[name] for name in ready]
         sorter.done(*ready)
     return ordered
+
+
+def _package_list(variant: Variant, lock: Lock) -> str:
+    """Return a line a package. Nothing is aligned: a line changes when its package does, and with nothing else."""
+    rows = [(a.name, a.version, a.build, a.channel_path.rpartition("/")[0], a.size) for a in lock.conda]
+    rows += [(p.name, p.version, "-", "pip", p.size) for p in lock.pip]
+    known = sum(row[4] or 0 for row in rows)
+    unknown = sum(row[4] is None for row in rows)
+    size = f"{human_bytes(known)} to download" + (f", {unknown} of unknown size" if unknown else "")
+    lines = [
+        f"# The packages of {variant.id}, generated from {variant.lock} by `scripts/satenv lock`; don't edit.",
+        f"# {len(lock.conda)} from conda, {len(lock.pip)} from pip; {size}.",
+        "# name version build source size",
+    ]
+    for name, version, build, source, size_of in sorted(rows, key=lambda row: (canonicalize_name(row[0]), row[3])):
+        lines.append(f"{name} {version} {build} {source} {human_bytes(size_of) if size_of else 'unknown'}")
+    return "\n".join(lines) + "\n"
 
 
 def _pip(variant: Variant, lock: Lock) -> str:

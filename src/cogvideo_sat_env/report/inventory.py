@@ -130,6 +130,17 @@ def only(found: tuple[Inventory, ...], platforms: Sequence[str]) -> tuple[Invent
     return tuple(one for one in found if not platforms or one.platform in platforms)
 
 
+def of_variant(found: tuple[Inventory, ...], variant: str | None) -> tuple[Inventory, ...]:
+    """Return those of one variant (None: all); what has no variant stays. Raises InputError when none is left."""
+    kept = tuple(one for one in found if variant is None or one.variant in (variant, None))
+    if not kept:
+        raise InputError(
+            f"{found[0].source}: has no variant {variant!r}; it has {', '.join(str(one.variant) for one in found)}",
+            "name one of those with --variant",
+        )
+    return kept
+
+
 def project_facts() -> Facts:
     """Return the facts that the project carries; none outside of one."""
     try:
@@ -149,7 +160,8 @@ def _read_file(path: Path, source: str, revision: tuple[str, Facts] | None = Non
     facts = revision[1] if revision else project_facts()
     digest = hashlib.sha256(content).hexdigest()
     if re.search(rb"^@EXPLICIT\s*$", head, re.MULTILINE):
-        return (_explicit(content, source, facts, digest),)
+        found = _explicit(content, source, facts, digest)
+        return (replace(found, variant=_variants(path, revision[0] if revision else None).get(found.platform)),)
     if re.search(rb"^# spec-sha256: ", head, re.MULTILINE):
         wheels = read_wheel_lock(path)
         pins = [of_pip(pin, facts) for pin in wheels.pins]
@@ -181,13 +193,18 @@ def _read_revision(what: str) -> tuple[Inventory, ...]:
 
 
 def _variants(path: Path, inside: str | None) -> dict[str, str]:
-    """Return the project's variants by platform whose lock the file is; `inside` is its path in a repository."""
+    """Return the project's variants by platform whose lock, or what is rendered from it, the file is.
+
+    `inside` is its path in a repository.
+    """
     if inside is None:
         try:
             inside = path.resolve().relative_to(project_root().resolve()).as_posix()
         except (InputError, ValueError):
             return {}
-    return {variant.platform: variant.id for variant in read_variants() if variant.lock == inside}
+    return {
+        variant.platform: variant.id for variant in read_variants() if inside in (variant.lock, variant.explicit_lock)
+    }
 
 
 def of_lock(lock: Lock, facts: Facts, source: str, variant: str | None = None, sha256: str = "") -> Inventory:

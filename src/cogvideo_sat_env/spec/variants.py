@@ -63,6 +63,11 @@ class Variant:
         return f"locks/pip-{self.suffix}.txt"
 
     @property
+    def package_list(self) -> str:
+        """The list of packages, one a line, rendered for people who read diffs."""
+        return f"locks/packages-{self.suffix}.txt"
+
+    @property
     def virtual_packages_file(self) -> str:
         """The virtual packages in conda-lock's format."""
         return f"locks/virtual-packages-{self.suffix}.yml"

@@ -89,9 +89,9 @@ def explain(name: str) -> Answer:
     )
     from cogvideo_sat_env.spec.requirements import read_requirements
 
-    wanted = _key(re.split(r"[\s<>=!~\[(]", name.strip(), maxsplit=1)[0])
+    wanted = spec_key(name)
     ledger, requirements = read_ledger(), read_requirements()
-    needed = next((r for r in requirements if wanted in {_key(r.name), _key(r.conda or ""), _key(r.module)}), None)
+    needed = next((r for r in requirements if wanted in {_key(r.name), _key(r.conda or r.name), _key(r.module)}), None)
     names = {wanted} | ({_key(needed.name), _key(needed.conda or needed.name)} if needed else set())
     entries = tuple(
         entry
@@ -105,6 +105,11 @@ def explain(name: str) -> Answer:
             f"there are entries on: {', '.join(known)}",
         )
     return Answer(name, needed, entries)
+
+
+def spec_key(text: str) -> str:
+    """Return the name in what a user wrote, a name or a spec with bounds, as package indexes compare names."""
+    return _key(re.split(r"[\s<>=!~\[(]", text.strip(), maxsplit=1)[0])
 
 
 def _key(name: str) -> str:
