@@ -40,11 +40,15 @@ NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={n1} CPUs=2 RealMemory=1
 NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={n2} CPUs=2 RealMemory=1000
 PartitionName=test Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
 """
+_OWN = 'mount -t tmpfs -o mode=1777 node "$1"; shift; exec "$@"'
 
 
 @contextmanager
-def two_nodes() -> Iterator[dict[str, str]]:
-    """Start the cluster; yield the variables with which Slurm's commands find it. Skips where it can't be started."""
+def two_nodes(own: Path | None = None) -> Iterator[dict[str, str]]:
+    """Start the cluster; yield the variables with which Slurm's commands find it. Skips where it can't be started.
+
+    At the folder `own` each node has a disk of its own, as real nodes have in /tmp.
+    """
     missing = [name for name in NEEDED if shutil.which(name, path=_path()) is None]
     if missing:
         pytest.skip(f"no {missing[0]} on this machine (Debian: apt install slurm-wlm munge)")
@@ -63,8 +67,11 @@ def two_nodes() -> Iterator[dict[str, str]]:
         env = {**os.environ, "PATH": _path(), "SLURM_CONF": str(conf)}
         for command in (["slurmctld", "-D"], ["slurmd", "-D", "-N", "n1"], ["slurmd", "-D", "-N", "n2"]):
             log = (folder / f"{command[0]}-{command[-1]}.log").open("wb")
+            apart = ["unshare", "-m", "sh", "-ec", _OWN, "sh", str(own)] if own and command[0] == "slurmd" else []
             running.append(
-                subprocess.Popen([*command, "-f", str(conf)], env=env, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+                subprocess.Popen(
+                    [*apart, *command, "-f", str(conf)], env=env, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+                )
             )
         _wait_until_idle(folder, env)
         yield env

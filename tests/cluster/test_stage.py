@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,8 @@ from cogvideo_sat_env.cluster.starter import write_starter
 from cogvideo_sat_env.create.create import Request
 
 pytestmark = pytest.mark.skipif(shutil.which("mksquashfs") is None, reason="needs squashfs-tools")
+
+NODE = Path(tempfile.gettempdir()) / f"satenv-node-{os.getpid()}"  # where the image says that it is
 
 
 class Site:
@@ -65,7 +68,7 @@ def made(sample, tmp_path_factory):
         )
         site.install(place / "root" / "releases" / "r1")
         make_image(lambda r: site.install(r.prefix, seen_at=r.options.seen_at), Request(),
-                   place / "root" / "releases" / "r1.sqfs", Path("/satenv-test/node"), None, Silent())  # fmt: skip
+                   place / "root" / "releases" / "r1.sqfs", NODE / "sat", None, Silent())  # fmt: skip
     return place / "root"
 
 
@@ -256,7 +259,7 @@ def test_the_image_is_mounted_by_a_loop_device_as_root_and_by_fuse_where_that_fa
     assert staged.why == [] and mounts.mounted(site.prefix) == "squashfs"
     assert site.stage().how == "loop", "there already"
     ran = subprocess.run([site.prefix / "bin/prefixed"], capture_output=True, text=True, check=True)
-    assert ran.stdout == f"{'/satenv-test/node/r1'}/share\n", "the path that the image was made for"
+    assert ran.stdout == f"{NODE}/sat/r1/share\n", "the path that the image was made for"
     with subprocess.Popen(["sleep", "100"], cwd=site.prefix) as user:
         with pytest.raises(PrefixError, match="can't be unmounted"):
             site.release()
