@@ -22,7 +22,7 @@ from cogvideo_sat_env.install.own_files import SOURCED
 
 SCRIPT_NAME = "cogvideo-sat-env"
 SHELLS = ("sh", "fish", "csh")
-_TEMPLATES = {
+TEMPLATES = {
     f"bin/{SOURCED}": SOURCED,
     f"bin/{SOURCED}.csh": f"{SOURCED}.csh",
     f"bin/{SOURCED}.fish": f"{SOURCED}.fish",
@@ -55,7 +55,7 @@ def load() -> Activation:
         for step in ("activate", "deactivate")
         for shell in SHELLS
     }
-    return Activation(scripts, {path: (_FILES / file).read_text("utf-8") for path, file in _TEMPLATES.items()})
+    return Activation(scripts, {path: (_FILES / file).read_text("utf-8") for path, file in TEMPLATES.items()})
 
 
 def install(staging: Path, prefix: Path, activation: Activation, variables: Mapping[str, str]) -> list[str]:
@@ -96,9 +96,13 @@ def _fill(template: str, name: str, prefix: Path, variables: Mapping[str, str]) 
             f"export {variable}={shlex.quote(value)} {new}={shlex.quote(value)}",
             f'_COGVIDEO_SAT_NAMES="${{_COGVIDEO_SAT_NAMES}}{variable} "',
         ]
-    quote = {".csh": _quote_csh, ".fish": _quote_fish}.get(os.path.splitext(name)[1], shlex.quote)
     filled = template.replace("@SET@\n", "".join(f"{line}\n" for line in setting))
-    return filled.replace("@PREFIX@", quote(str(prefix)))
+    return filled.replace("@PREFIX@", quoted(name, str(prefix)))
+
+
+def quoted(name: str, text: str) -> str:
+    """Return `text` as the file `name` of TEMPLATES has to quote it."""
+    return {".csh": _quote_csh, ".fish": _quote_fish}.get(os.path.splitext(name)[1], shlex.quote)(text)
 
 
 def _quote_csh(text: str) -> str:
