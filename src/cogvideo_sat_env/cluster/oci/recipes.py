@@ -1,0 +1,97 @@
+"""A Dockerfile and an Apptainer definition that make the same environment, from the same lock, on another machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cogvideo_sat_env.base.command_name import CHECKOUT
+from cogvideo_sat_env.base.errors import InputError
+
+_HEAD = """\
+# The environment of cogvideo-sat-env from the lock {lock}
+# (SHA-256 {lock_sha256}), as satenv image has made it.
+"""
+DOCKERFILE = (
+    _HEAD
+    + """\
+# In a checkout of cogvideo-sat-env:  docker build -f {file} {build_arg}-t cogvideo-sat-env .
+{start}
+FROM base AS make
+COPY . /opt/satenv-project
+RUN cd /opt/satenv-project && echo "{lock_sha256}  {lock_path}" | sha256sum -c - \\
+    && SATENV_CACHE=/opt/satenv-cache {satenv} create {options} -p {at}
+
+FROM base
+COPY --from=make {at} {at}
+ENV PATH={at}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+LABEL cogvideo-sat-env.lock="{lock}" cogvideo-sat-env.lock-sha256="{lock_sha256}" \\
+    cogvideo-sat-env.source="{source}"
+ENTRYPOINT ["/bin/sh", "-c", ". {at}/bin/activate-cogvideo-sat && exec \\"$@\\"", "sh"]
+CMD ["/bin/sh"]
+"""
+)
+DEFINITION = (
+    """\
+{start}
+"""
+    + _HEAD
+    + """\
+# In a checkout of cogvideo-sat-env:  apptainer build cogvideo-sat.sif {file}
+
+%files
+    . /opt/satenv-project
+
+%post
+    set -e
+    cd /opt/satenv-project
+    echo "{lock_sha256}  {lock_path}" | sha256sum -c -
+    SATENV_CACHE=/opt/satenv-cache {satenv} create {options} -p {at}
+    rm -rf /opt/satenv-project /opt/satenv-cache
+
+%environment
+    . {at}/bin/activate-cogvideo-sat
+
+%labels
+    cogvideo-sat-env.lock {lock}
+    cogvideo-sat-env.lock-sha256 {lock_sha256}
+    cogvideo-sat-env.source {source}
+"""
+)
+
+
+def dockerfile(file: str, base: Path, at: str, receipt: Mapping[str, Any]) -> str:
+    """Return a Dockerfile called `file`. Raises InputError for a receipt without a lock of the project's."""
+    if base.is_dir():
+        start, argument = "ARG BASE\nFROM ${BASE} AS base\n", "--build-arg BASE=IMAGE "
+    else:
+        start, argument = f"FROM scratch AS base\nADD {base.name} /\n", ""
+    return DOCKERFILE.format(file=file, start=start, build_arg=argument, **_values(at, receipt))
+
+
+def definition(file: str, base: Path, at: str, receipt: Mapping[str, Any]) -> str:
+    """Return an Apptainer definition called `file`. Raises InputError as `dockerfile` does."""
+    if base.is_dir():
+        start = f"Bootstrap: localimage\nFrom: {base}\n"
+    else:
+        start = f'Bootstrap: scratch\n\n%setup\n    tar -xf {base} -C "${{APPTAINER_ROOTFS}}"\n'
+    return DEFINITION.format(file=file, start=start, **_values(at, receipt))
+
+
+def _values(at: str, receipt: Mapping[str, Any]) -> dict[str, str]:
+    lock, source = str(receipt.get("lock") or ""), str(receipt.get("source") or "")
+    if not lock or Path(lock).is_absolute():
+        raise InputError(
+            f"the environment is from {lock or 'no lock'}, not from a lock of the project; a recipe couldn't name it",
+            "leave --dockerfile and --apptainer out, or make it from the project's own lock",
+        )
+    if source == "wheels":
+        path, options = f"locks/{lock}", "--source wheels"
+    else:
+        device = "cpu" if str(receipt.get("variant") or "").endswith("cpu") else "cuda"
+        path, options = lock, f"--source channel --variant {device}"
+    return {
+        "lock": lock, "lock_sha256": str(receipt.get("lock_sha256") or ""), "lock_path": path, "source": source,
+        "options": options, "at": at, "satenv": CHECKOUT,
+    }  # fmt: skip
