@@ -1,0 +1,49 @@
+"""`satenv report`."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from cogvideo_sat_env.cli.options import JSON, UserPath, examples
+
+
+@click.command(
+    **examples("""
+    satenv report                                    every variant of the project, side by side
+    satenv report --html report.html                 one page: works offline, in the dark, printed
+    satenv report ~/.conda/envs/cogvideo-sat         an environment; also a lock, REVISION:PATH, receipt, bundle
+    satenv report conda-lock.yml sat.pyz --json      several, for scripts
+    """)
+)
+@click.argument("whats", metavar="[WHAT]...", nargs=-1)
+@click.option("--html", "page", type=UserPath(dir_okay=False), metavar="FILE", help="Write one self-contained page.")
+@click.option("--platform", "platforms", multiple=True, metavar="SUBDIR", help="Only this one; may be repeated.")
+@click.option("--variant", metavar="ID", help="Only this one: cuda, cpu, or an id such as linux-64-cpu.")
+@JSON
+def report(whats, page, platforms, variant, as_json) -> None:
+    """Say what is in WHAT [the project's locks]: sizes and who pulls them in, licences, bounds, ages.
+
+    Ages are counted to now, or to SOURCE_DATE_EPOCH, with which the page is the same for the same locks.
+    """
+    from cogvideo_sat_env.base.files import write_atomically
+    from cogvideo_sat_env.bundle.inventory import read
+    from cogvideo_sat_env.report.html import render
+    from cogvideo_sat_env.report.inventory import of_variant
+    from cogvideo_sat_env.report.project import inventories
+    from cogvideo_sat_env.report.report import make_report
+
+    if whats:
+        found = [one for what in whats for one in of_variant(read(what, platforms), variant)]
+    else:
+        found = list(inventories(platforms, variant))
+    made = make_report(found)
+    if page:
+        write_atomically(page, render(made))
+    if as_json:
+        click.echo(json.dumps(made.to_json(), indent=2))
+    elif page:
+        click.echo(f"wrote {page}")
+    else:
+        click.echo(made.to_text(), nl=False)
