@@ -61,7 +61,6 @@ def install_bundle(
     part, options = _choose(bundle, request.variant), request.options
     root = unpack_project(bundle, cache)
     environment = read_environment(root / "environment.yml")
-    target = creation.target_prefix(request.prefix, request.name, environment)
     wheels = bundle.manifest["source"] == "wheels"
     plan = _wheels_plan(bundle, part, environment) if wheels else _lock_plan(root, part, environment)
     start = time.perf_counter()
@@ -69,6 +68,8 @@ def install_bundle(
         if wheels:
             made, archive = _python_package(part, request.python, scratch)
             plan = replace(plan, artefacts=[*plan.artefacts, made])
+        target = creation.target_prefix(request.prefix, request.name, environment)
+        target = request.place(plan) if request.place else target
         creation.require_buildable(target, _variant(part))
         found = receipt.read(target)
         if not options.repair and receipt.is_up_to_date(target, found, plan.fingerprint):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,8 @@ class Request:
     """What the user asked for.
 
     `sources` in the order to try them, `variant` "auto", "cuda" or "cpu", `python` the one to build wheels on, `lock` a
-    conda-lock file in place of the project's; `doctor`: prove the result.
+    conda-lock file in place of the project's; `doctor`: prove the result. `place` says where the prefix comes, in place
+    of `prefix` and `name`, once it is known what will be in it.
     """
 
     prefix: Path | None = None
@@ -40,6 +41,7 @@ class Request:
     lock: Path | None = None
     doctor: bool = True
     options: Options = field(default_factory=Options)
+    place: Callable[[Plan], Path] | None = None
 
 
 def create(request: Request, progress: Progress) -> InstallOutcome:
@@ -76,6 +78,7 @@ def create(request: Request, progress: Progress) -> InstallOutcome:
     start = time.perf_counter()
     with cache_use.in_use(cache_dir(), progress):
         plan = choose_plan(root, environment, chosen, wanted, request.python, progress, guessed=bool(why))
+        target = request.place(plan) if request.place else target
         if why and str(plan.source) != "wheels":
             progress.say(why)
         prepared = time.perf_counter() - start

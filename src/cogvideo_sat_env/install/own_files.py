@@ -17,6 +17,7 @@ SOURCED = "activate-cogvideo-sat"  # in bin
 RECEIPT = "etc/cogvideo-sat-env/receipt.json"
 PENDING = "etc/cogvideo-sat-env/link-scripts-pending"  # in a prefix whose link scripts haven't ended yet
 HISTORY = "conda-meta/history"
+FROZEN = "conda-meta/frozen"  # conda and mamba refuse to change such a prefix (CEP 22)
 STATE = "conda-meta/state"
 _FOLDERS = frozenset({"bin", "conda-meta", "etc", "etc/conda", "etc/conda/activate.d", "etc/conda/deactivate.d",
                       "etc/cogvideo-sat-env"})  # fmt: skip

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cogvideo_sat_env.base import cache_use, diskspace
 from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import PrefixError, VerificationError
-from cogvideo_sat_env.install import preflight, receipt, staging
+from cogvideo_sat_env.install import own_files, preflight, receipt, staging
 from cogvideo_sat_env.install.job import Clock, Job, Options, Plan
 from cogvideo_sat_env.install.outcome import InstallOutcome
 from cogvideo_sat_env.install.prefix_lock import prefix_lock
@@ -187,6 +187,11 @@ def _require_ours(prefix: Path, found: Mapping[str, Any] | None, wanted: str, re
         raise PrefixError(
             f"{prefix}: is a mount point with another environment in it, which can't be replaced in one step",
             "empty it first, or choose another prefix with -p",
+        )
+    if (prefix / own_files.FROZEN).exists() and found.get("fingerprint") != wanted:
+        raise PrefixError(
+            f"{prefix}: is marked as frozen ({own_files.FROZEN}): a release that jobs use is never changed",
+            f"{satenv('deploy')} makes the next release; or choose another prefix with -p",
         )
     if replaceable:
         return

@@ -1,5 +1,8 @@
 """Print what bin/activate-cogvideo-sat changes as commands of another shell: activate.py csh|fish activate|deactivate.
 
+activate.py modules activate prints it for modulefiles: KIND:NAME=VALUE with spaces between and %XX in values. KIND is
+prepend (to a list with colons), set (what was not set), blank (what was empty), push (what had another value) or unset.
+
 Run by the environment's own Python; standard library only. There is one activation, for every shell.
 """
 
@@ -9,11 +12,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import quote
 
 PREFIX = Path(os.path.abspath(__file__)).parents[2]
 _SCRIPT = PREFIX / "bin" / "activate-cogvideo-sat"
 _PYTHON = PREFIX / "bin" / "python"
 _UNDO = 'exec "$_COGVIDEO_SAT_PREFIX/bin/python" -I "$_COGVIDEO_SAT_PREFIX/etc/cogvideo-sat-env/activate.py" $1'
+_OF_SH = re.compile(r"_COGVIDEO_SAT_|PS1$")  # by these `deactivate` finds back; a module system has its own way
 _SHELLS_OWN = {"_", "SHLVL", "PWD", "OLDPWD", "_COGVIDEO_SAT_HERE"}
 
 
@@ -37,13 +42,28 @@ def word(text: str, shell: str) -> str:
     return re.sub(r"([^A-Za-z0-9_./:=@%+,\x80-\U0010ffff-])", r"\\\1", text) or "''"
 
 
+def change(name: str, old: str | None, new: str | None) -> str:
+    """Return one change as modulefiles read it."""
+    if new is None:
+        return f"unset:{name}="
+    if old and new.endswith(f":{old}"):
+        return f"prepend:{name}={quote(new[: -len(old) - 1], safe='/:')}"
+    kind = "blank" if old == "" else "push" if old else "prepend" if name.endswith("PATH") else "set"
+    return f"{kind}:{name}={quote(new, safe='/:')}"
+
+
 def main() -> None:
     """Print the commands, on one line for csh, whose eval takes no more."""
     shell, step = sys.argv[1:]
     before = dict(os.environ)
     after = environment('. "$1" && deactivate' if step == "deactivate" else '. "$1"')
     lines = []
-    for name in sorted({*before, *after} - _SHELLS_OWN):
+    names = sorted({*before, *after} - _SHELLS_OWN)
+    if shell == "modules":
+        changed = [name for name in names if before.get(name) != after.get(name) and not _OF_SH.match(name)]
+        print(" ".join(change(name, before.get(name), after.get(name)) for name in changed))
+        return
+    for name in names:
         value = after.get(name)
         if value == before.get(name) or "\n" in (value or ""):  # csh can't take a line break, fish reads by lines
             continue

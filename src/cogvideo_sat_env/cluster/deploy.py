@@ -1,0 +1,230 @@
+"""`satenv deploy`: a release made by the ordinary create or bundle install, proven by the doctor, then made current."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from cogvideo_sat_env.base.command_name import satenv
+from cogvideo_sat_env.base.errors import InputError, PrefixError
+from cogvideo_sat_env.base.files import write_atomically
+from cogvideo_sat_env.base.progress import Progress, human_bytes
+from cogvideo_sat_env.bundle.install import install_bundle
+from cogvideo_sat_env.cluster import access, modulefile, record
+from cogvideo_sat_env.cluster import root as roots
+from cogvideo_sat_env.cluster.root import HASH, Root
+from cogvideo_sat_env.create import create as creation
+from cogvideo_sat_env.install import own_files, preflight, receipt
+from cogvideo_sat_env.install.job import Plan
+from cogvideo_sat_env.install.outcome import InstallOutcome
+from cogvideo_sat_env.install.prefix_lock import prefix_lock
+
+Prove = Callable[[InstallOutcome, Progress], InstallOutcome]
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What is to be deployed: `request` as for create, or the bundle `bundle` (and how to trust it).
+
+    `group`: whose members may deploy and prune, too; `activate`: make it current once the doctor has passed.
+    """
+
+    root: Path
+    request: creation.Request
+    bundle: Path | None = None
+    base: Path | None = None
+    signers: Path | None = None
+    identity: str | None = None
+    group: str | None = None
+    activate: bool = True
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """What a deployment did: `made` ("created" or "up-to-date"), and whether the release is current now."""
+
+    root: Root
+    name: str
+    made: str
+    record: dict[str, Any]
+    current: bool
+    previous: str | None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 1 when the doctor found something."""
+        return 0 if record.passed(self.record) else 1
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it for scripts; the keys are stable."""
+        return {
+            "root": str(self.root.path), "release": self.name, "prefix": str(self.root.prefix(self.name)),
+            "status": self.made, "current": self.current, "previous": self.previous, "record": self.record,
+            "notes": list(self.notes), "exit_code": self.exit_code,
+        }  # fmt: skip
+
+    def to_text(self) -> str:
+        """Return it for people."""
+        prefix, found = self.root.prefix(self.name), self.record
+        lines = [
+            f"{prefix}: {self.made}, {found['packages']} packages, {human_bytes(found['bytes'])}, "
+            f"{found['files']:,} files"
+        ]
+        if not record.passed(found):
+            failed = ", ".join(found["doctor"]["failed"])
+            lines.append(f"The doctor found {failed}; it is not current: {satenv('doctor -p', prefix)}")
+        elif self.current:
+            before = f" (before: {self.previous})" if self.previous else ""
+            lines.append(f"{self.root.current} -> releases/{self.name}{before}")
+            lines.append(f"Load it:  module use {self.root.modules.parent}; module load {roots.MODULE}")
+            lines.append(f"      or:  . {self.root.path}/load.sh")
+        else:
+            lines.append(f"Not current yet: {satenv('releases', self.root.path)} activate {self.name}")
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)]) + "\n"
+
+
+def deploy(wanted: Deployment, progress: Progress, prove: Prove = creation.prove) -> Deployed:
+    """Make a release and, when the doctor has passed in it, make it current.
+
+    What readers see changes by one rename at the end. A run that is cut off leaves nothing that is loaded; the next one
+    completes it. Raises the errors of create, bundle install and ROOT.
+    """
+    root = Root(Path(os.path.abspath(wanted.root)))
+    group = access.group_id(wanted.group)
+    with access.readable(), _about(root):
+        _require(root)
+        root.current_name()  # what isn't our link is found before the work
+        access.prepare(root, group)
+        outcome = _make(root, wanted, progress)
+        name = outcome.prefix.name
+        with prefix_lock(outcome.prefix, progress):  # a second administrator waits, and finds it proven
+            found = _proven(root, outcome, group, progress, prove)
+        with roots.changing(root, progress):
+            modulefile.write_release(root, found)
+            modulefile.write_common(root)
+            if wanted.activate and record.passed(found):
+                roots.point(root, name, record.user(), "deploy")
+            current, previous = root.current_name() == name, roots.previous_name(root)
+    notes = tuple(filter(None, [access.unreachable(root) if wanted.group is None else None]))
+    return Deployed(root, name, "created" if outcome.status == "created" else "up-to-date", found, current, previous,
+                    notes)  # fmt: skip
+
+
+def _require(root: Root) -> None:
+    """Raise PrefixError or InputError for a ROOT that can't be used, before the first byte is fetched."""
+    modulefile.require_writable_name(root.path)
+    if root.path.exists() and not root.path.is_dir():
+        raise PrefixError(f"{root.path}: is a file, not a folder", "choose another ROOT")
+    ours = ("releases", "current", "modules", "images", "history.json", "load.sh", "leases", "lost+found")
+    if root.path.is_dir() and not root.releases.is_dir():
+        there = [path.name for path in root.path.iterdir() if path.name not in ours and not path.name.startswith(".")]
+        if there:
+            raise PrefixError(
+                f"{root.path}: holds other things, e.g. {there[0]}; expected an empty folder or one with releases",
+                "choose another ROOT",
+            )
+    preflight.require_prefix(_next(root))
+
+
+def _next(root: Root) -> Path:
+    """Return a prefix in ROOT that isn't there, for what is checked before the real one is known."""
+    return root.prefix(f"{_today()}-{'0' * HASH}.next")
+
+
+def _today() -> str:
+    return datetime.now(timezone.utc).strftime("%Y-%m-%d")
+
+
+@contextmanager
+def _about(root: Root) -> Iterator[None]:
+    """Have errors about a prefix say what helps here: ROOT is chosen, not a prefix."""
+    try:
+        yield
+    except (PrefixError, InputError) as error:
+        remedy = re.sub(r"choose (another|a) prefix (.*)with -p", r"choose \1 ROOT \2", error.remedy or "").strip()
+        remedy = remedy.replace("-p for the prefix", "ROOT for the releases")
+        raise type(error)(error.message.replace(str(_next(root)), str(root.path)), remedy or None) from error
+
+
+def _make(root: Root, wanted: Deployment, progress: Progress) -> InstallOutcome:
+    request = replace(
+        wanted.request, prefix=_next(root), name=None, doctor=False, place=lambda plan: _place(root, plan)
+    )
+    if wanted.bundle is None:
+        return creation.create(request, progress)
+    return install_bundle(
+        wanted.bundle, request, progress, base=wanted.base, signers=wanted.signers, identity=wanted.identity
+    )
+
+
+def _place(root: Root, plan: Plan) -> Path:
+    """Return the prefix of the release that holds `plan`, whole; else of the one that was cut off; else a new one."""
+    lock = str(plan.facts["lock_sha256"])[:HASH]
+    same = [name for name in root.names() if name[11:].partition(".")[0] == lock]
+    for name in reversed(same):
+        prefix = root.prefix(name)
+        if receipt.holds(prefix, receipt.read(prefix), plan.fingerprint):
+            return prefix
+    begun = re.compile(rf"\.(\d{{4}}-\d\d-\d\d-{lock}(?:\.\d+)?)\.(?:satenv-new-|lock$)")
+    for path in sorted(root.releases.iterdir()):
+        found = begun.match(path.name)
+        if found and not root.prefix(found[1]).exists():
+            return root.prefix(found[1])
+    name, number = f"{_today()}-{lock}", 1
+    while os.path.lexists(root.prefix(name)) or (root.releases / f"{name}.json").exists():
+        number += 1
+        name = f"{_today()}-{lock}.{number}"
+    return root.prefix(name)
+
+
+def _proven(root: Root, outcome: InstallOutcome, group: int | None, progress: Progress, prove: Prove) -> dict[str, Any]:
+    """Give a release what it has beside its packages, as far as it hasn't it yet; return its record."""
+    prefix = outcome.prefix
+    if receipt.read(prefix) is None:
+        raise PrefixError(f"{prefix}: was deleted by another run (prune) just now", "run it again")
+    message = (
+        f"{prefix} is a release that jobs use, and is never changed. An administrator makes the next one: "
+        f"{satenv('deploy', root.path)}. For packages of your own make an environment of your own."
+    )
+    write_atomically(prefix / own_files.FROZEN, (json.dumps({"message": message}) + "\n").encode())
+    if group is not None:
+        access.share_release(prefix, group)
+    found = record.read(root, prefix.name) or record.make(root, prefix.name)
+    if not record.passed(found):
+        record.write(root, found)
+        report = prove(outcome, progress).report
+        assert report is not None
+        found = {**found, "doctor": record.judged(report.to_json())}
+        record.write(root, found)
+    return found
+
+
+def require_whole(root: Root, name: str) -> None:
+    """Raise InputError for a release that isn't whole, or in which the doctor hasn't passed."""
+    root.require_release(name)
+    prefix, found = root.prefix(name), record.read(root, name)
+    made = receipt.read(prefix)
+    if made is None:
+        raise InputError(
+            f"{prefix}: half a release: it has no receipt", f"{satenv('releases', root.path)} prune {name}"
+        )
+    gone = receipt.missing(prefix, made)
+    if gone:
+        raise InputError(
+            f"{prefix}: half a release: {len(gone)} of its files are missing or changed, e.g. {gone[0]}",
+            f"deploy it again, which makes a new one; or {satenv('create --repair -p', prefix)}",
+        )
+    if not record.passed(found):
+        failed = (found or {}).get("doctor") or {"failed": ["it was never run"]}
+        raise InputError(
+            f"{prefix}: the doctor hasn't passed in it ({', '.join(failed['failed'])}); it can't become current",
+            f"{satenv('doctor -p', prefix)} says more; {satenv('deploy', root.path)} runs it again",
+        )

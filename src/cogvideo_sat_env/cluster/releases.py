@@ -1,0 +1,258 @@
+"""`satenv releases`: what there is, which one is current, back to the one before, and away with the old ones."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cogvideo_sat_env.base.command_name import satenv
+from cogvideo_sat_env.base.errors import InputError, PrefixError, SatenvError
+from cogvideo_sat_env.base.progress import Progress, human_bytes
+from cogvideo_sat_env.cluster import jobs, modulefile, record
+from cogvideo_sat_env.cluster import root as roots
+from cogvideo_sat_env.cluster.deploy import require_whole
+from cogvideo_sat_env.cluster.image_facts import ENDING
+from cogvideo_sat_env.cluster.root import Root, existing_root
+from cogvideo_sat_env.install import receipt, staging
+from cogvideo_sat_env.install.prefix_lock import prefix_lock
+
+
+class Busy(PrefixError):
+    """Another run is at work on a release."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a change did, as one line each."""
+
+    root: Root
+    action: str
+    lines: tuple[str, ...]
+    facts: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it for scripts; the keys are stable."""
+        return {"root": str(self.root.path), "action": self.action, **self.facts, "exit_code": 0}
+
+    def to_text(self) -> str:
+        """Return it for people."""
+        return "".join(f"{line}\n" for line in self.lines)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The releases of a ROOT, oldest first, each with its record and what else is known of it."""
+
+    root: Root
+    current: str | None
+    previous: str | None
+    releases: tuple[Mapping[str, Any], ...]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it for scripts; the keys are stable."""
+        return {
+            "root": str(self.root.path), "current": self.current, "previous": self.previous,
+            "releases": [dict(entry) for entry in self.releases], "notes": list(self.notes), "exit_code": 0,
+        }  # fmt: skip
+
+    def to_text(self) -> str:
+        """Return it for people."""
+        rows = [("", "release", "packages", "bytes", "files", "created", "by", "doctor", "state")]
+        for entry in self.releases:
+            mark = "*" if entry["release"] == self.current else ""
+            if "packages" not in entry:
+                rows.append((mark, entry["release"], "", "", "", "", "", "", entry["state"]))
+                continue
+            rows.append((
+                mark, entry["release"], str(entry["packages"]), human_bytes(entry["bytes"]), f"{entry['files']:,}",
+                entry["created"][:16], entry["by"], _verdict(entry), entry["state"],
+            ))  # fmt: skip
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        lines = ["  ".join(f"{text:{width}}" for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        lines += [
+            f"{entry['release']} is used by {jobs.in_words({'': entry['used_by']}, '')}"
+            for entry in self.releases
+            if entry["used_by"]
+        ]
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)]) + "\n"
+
+
+def _verdict(entry: Mapping[str, Any]) -> str:
+    doctor = entry.get("doctor")
+    return "not run" if doctor is None else "passed" if doctor["ok"] else f"failed: {', '.join(doctor['failed'][:2])}"
+
+
+def list_releases(path: Path) -> Listing:
+    """Return the releases of the ROOT at `path`. Raises InputError, PrefixError."""
+    root = existing_root(path)
+    usage, current, previous = jobs.find(root), root.current_name(), roots.previous_name(root)
+    found = []
+    for name in root.names():
+        entry = record.read(root, name)
+        words = [word for word, true in (("current", name == current), ("previous", name == previous),
+                                         ("pinned", bool(entry and entry["pinned"]))) if true]  # fmt: skip
+        words += [] if entry else ["a deployment that wasn't completed; deploy it again, or prune it"]
+        prefix = root.prefix(name)
+        made = receipt.read(prefix) if prefix.is_dir() else None
+        if prefix.is_dir() and (made is None or receipt.missing(prefix, made)):
+            words.append("damaged: files are missing")
+        elif not prefix.is_dir():
+            words.append("no folder" if not images_of(root, name) else "image only")
+        found.append({"release": name, **(entry or {}), "current": name == current, "state": ", ".join(words),
+                      "used_by": usage.uses.get(name, [])})  # fmt: skip
+    return Listing(root, current, previous, tuple(found), tuple(usage.notes))
+
+
+def images_of(root: Root, name: str) -> list[Path]:
+    """Return the one-file images of the release `name`, with what lies beside them under their names."""
+    if not root.images.is_dir():
+        return []
+    return sorted(path for path in root.images.iterdir() if path.name.startswith(f"{name}{ENDING}"))
+
+
+def activate(path: Path, name: str, progress: Progress) -> Done:
+    """Make the release `name` current. Raises InputError for one that isn't whole or proven, PrefixError."""
+    root = existing_root(path)
+    require_whole(root, name)
+    with roots.changing(root, progress):
+        return _switch(root, name, "activate")
+
+
+def rollback(path: Path, progress: Progress) -> Done:
+    """Make current what was current before; again, and it is back. Raises InputError where nothing was, PrefixError."""
+    root = existing_root(path)
+    with roots.changing(root, progress):
+        name = roots.previous_name(root)
+        if name is None:
+            raise InputError(f"{root.path}: nothing that was current before is still there", "name one: activate NAME")
+        require_whole(root, name)
+        return _switch(root, name, "rollback")
+
+
+def _switch(root: Root, name: str, how: str) -> Done:
+    before = root.current_name()
+    roots.point(root, name, record.user(), how)
+    said = f"{root.current} -> releases/{name}" + (f" (before: {before})" if before != name else " (as before)")
+    return Done(root, how, (said,), {"current": name, "previous": before})
+
+
+def pin(path: Path, name: str, pinned: bool, progress: Progress) -> Done:
+    """Have `prune` keep a release, or not any more. Raises InputError, PrefixError."""
+    root = existing_root(path)
+    root.require_release(name)
+    with roots.changing(root, progress):
+        found = record.read(root, name)
+        if found is None:
+            raise InputError(f"{root.prefix(name)}: wasn't completed", f"{satenv('deploy', root.path)} completes it")
+        record.write(root, {**found, "pinned": pinned})
+    done = "pinned: prune keeps it" if pinned else "no longer pinned"
+    return Done(root, "pin" if pinned else "unpin", (f"{name}: {done}",), {"release": name, "pinned": pinned})
+
+
+def prune(
+    path: Path, progress: Progress, *, keep: int | None, name: str | None = None, ignore_jobs: bool = False,
+    dry_run: bool = False,
+) -> Done:  # fmt: skip
+    """Delete all but the `keep` newest releases, or the one that is named.
+
+    Kept, too, are the current one, the one that rollback goes to, pinned ones, and those in use as far as is known; one
+    of these that is named is refused. Raises InputError, PrefixError; SatenvError where Slurm doesn't answer, unless
+    `ignore_jobs`.
+    """
+    root = existing_root(path)
+    if name is not None:
+        root.require_release(name)
+    with roots.changing(root, progress):
+        usage = jobs.find(root)
+        if usage.unknown and not ignore_jobs:
+            raise SatenvError(
+                f"{root.path}: nothing is deleted: {usage.notes[0]}",
+                "run it where Slurm answers; or, when no job uses the old releases, add --ignore-jobs",
+            )
+        names = root.names()
+        kept = _reasons(root, names, usage.uses)
+        if name is not None and name in kept:
+            raise PrefixError(f"{root.prefix(name)}: is not deleted: it is {kept[name]}", _help(kept[name], root, name))
+        newest = set(names[max(len(names) - (keep or 0), 0) :]) if keep else set()
+        chosen = [name] if name is not None else [one for one in names if one not in kept and one not in newest]
+        lines = [f"kept: {one}: {why}" for one, why in kept.items() if name is None and one not in newest]
+        freed, busy = 0, []
+        for one in chosen:
+            size = (record.read(root, one) or {}).get("bytes", 0)
+            try:
+                if not dry_run:
+                    _delete(root, one, progress)
+            except Busy as error:
+                if name is not None:
+                    raise
+                busy.append(one)
+                kept[one] = f"being worked on ({error.message})"
+                lines.append(f"kept: {one}: {kept[one]}")
+                continue
+            freed += size
+        chosen = [one for one in chosen if one not in busy]
+        if not dry_run:
+            _sweep(root, usage, progress)
+    verb = "would delete" if dry_run else "deleted"
+    lines += [f"{verb}: {one}" for one in chosen] or [f"{root.path}: nothing to delete"]
+    lines += [f"note: {note}" for note in usage.notes]
+    facts = {"deleted": chosen, "kept": kept, "bytes": freed, "dry_run": dry_run, "notes": usage.notes}
+    return Done(root, "prune", tuple(lines), facts)
+
+
+def _reasons(root: Root, names: list[str], uses: Mapping[str, list[str]]) -> dict[str, str]:
+    """Return the releases that can't be deleted, and why."""
+    current, previous = root.current_name(), roots.previous_name(root)
+    kept: dict[str, str] = {}
+    for name in names:
+        found = record.read(root, name)
+        if name == current:
+            kept[name] = "current"
+        elif name == previous:
+            kept[name] = "what rollback goes to"
+        elif found and found["pinned"]:
+            kept[name] = "pinned"
+        elif name in uses:
+            kept[name] = f"in use by {jobs.in_words(uses, name)}"
+    return kept
+
+
+def _help(why: str, root: Root, name: str) -> str:
+    if why == "pinned":
+        return f"{satenv('releases', root.path)} unpin {name}"
+    return "make another one current first" if why == "current" else "wait until that has changed"
+
+
+def _delete(root: Root, name: str, progress: Progress) -> None:
+    """Delete a release: first what leads users there, then the folder (renamed before), its record last."""
+    prefix = root.prefix(name)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(prefix_lock(prefix, progress, timeout=0))
+        except PrefixError as error:
+            raise Busy(error.message, error.remedy) from error
+        modulefile.remove(root, name)
+        if os.path.lexists(prefix):
+            staging.delete(prefix, prefix)
+        for image in images_of(root, name):
+            image.unlink()
+        record.path(root, name).unlink(missing_ok=True)
+
+
+def _sweep(root: Root, usage: jobs.Usage, progress: Progress) -> None:
+    """Delete what deployments and deletions that were cut off have left, and the leases of jobs that have ended."""
+    left = {path.name[1:].partition(".satenv-")[0] for path in root.releases.iterdir() if ".satenv-" in path.name}
+    for name in sorted(left):
+        with (
+            contextlib.suppress(PrefixError),
+            prefix_lock(root.prefix(name), progress, timeout=0),
+        ):  # else it is at work
+            staging.recover(root.prefix(name), progress)
+    for path in usage.ended:
+        with contextlib.suppress(OSError):  # the job's own user may delete it, the administrator perhaps not
+            path.unlink()

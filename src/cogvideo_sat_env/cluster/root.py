@@ -1,0 +1,174 @@
+"""ROOT, the folder of a cluster's releases: what lies where in it, and which release is current.
+
+releases/NAME/         a release: a prefix, never changed after it was made; NAME is <date>-<lock hash>
+releases/NAME.json     its record (record.py)
+current                a symbolic link to releases/NAME, moved by an atomic rename
+history.json           which release was current from when on
+modules/cogvideo-sat/  modulefiles for Lmod and Environment Modules, one a release and one for `current`
+load.sh                the same without modules
+leases/                one file for each job that uses a release, where jobs may write there
+images/                one-file images of releases
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from cogvideo_sat_env.base.command_name import satenv
+from cogvideo_sat_env.base.errors import InputError, PrefixError
+from cogvideo_sat_env.base.files import write_atomically
+from cogvideo_sat_env.base.progress import Progress
+from cogvideo_sat_env.install.prefix_lock import prefix_lock
+
+MODULE = "cogvideo-sat"  # the name of the modules
+HASH = 12  # characters of a lock's SHA-256 in the name of a release
+_NAME = re.compile(r"\d{4}-\d{2}-\d{2}-[0-9a-f]{12}(?:\.\d+)?")
+
+
+@dataclass(frozen=True)
+class Root:
+    """The paths in ROOT; `path` is absolute, links on the way to it are left as they are."""
+
+    path: Path
+
+    @property
+    def releases(self) -> Path:
+        """The folder of releases and their records."""
+        return self.path / "releases"
+
+    @property
+    def current(self) -> Path:
+        """The link to the release in use."""
+        return self.path / "current"
+
+    @property
+    def modules(self) -> Path:
+        """The folder of modulefiles; `module use` takes the one above it."""
+        return self.path / "modules" / MODULE
+
+    @property
+    def leases(self) -> Path:
+        """The folder in which jobs say which release they use."""
+        return self.path / "leases"
+
+    @property
+    def images(self) -> Path:
+        """The folder of one-file images."""
+        return self.path / "images"
+
+    def prefix(self, name: str) -> Path:
+        """Return the prefix of the release `name`."""
+        return self.releases / name
+
+    def names(self) -> list[str]:
+        """Return the names of the releases that have a folder or a record, oldest first."""
+        try:
+            found = {path.name.removesuffix(".json") for path in self.releases.iterdir()}
+        except FileNotFoundError:
+            return []
+        return sorted(filter(_NAME.fullmatch, found), key=_by_day)
+
+    def current_name(self) -> str | None:
+        """Return the release that is current, None where there is none. Raises PrefixError for what isn't our link."""
+        if not os.path.lexists(self.current):
+            return None
+        target = Path(os.readlink(self.current)) if self.current.is_symlink() else None
+        if target is None or target.parent != Path("releases") or not _NAME.fullmatch(target.name):
+            raise PrefixError(
+                f"{self.current}: expected a link to releases/NAME, found {target or 'a file or folder'}",
+                "move it away; nothing was changed",
+            )
+        return target.name
+
+    def require_release(self, name: str) -> None:
+        """Raise InputError unless there is a release `name`."""
+        if name not in self.names():
+            there = ", ".join(self.names()) or "none"
+            raise InputError(f"{self.path}: has no release {name!r}; there are: {there}", "name one of them")
+
+
+def _by_day(name: str) -> tuple[str, int, str]:
+    base, _, number = name.partition(".")
+    return base[:10], int(number or 1), base
+
+
+def existing_root(path: Path) -> Root:
+    """Return ROOT at `path`. Raises InputError for a folder that has no releases."""
+    root = Root(Path(os.path.abspath(path)))
+    if not root.releases.is_dir():
+        raise InputError(
+            f"{root.path}: no such folder, or it has no releases; expected one that {satenv('deploy')} has made",
+            f"{satenv('deploy', root.path)} makes the first release in it",
+        )
+    return root
+
+
+@contextmanager
+def changing(root: Root, progress: Progress) -> Iterator[None]:
+    """Hold ROOT's lock, also against other hosts, while `current`, records or modulefiles are changed.
+
+    Raises PrefixError for one who may not write there.
+    """
+    if not os.access(root.path, os.W_OK | os.X_OK):
+        raise PrefixError(
+            f"{root.path}: you can't write there; releases are changed by those who administrate them",
+            "ask them, or log in as one of them",
+        )
+    with prefix_lock(root.current, progress):
+        yield
+
+
+def history(root: Root) -> list[dict[str, Any]]:
+    """Return which release was current from when on: {"release", "time" (Unix seconds), "by", "how"}, oldest first."""
+    try:
+        found = json.loads((root.path / "history.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        raise InputError(f"{root.path / 'history.json'}: can't be read: {error}", "move it away") from error
+    return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+
+
+def previous_name(root: Root) -> str | None:
+    """Return the release that `rollback` makes current: the last one before the present one that is still there."""
+    current, there = root.current_name(), set(root.names())
+    was = (entry["release"] for entry in reversed(history(root)))
+    return next((name for name in was if name != current and name in there and root.prefix(name).is_dir()), None)
+
+
+def since(root: Root, when: float) -> set[str]:
+    """Return the releases that were current at any time since `when` (Unix seconds)."""
+    entries = history(root)
+    ends = [entry["time"] for entry in entries[1:]] + [float("inf")]
+    found = {entry["release"] for entry, end in zip(entries, ends, strict=True) if end >= when}
+    current = root.current_name()
+    return found | ({current} if current else set())
+
+
+def point(root: Root, name: str, by: str, how: str) -> None:
+    """Make the release `name` current: one rename. Needs ROOT's lock. Raises OSError."""
+    before = root.current_name()
+    if before == name:
+        return
+    link = root.path / f".current.{secrets.token_hex(4)}"
+    os.symlink(f"releases/{name}", link)
+    try:
+        os.replace(link, root.current)
+    except BaseException:
+        link.unlink(missing_ok=True)
+        raise
+    entries = history(root)
+    if before and (not entries or entries[-1]["release"] != before):  # killed between link and history
+        entries.append({"release": before, "time": 0.0, "by": "", "how": ""})
+    now = datetime.now(timezone.utc).timestamp()
+    entries.append({"release": name, "time": round(now, 3), "by": by, "how": how})
+    write_atomically(root.path / "history.json", (json.dumps(entries, indent=1) + "\n").encode())

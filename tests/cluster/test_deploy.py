@@ -1,0 +1,294 @@
+"""`satenv deploy`: a release is whole and proven before anybody is led to it, and never changes afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cluster.admin import Site
+from cogvideo_sat_env.base.errors import InputError, PrefixError
+from cogvideo_sat_env.base.paths import current_platform
+from cogvideo_sat_env.base.progress import Silent
+from cogvideo_sat_env.cluster import releases
+from cogvideo_sat_env.install import receipt
+
+pytestmark = pytest.mark.skipif(current_platform() != "linux-64", reason="the project's locks are for linux-64")
+TESTS = Path(__file__).parents[1]
+
+
+def current(apps: Site) -> str | None:
+    return apps.root.current_name()
+
+
+def whole(apps: Site, name: str) -> bool:
+    found = receipt.read(apps.root.prefix(name))
+    return found is not None and not receipt.missing(apps.root.prefix(name), found)
+
+
+def test_a_release_is_named_by_day_and_lock_recorded_frozen_and_current(apps: Site) -> None:
+    done = apps.deploy()
+    record = done.record
+    assert done.exit_code == 0 and done.made == "created" and done.current and done.previous is None
+    assert done.name == f"{record['created'][:10]}-{record['lock_sha256'][:12]}"
+    assert os.readlink(apps.root.current) == f"releases/{done.name}"
+    assert record["packages"] == 5 and record["files"] > 5 and record["source"] == "channel" and not record["pinned"]
+    assert record["doctor"]["ok"] and record["doctor"]["counts"]["passed"] == 1
+    frozen = json.loads((apps.root.current / "conda-meta" / "frozen").read_text())  # CEP 22
+    assert set(frozen) == {"message"} and str(apps.path) in frozen["message"]
+    assert json.loads((apps.root.releases / f"{done.name}.json").read_text()) == record
+    text = done.to_text()
+    assert f"module use {apps.path}/modules; module load cogvideo-sat" in text and f". {apps.path}/load.sh" in text
+    assert json.loads(json.dumps(done.to_json()))["release"] == done.name
+
+
+def test_the_same_again_is_no_new_release_and_isnt_proven_twice(apps: Site) -> None:
+    first = apps.deploy()
+    again = apps.deploy()
+    assert (again.name, again.made, again.record) == (first.name, "up-to-date", first.record)
+    assert len(apps.proven) == 1 and apps.root.names() == [first.name]
+    older = f"2020-01-01-{first.name[11:]}"  # another day makes no other release of the same lock
+    (apps.root.prefix(first.name)).rename(apps.root.prefix(older))
+    assert apps.deploy().name != older  # but one that was moved isn't whole
+
+
+def test_readers_see_nothing_before_the_doctor_has_passed(apps: Site) -> None:
+    old = apps.deploy("data").name
+    apps.failing = ["imports.together"]
+    failed = apps.deploy()
+    assert failed.exit_code == 1 and not failed.current and current(apps) == old
+    assert "imports.together; it is not current" in failed.to_text()
+    with pytest.raises(InputError, match=r"the doctor hasn't passed in it \(imports.together\)"):
+        releases.activate(apps.path, failed.name, Silent())
+    apps.failing = []
+    fixed = apps.deploy()  # e.g. the driver's fault: the same release, proven again
+    assert fixed.name == failed.name and fixed.current and fixed.previous == old and len(apps.proven) == 3
+
+
+def test_no_activate_makes_and_proves_it_only(apps: Site) -> None:
+    done = apps.deploy(activate=False)
+    assert done.exit_code == 0 and current(apps) is None and "Not current yet" in done.to_text()
+    releases.activate(apps.path, done.name, Silent())
+    assert current(apps) == done.name
+
+
+def test_a_release_is_never_changed_by_create_or_update(apps: Site) -> None:
+    name = apps.deploy("data").name
+    apps.lock()
+    for command in ("create --replace --variant cpu --source channel", "update"):
+        run = apps.satenv(*command.split(), "--no-doctor", "-p", str(apps.root.prefix(name)))
+        assert run.returncode == 6 and "is marked as frozen" in run.stderr and "deploy" in run.stderr, run.stderr
+    assert whole(apps, name)
+
+
+def test_a_damaged_release_is_not_used_again_and_cannot_become_current(apps: Site) -> None:
+    old = apps.deploy("data").name
+    name = apps.deploy().name
+    releases.rollback(apps.path, Silent())
+    (apps.root.prefix(name) / "share/data/a.txt").unlink()
+    next((apps.root.prefix(name) / "conda-meta").glob("x264-*.json")).unlink()  # as a purge of old files does
+    with pytest.raises(InputError, match=r"half a release: 1 of its files are missing"):
+        releases.activate(apps.path, name, Silent())
+    assert current(apps) == old
+    again = apps.deploy()
+    assert again.name == f"{name}.2" and again.current and whole(apps, again.name)
+    states = {entry["release"]: entry["state"] for entry in releases.list_releases(apps.path).releases}
+    assert "damaged" in states[name] and states[again.name] == "current"
+
+
+def test_readers_can_read_whatever_the_administrators_umask_is(apps: Site) -> None:
+    before = os.umask(0o077)
+    try:
+        name = apps.deploy().name
+    finally:
+        os.umask(before)
+    for folder, _, files in os.walk(apps.path):
+        for path in (Path(folder), *(Path(folder, file) for file in files)):
+            mode = path.stat().st_mode
+            wanted = 0o555 if path.is_dir() else 0o444
+            hidden = ".lock" in path.name
+            assert mode & wanted == wanted or hidden, f"{path}: {stat.S_IMODE(mode):o}"
+            assert not mode & 0o022
+    assert os.umask(before) == before and whole(apps, name)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root to act as another user")
+def test_members_of_the_group_deploy_and_prune_and_others_only_read(apps: Site, tmp_path: Path) -> None:
+    group = 54321
+    old = apps.deploy("data", group=str(group)).name
+    new = apps.deploy(group=str(group)).name
+    for folder in (apps.path, apps.root.releases, apps.root.modules, apps.root.prefix(old), apps.root.current / "lib"):
+        found = folder.stat()
+        assert found.st_gid == group and found.st_mode & 0o2775 == 0o2775, folder
+    for above in (*tmp_path.parents, apps.machine.home, apps.path.parent):
+        if above.stat().st_uid == 0 and str(above).startswith(str(Path(tmp_path.anchor) / "tmp" / "pytest")):
+            above.chmod(0o755)
+    script = ("import os, sys; sys.path.insert(0, sys.argv[1])\n"
+              "import encodings.idna, socket, stat\n"
+              "from pathlib import Path\n"
+              "from cogvideo_sat_env.base.errors import SatenvError\n"
+              "from cogvideo_sat_env.base.progress import Silent\n"
+              "from cogvideo_sat_env.cluster import releases\n"
+              "os.setgroups([int(sys.argv[3])] if sys.argv[3] else []); os.setgid(65534); os.setuid(65534)\n"
+              "root = Path(sys.argv[2])\n"
+              "print(releases.list_releases(root).to_text())\n"
+              "try: releases.rollback(root, Silent())\n"
+              "except SatenvError as error: sys.exit(error.message)\n"
+              "releases.rollback(root, Silent())\n"
+              "(root / 'history.json').unlink()\n"
+              "print(releases.prune(root, Silent(), keep=1, ignore_jobs=True).to_text())\n")  # fmt: skip
+    source = str(TESTS.parent / "src")
+    env = {**os.environ, "HOME": "/nonexistent"}
+    reader, member = (
+        subprocess.run([sys.executable, "-c", script, source, str(apps.path), who], env=env, capture_output=True,
+                       text=True, check=False)
+        for who in ("", str(group))
+    )  # fmt: skip
+    assert reader.returncode == 1 and "you can't write there" in reader.stderr, reader.stderr
+    assert f"*  {new}" in reader.stdout and old in reader.stdout
+    assert member.returncode == 0 and f"deleted: {old}" in member.stdout, member.stderr
+    assert apps.root.names() == [new] and current(apps) == new
+
+
+@pytest.mark.parametrize("group", ["no-such-group", "9" * 30])
+def test_a_group_that_isnt_there_is_named(apps: Site, group: str) -> None:
+    with pytest.raises((InputError, PrefixError), match="group"):
+        apps.deploy(group=group)
+    assert current(apps) is None
+
+
+def _file(apps: Site) -> None:
+    apps.path.parent.mkdir(parents=True)
+    apps.path.write_text("x")
+
+
+def _foreign(apps: Site) -> None:
+    apps.path.mkdir(parents=True)
+    (apps.path / "thesis.tex").write_text("x")
+
+
+def _no_link(apps: Site) -> None:
+    apps.root.releases.mkdir(parents=True)
+    apps.root.current.mkdir()
+
+
+def _elsewhere(apps: Site) -> None:
+    apps.root.releases.mkdir(parents=True)
+    apps.root.current.symlink_to("/etc")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [(_file, "is a file"), (_foreign, "holds other things, e.g. thesis.tex"), (_no_link, "expected a link"),
+     (_elsewhere, "expected a link to releases/NAME, found /etc")],
+)  # fmt: skip
+def test_a_root_that_cannot_be_is_refused_before_the_work(apps: Site, spoil, said: str) -> None:
+    spoil(apps)
+    before = sorted(map(str, apps.path.rglob("*")))
+    with pytest.raises(PrefixError, match=said) as error:
+        apps.deploy()
+    assert " -p" not in str(error.value.remedy) and sorted(map(str, apps.path.rglob("*"))) == before
+    assert not apps.machine.server.requests
+
+
+@pytest.mark.parametrize("name", ["sa$t", "s at", "sat]", 'sa"t', "sa\nt", "sa;t", "sa:t", "sa{t"])
+def test_a_folder_that_scripts_cannot_name_is_refused(apps: Site, name: str) -> None:
+    apps.path = apps.path.with_name(name)
+    with pytest.raises((InputError, PrefixError)):
+        apps.deploy()
+    assert not apps.path.exists()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root to mount a file system")
+@pytest.mark.parametrize(("options", "said"), [("size=120k", "no space left"), ("noexec", "mounted noexec"),
+                                               ("ro", "Read-only file system|not writable")])  # fmt: skip
+def test_a_full_a_noexec_and_a_read_only_file_system_are_named(apps: Site, options: str, said: str) -> None:
+    apps.path.mkdir(parents=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", apps.path], capture_output=True,
+                             text=True, check=False)  # fmt: skip
+    if mounted.returncode:
+        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.strip()}")
+    try:
+        with pytest.raises(PrefixError, match=said) as error:
+            apps.deploy()
+        assert " -p" not in str(error.value.remedy) and not os.path.lexists(apps.root.current)
+    finally:
+        subprocess.run(["umount", apps.path], check=True)
+
+
+RUN = f"""
+import sys
+sys.path[:0] = [{str(TESTS)!r}, {str(TESTS.parent / "src")!r}]
+from pathlib import Path
+from cogvideo_sat_env.base.progress import Silent
+from cogvideo_sat_env.cluster.deploy import Deployment, deploy
+from cogvideo_sat_env.create.create import Request
+from cluster.admin import Site
+apps = Site(None, [], Path(sys.argv[1]))
+print("started", flush=True)
+done = deploy(Deployment(apps.path, Request(sources=("channel",), variant="cpu")), Silent(), apps.prove)
+print(done.name, done.made, flush=True)
+"""
+
+
+def start(apps: Site) -> subprocess.Popen[str]:
+    child = subprocess.Popen([sys.executable, "-c", RUN, str(apps.path)], stdout=subprocess.PIPE, text=True,
+                             stderr=subprocess.PIPE)  # fmt: skip
+    assert child.stdout.readline() == "started\n", child.stderr.read()
+    return child
+
+
+@pytest.mark.slow
+@pytest.mark.fault("sigkill-deploy", "environment", "users keep what was current; the next run completes the release")
+def test_a_deploy_killed_at_30_moments_leaves_users_what_they_had_and_the_next_run_completes_it(apps: Site) -> None:
+    old = apps.deploy("data").name
+    apps.lock()
+    began = time.monotonic()
+    out, said = start(apps).communicate(timeout=60)
+    whole_time = time.monotonic() - began
+    new = out.split()[0]
+    assert current(apps) == new, said
+    moments = random.Random(13)
+    killed = 0
+    for _ in range(30):
+        releases.activate(apps.path, old, Silent())
+        releases.prune(apps.path, Silent(), keep=None, name=new) if new in apps.root.names() and _free(apps, new) else 0
+        child = start(apps)
+        time.sleep(moments.uniform(0.0, whole_time * 0.8))
+        child.kill()
+        child.communicate()
+        killed += child.returncode == -signal.SIGKILL
+        seen = current(apps)
+        assert seen in (old, new) and whole(apps, seen)
+        if seen == new:
+            assert releases.list_releases(apps.path).current == new
+        elif apps.root.prefix(new).exists():
+            assert whole(apps, new)
+        done = apps.deploy()
+        assert done.name == new and done.current and whole(apps, new), done
+        left = [path.name for path in apps.root.releases.iterdir() if path.name.startswith(".")]
+        assert left == [] and not list(apps.path.glob(".current*"))
+    assert killed >= 10
+
+
+def _free(apps: Site, name: str) -> bool:
+    """Forget that `name` was current before, so that prune may delete it: the next deployment makes it anew."""
+    (apps.path / "history.json").unlink(missing_ok=True)
+    return apps.root.current_name() != name
+
+
+def test_two_administrators_at_once_make_one_release(apps: Site) -> None:
+    apps.lock()
+    children = [start(apps) for _ in range(3)]
+    said = [child.communicate(timeout=120) for child in children]
+    assert [child.returncode for child in children] == [0, 0, 0], said
+    assert sorted(out.split()[1] for out, _ in said) == ["created", "up-to-date", "up-to-date"]
+    assert len({out.split()[0] for out, _ in said}) == 1 and len(apps.root.names()) == 1
