@@ -9,6 +9,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -121,16 +122,17 @@ def test_readers_can_read_whatever_the_administrators_umask_is(apps: Site) -> No
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root to act as another user")
-def test_members_of_the_group_deploy_and_prune_and_others_only_read(apps: Site, tmp_path: Path) -> None:
+def test_members_of_the_group_deploy_and_prune_and_others_only_read(apps: Site, request: pytest.FixtureRequest) -> None:
     group = 54321
+    folder = tempfile.TemporaryDirectory()  # pytest's own can't be passed by others
+    request.addfinalizer(folder.cleanup)
+    os.chmod(folder.name, 0o755)
+    apps.path = Path(folder.name) / "sat"
     old = apps.deploy("data", group=str(group)).name
     new = apps.deploy(group=str(group)).name
     for folder in (apps.path, apps.root.releases, apps.root.modules, apps.root.prefix(old), apps.root.current / "lib"):
         found = folder.stat()
         assert found.st_gid == group and found.st_mode & 0o2775 == 0o2775, folder
-    for above in (*tmp_path.parents, apps.machine.home, apps.path.parent):
-        if above.stat().st_uid == 0 and str(above).startswith(str(Path(tmp_path.anchor) / "tmp" / "pytest")):
-            above.chmod(0o755)
     script = ("import os, sys; sys.path.insert(0, sys.argv[1])\n"
               "import encodings.idna, socket, stat\n"
               "from pathlib import Path\n"

@@ -12,6 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from cogvideo_sat_env.base import diskspace
 from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError, PrefixError
 from cogvideo_sat_env.base.files import write_atomically
@@ -99,7 +100,7 @@ def deploy(wanted: Deployment, progress: Progress, prove: Prove = creation.prove
     """
     root = Root(Path(os.path.abspath(wanted.root)))
     group = access.group_id(wanted.group)
-    with access.readable(), _about(root):
+    with access.readable(), _about(root), diskspace.watch(root.path, "the release"):
         _require(root)
         root.current_name()  # what isn't our link is found before the work
         access.prepare(root, group)

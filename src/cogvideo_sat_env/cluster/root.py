@@ -27,6 +27,7 @@ from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError, PrefixError
 from cogvideo_sat_env.base.files import write_atomically
 from cogvideo_sat_env.base.progress import Progress
+from cogvideo_sat_env.install import own_files
 from cogvideo_sat_env.install.prefix_lock import prefix_lock
 
 MODULE = "cogvideo-sat"  # the name of the modules
@@ -75,7 +76,15 @@ class Root:
             found = {path.name.removesuffix(".json") for path in self.releases.iterdir()}
         except FileNotFoundError:
             return []
-        return sorted(filter(_NAME.fullmatch, found), key=_by_day)
+        return sorted(filter(_NAME.fullmatch, found), key=self._age)
+
+    def _age(self, name: str) -> tuple[str, int, str]:
+        """Order by day, then by when it was made: a release is never changed, and its receipt was written first."""
+        try:
+            made = (self.prefix(name) / own_files.RECEIPT).stat().st_mtime_ns
+        except OSError:
+            made = 0
+        return name[:10], made, name
 
     def current_name(self) -> str | None:
         """Return the release that is current, None where there is none. Raises PrefixError for what isn't our link."""
@@ -94,11 +103,6 @@ class Root:
         if name not in self.names():
             there = ", ".join(self.names()) or "none"
             raise InputError(f"{self.path}: has no release {name!r}; there are: {there}", "name one of them")
-
-
-def _by_day(name: str) -> tuple[str, int, str]:
-    base, _, number = name.partition(".")
-    return base[:10], int(number or 1), base
 
 
 def existing_root(path: Path) -> Root:
