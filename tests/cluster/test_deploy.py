@@ -134,7 +134,7 @@ def test_members_of_the_group_deploy_and_prune_and_others_only_read(apps: Site, 
         found = folder.stat()
         assert found.st_gid == group and found.st_mode & 0o2775 == 0o2775, folder
     script = ("import os, sys; sys.path.insert(0, sys.argv[1])\n"
-              "import encodings.idna, socket, stat\n"
+              "import encodings.ascii, encodings.idna, encodings.latin_1, socket, stat\n"
               "from pathlib import Path\n"
               "from cogvideo_sat_env.base.errors import SatenvError\n"
               "from cogvideo_sat_env.base.progress import Silent\n"
@@ -147,6 +147,10 @@ def test_members_of_the_group_deploy_and_prune_and_others_only_read(apps: Site, 
               "releases.rollback(root, Silent())\n"
               "(root / 'history.json').unlink()\n"
               "print(releases.prune(root, Silent(), keep=1, ignore_jobs=True).to_text())\n")  # fmt: skip
+    for name in (old, new):
+        assert any("its Python" in note for note in apps.deploy(group=str(group)).notes) == _is_hidden(sys.executable)
+        (apps.root.prefix(name) / "bin" / "python").unlink()  # the tests' own Python may lie where others can't go
+        (apps.root.prefix(name) / "bin" / "python").symlink_to("/bin/sh")
     source = str(TESTS.parent / "src")
     env = {**os.environ, "HOME": "/nonexistent"}
     reader, member = (
@@ -158,6 +162,10 @@ def test_members_of_the_group_deploy_and_prune_and_others_only_read(apps: Site, 
     assert f"*  {new}" in reader.stdout and old in reader.stdout
     assert member.returncode == 0 and f"deleted: {old}" in member.stdout, member.stderr
     assert apps.root.names() == [new] and current(apps) == new
+
+
+def _is_hidden(path: str) -> bool:
+    return any(not folder.stat().st_mode & 0o001 for folder in Path(os.path.realpath(path)).parents)
 
 
 @pytest.mark.parametrize("group", ["no-such-group", "9" * 30])

@@ -74,11 +74,14 @@ def share_release(prefix: Path, group: int) -> None:
         share(Path(folder), group)
 
 
-def unreachable(root: Root) -> str | None:
-    """Say which folder keeps others than owner and group from reading ROOT, None where nothing does."""
-    for folder in (root.path, *Path(os.path.realpath(root.path)).parents):
-        if not folder.stat().st_mode & stat.S_IXOTH:
-            return (
-                f"{folder}: others than its owner and group can't pass it (mode {folder.stat().st_mode & 0o7777:04o})"
-            )
-    return None
+def unreachable(root: Root, prefix: Path) -> list[str]:
+    """Say what keeps others than owner and group from the release at `prefix`: a folder above it or its Python."""
+    found = []
+    python = Path(os.path.realpath(prefix / "bin" / "python"))
+    for what, path in (("the release", prefix), (f"its Python, {python}, which has to be on all nodes", python)):
+        for folder in Path(os.path.realpath(path)).parents:
+            mode = stat.S_IMODE(folder.stat().st_mode)
+            if not mode & stat.S_IXOTH:
+                found.append(f"{folder} (mode {mode:04o}) keeps others than its owner and group from {what}")
+                break
+    return found

@@ -114,7 +114,7 @@ def deploy(wanted: Deployment, progress: Progress, prove: Prove = creation.prove
             if wanted.activate and record.passed(found):
                 roots.point(root, name, record.user(), "deploy")
             current, previous = root.current_name() == name, roots.previous_name(root)
-    notes = tuple(filter(None, [access.unreachable(root) if wanted.group is None else None]))
+    notes = tuple(access.unreachable(root, outcome.prefix))
     return Deployed(root, name, "created" if outcome.status == "created" else "up-to-date", found, current, previous,
                     notes)  # fmt: skip
 

@@ -100,7 +100,7 @@ def list_releases(path: Path) -> Listing:
         prefix = root.prefix(name)
         made = receipt.read(prefix) if prefix.is_dir() else None
         if prefix.is_dir() and (made is None or receipt.missing(prefix, made)):
-            words.append("damaged: files are missing")
+            words.append("damaged: files are missing, or can't be read by you")
         elif not prefix.is_dir():
             words.append("no folder" if not images_of(root, name) else "image only")
         found.append({"release": name, **(entry or {}), "current": name == current, "state": ", ".join(words),

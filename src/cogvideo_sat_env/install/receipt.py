@@ -69,7 +69,7 @@ def missing(prefix: Path, receipt: Mapping[str, Any]) -> list[str]:
     gone = [f"conda-meta/{name}" for name in expected if name not in records]
     if (prefix / PENDING).exists():
         gone.append(PENDING)  # its link scripts were cut off
-    if any(p["name"] == "python" for p in receipt["packages"]) and not (prefix / "bin" / "python").exists():
+    if any(p["name"] == "python" for p in receipt["packages"]) and not os.path.exists(prefix / "bin" / "python"):
         gone.append("bin/python")  # with wheels a link to the host's Python, which may have been removed
     for name, entry in receipt["files"].items():
         if name.endswith(".pyc"):  # Python makes them again
