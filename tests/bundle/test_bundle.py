@@ -315,10 +315,10 @@ def test_only_a_pinned_signer_is_believed(site: Site, sat: Path, tmp_path: Path)
     site.refused(sat, "--signers", str(signers), code=4, said="is not signed")
 
     def sign(who: str) -> None:
-        from cogvideo_sat_env.bundle import signature
+        from cogvideo_sat_env.report import signature
 
         signature.signature_path(sat).unlink(missing_ok=True)
-        signature.sign(open_bundle(sat), tmp_path / who)
+        signature.sign(sat, open_bundle(sat).tail, tmp_path / who)
 
     sign("mallory")
     site.refused(sat, "--signers", str(signers), code=4, said="nobody in")

@@ -20,7 +20,6 @@ from cogvideo_sat_env.base.errors import InputError, VerificationError
 from cogvideo_sat_env.base.paths import cache_dir, current_platform
 from cogvideo_sat_env.base.progress import Progress, human_bytes
 from cogvideo_sat_env.base.scratch import scratch_folder
-from cogvideo_sat_env.bundle import signature
 from cogvideo_sat_env.bundle.container import Bundle, Member, open_bundle
 from cogvideo_sat_env.bundle.extract import Extract, Keep
 from cogvideo_sat_env.bundle.unpack_tool import unpack_project
@@ -32,6 +31,7 @@ from cogvideo_sat_env.install.extractor import PROCESSES, Extractor
 from cogvideo_sat_env.install.job import Plan
 from cogvideo_sat_env.install.outcome import InstallOutcome
 from cogvideo_sat_env.install.transaction import require_usable
+from cogvideo_sat_env.report import signature
 from cogvideo_sat_env.source.mirror.selection import OWN, OWN_LOCKS, WHEELHOUSE, Part, part_from_json
 from cogvideo_sat_env.source.source import Source
 from cogvideo_sat_env.spec.environment import Environment, read_environment
@@ -55,7 +55,7 @@ def install_bundle(
     """
     bundle = open_bundle(path, base)
     if signers:
-        progress.say(f"{path.name}: signed by {signature.check(bundle, signers, identity)}")
+        progress.say(f"{path.name}: signed by {signature.check(path, bundle.tail, signers, identity)}")
     bundle.require_base()
     cache = cache_dir()
     part, options = _choose(bundle, request.variant), request.options

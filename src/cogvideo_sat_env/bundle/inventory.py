@@ -23,12 +23,13 @@ def read(what: str | Path, platforms: Sequence[str] = ()) -> tuple[Inventory, ..
     Raises what report.inventory.read and open_bundle raise.
     """
     path = Path(what)
-    if not _is_bundle(path):
+    if not is_bundle(path):
         return report.read(what, platforms)
     return only(of_bundle(open_bundle(path), str(what)), platforms)
 
 
-def _is_bundle(path: Path) -> bool:
+def is_bundle(path: Path) -> bool:
+    """Tell whether a file begins as a bundle does."""
     first = first_bytes()
     try:
         with open(path, "rb") as stream:

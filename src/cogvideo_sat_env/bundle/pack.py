@@ -16,7 +16,7 @@ from cogvideo_sat_env.base import diskspace
 from cogvideo_sat_env.base.artefacts import PipPin
 from cogvideo_sat_env.base.errors import InputError, MissingToolError
 from cogvideo_sat_env.base.progress import Progress, human_bytes
-from cogvideo_sat_env.bundle import signature, tool_wheels
+from cogvideo_sat_env.bundle import tool_wheels
 from cogvideo_sat_env.bundle.container import open_bundle
 from cogvideo_sat_env.bundle.sbom import render as render_sbom
 from cogvideo_sat_env.bundle.write import Item, write_bundle
@@ -27,6 +27,7 @@ from cogvideo_sat_env.fetch.pip_config import index_urls
 from cogvideo_sat_env.fetch.pool import fetch_files
 from cogvideo_sat_env.lock.read import public_text
 from cogvideo_sat_env.package.build.outputs import timestamp
+from cogvideo_sat_env.report import signature
 from cogvideo_sat_env.source.mirror.repodata import Info, channel_files, read_infos
 from cogvideo_sat_env.source.mirror.selection import OWN, OWN_LOCKS, WHEELHOUSE, CondaFile, Part
 from cogvideo_sat_env.source.wheels.names import NotProvided
@@ -132,7 +133,7 @@ def pack(
     ):
         write_bundle(out, items, facts, volume_size=shape.volume_size, base=base, seen=task.advance)
     made = open_bundle(out)
-    signed = signature.sign(made, key) if key else None
+    signed = signature.sign(out, made.tail, key) if key else None
     return Packed(
         out, made.id, made.manifest["data_size"] + len(made.tail), len(items),
         tuple(v["name"] for v in made.manifest["volumes"]), signed, time.perf_counter() - start,

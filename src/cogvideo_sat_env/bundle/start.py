@@ -16,11 +16,11 @@ from pathlib import Path
 
 from cogvideo_sat_env.base.paths import cache_dir
 from cogvideo_sat_env.base.run import run
-from cogvideo_sat_env.bundle import signature
 from cogvideo_sat_env.bundle.container import Bundle, open_bundle
 from cogvideo_sat_env.bundle.report import compare, describe, verified
 from cogvideo_sat_env.bundle.unpack_tool import unpack_project, unpack_tool
 from cogvideo_sat_env.bundle.verify import verify
+from cogvideo_sat_env.report import signature
 
 _RUN = (
     "import sys; sys.path.insert(0, sys.argv.pop(1)); del sys.argv[0];"
@@ -84,7 +84,7 @@ def _run(path: Path, arguments: Sequence[str]) -> int:
     bundle = open_bundle(path, getattr(given, "base", None))
     if given.command == "install":
         if given.signers:
-            signature.check(bundle, given.signers, given.identity)  # before its tool is unpacked
+            signature.check(bundle.path, bundle.tail, given.signers, given.identity)  # before its tool is unpacked
         elif given.identity:
             parser(path.name).error("--identity says who of --signers must have signed")
         bundle.require_base()
@@ -102,7 +102,7 @@ def _run(path: Path, arguments: Sequence[str]) -> int:
 def _verify(path: Path, bundle: Bundle, given: argparse.Namespace) -> int:
     if given.identity and not given.signers:
         parser(path.name).error("--identity says who of --signers must have signed")
-    signer = signature.check(bundle, given.signers, given.identity) if given.signers else None
+    signer = signature.check(bundle.path, bundle.tail, given.signers, given.identity) if given.signers else None
     start = time.perf_counter()
     size = verify(bundle)
     found, text = verified(bundle, size, signer, time.perf_counter() - start)

@@ -122,15 +122,15 @@ def pack(out, folder, source, mirrors, pythons, jobs, limit_rate, as_json, quiet
 def verify(file, base, signers, identity, as_json, quiet) -> None:
     """Prove every byte of a bundle against its manifest, and its signature where --signers is given."""
     from cogvideo_sat_env.base.progress import choose
-    from cogvideo_sat_env.bundle import signature
     from cogvideo_sat_env.bundle.container import open_bundle
     from cogvideo_sat_env.bundle.report import verified
     from cogvideo_sat_env.bundle.verify import verify as prove
+    from cogvideo_sat_env.report import signature
 
     opened = open_bundle(file, base)
     if identity and not signers:
         raise click.UsageError("--identity says who of --signers must have signed")
-    signer = signature.check(opened, signers, identity) if signers else None
+    signer = signature.check(file, opened.tail, signers, identity) if signers else None
     total, start = sum(m.size for m in opened.members.values()), time.perf_counter()
     with choose(json=as_json, quiet=quiet).task(f"Proving {len(opened.members)} files", total, "bytes") as task:
         size = prove(opened, seen=task.advance)

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from cogvideo_sat_env.base.errors import InputError, MissingToolError
-from cogvideo_sat_env.base.paths import cache_dir, project_root
+from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.base.progress import Progress
+from cogvideo_sat_env.base.tool_sets import tool_set
 from cogvideo_sat_env.package.publish.built import BuiltPackage
 from cogvideo_sat_env.package.publish.engine import ask
 
-REQUIREMENTS = "s3-requirements.txt"
 REMEDY = "check the AWS_* variables or ~/.aws (key, region, AWS_ENDPOINT_URL) and the rights on the bucket; run again"
 
 
@@ -51,18 +47,5 @@ class Bucket:
 
 
 def _libraries() -> Path:
-    """Return the folder that botocore lies in; hash-pinned into the cache on first use, as the tools themselves are.
-
-    Raises MissingToolError when the package index doesn't give it.
-    """
-    scripts = project_root() / "scripts"
-    pins = scripts / REQUIREMENTS
-    venv = cache_dir() / "s3" / f"{zlib.crc32(pins.read_bytes()):08x}"
-    if not (venv / "complete").is_file():
-        made = subprocess.run(
-            [sys.executable, str(scripts / "bootstrap.py"), str(venv), str(pins)],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        if made.returncode != 0:
-            raise MissingToolError(f"botocore, which speaks S3, can't be had: {made.stderr.strip()}", None)
-    return next((venv / "lib").glob("python3*/site-packages"))
+    """Return the folder that botocore lies in. Raises MissingToolError."""
+    return next((tool_set("s3", "botocore, which speaks S3") / "lib").glob("python3*/site-packages"))
