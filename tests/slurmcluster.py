@@ -1,4 +1,7 @@
-"""A real Slurm of two nodes, n1 and n2, on this machine's loopback: munge, controller and two node daemons of our own."""
+"""A real Slurm of two nodes, n1 and n2, on this machine's loopback: munge, controller and two node daemons of our own.
+
+A requeued job waits for the life of a step's credential before it starts again: cred_expire, 120 s unless set.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ SlurmctldPort={controller}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge/socket
+AuthInfo=socket={folder}/munge/socket,cred_expire=10
 CredType=cred/munge
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool-%n
@@ -35,6 +38,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 ReturnToService=2
 KillWait=5
+JobRequeue=1
 MpiDefault=none
 NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={n1} CPUs=2 RealMemory=1000
 NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={n2} CPUs=2 RealMemory=1000

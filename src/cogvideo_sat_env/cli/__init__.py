@@ -20,7 +20,7 @@ COMPLETION = "_SATENV_COMPLETE"  # asks the program itself for what may follow: 
 _COMMANDS = (
     "attest", "build", "bundle", "cache", "check", "completion", "create", "deploy", "diff", "doctor",
     "freeze", "image", "lock", "manifest", "mirror", "plan", "publish", "releases", "report", "sat", "size",
-    "stage", "undo", "update", "verify", "why",
+    "slurm", "stage", "undo", "update", "verify", "why",
 )  # fmt: skip
 _MODULES = {"undo": "update"}  # of a command, where it has another's name
 

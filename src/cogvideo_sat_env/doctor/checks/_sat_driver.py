@@ -57,7 +57,8 @@ def without_cuda() -> None:
 
     def with_a_number(*values: Any, **named: Any) -> Any:
         if getattr(named.get("args"), "local_rank", None) == "cpu":
-            named["args"].local_rank = 0  # upstream wants it equal to the device, DeepSpeed wants the number
+            # upstream wants it equal to the device, DeepSpeed wants the number
+            named["args"].local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         return initialize(*values, **named)
 
     deepspeed.initialize = with_a_number

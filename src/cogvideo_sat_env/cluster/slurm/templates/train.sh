@@ -1,0 +1,56 @@
+
+# ---- from where: the newest whole checkpoint of this job, else what the YAMLs say -----------------------------------
+start=${SLURM_RESTART_COUNT:-0}
+logs=$OUTPUT/logs/$SLURM_JOB_ID/$start
+mkdir -p "$logs"
+export SATENV_JOB_RUN=$OUTPUT/logs/$SLURM_JOB_ID.run # a file: the folder in which this run saves
+newest() { "$PREFIX/bin/python" -I "$OUTPUT/sat_job.py" step "$SATENV_JOB_RUN"; }
+begin=$("$PREFIX/bin/python" -I "$OUTPUT/sat_job.py" settings \
+    "$OUTPUT/logs/$SLURM_JOB_ID.yaml" "$SATENV_JOB_RUN" "$NAME-$SLURM_JOB_ID" "$RESUME")
+before=$(newest)
+say "start $start: $begin; each rank's output: $logs/rank-N.log"
+
+# ---- train: one task a GPU ------------------------------------------------------------------------------------------
+# At SIGUSR1 (some time before the limit, see --signal; or a preemption) the ranks save and end; the job is requeued.
+stopped=
+on_signal() {
+    stopped=$1
+    say "SIG$1: the ranks end their step, save and end"
+    kill -USR1 "$step_pid" 2>/dev/null || : # srun passes it on to every rank
+}
+cd "$SAT"
+# shellcheck disable=SC2016 # expanded in each task
+srun --kill-on-bad-exit=1 --output="${logs//%/%%}/rank-%t.log" bash -c 'rank "$@"' rank \
+    train train_video.py --base "${BASES[@]}" "$OUTPUT/logs/$SLURM_JOB_ID.yaml" --seed "$SEED" "${MORE[@]}" &
+step_pid=$!
+trap 'on_signal USR1' USR1
+trap 'on_signal TERM' TERM
+code=0
+wait "$step_pid" || code=$?
+while kill -0 "$step_pid" 2>/dev/null; do # a signal ends `wait`, not the step
+    code=0
+    wait "$step_pid" || code=$?
+done
+step=$(newest)
+
+# ---- how it ended ---------------------------------------------------------------------------------------------------
+if [ "$code" = 0 ] && [ -z "$stopped" ]; then
+    say "trained to the end; the newest checkpoint is of step $step in $(cat "$SATENV_JOB_RUN")"
+    exit 0
+fi
+say "start $start ended with code $code${stopped:+ after SIG$stopped}; the newest whole checkpoint is of step $step"
+if [ "$code" != 0 ]; then
+    tail -n 15 "$logs/rank-0.log" || :
+    say "known failures in a log: $SATENV doctor --explain $logs/rank-0.log"
+fi
+if [ "$stopped" = TERM ]; then
+    exit 143 # cancelled, or preempted: then Slurm itself requeues
+fi
+[ "$step" -gt "$before" ] || die "no checkpoint newer than at its start (step $before): it would fail again; not requeued"
+[ "$start" -lt "$REQUEUES" ] || die "started $((start + 1)) times (REQUEUES=$REQUEUES): not requeued"
+case $(scontrol show job "$SLURM_JOB_ID") in
+    *JobState=RUNNING*) ;;
+    *) die "the job is being cancelled: not requeued" ;;
+esac
+say "requeued: it goes on from step $step"
+scontrol requeue "$SLURM_JOB_ID"
