@@ -18,7 +18,6 @@ from cogvideo_sat_env.base.errors import InputError, MissingToolError
 from cogvideo_sat_env.base.progress import Progress, human_bytes
 from cogvideo_sat_env.bundle import tool_wheels
 from cogvideo_sat_env.bundle.container import open_bundle
-from cogvideo_sat_env.bundle.sbom import render as render_sbom
 from cogvideo_sat_env.bundle.write import Item, write_bundle
 from cogvideo_sat_env.fetch.archives import artefact_path
 from cogvideo_sat_env.fetch.index import Index
@@ -27,7 +26,9 @@ from cogvideo_sat_env.fetch.pip_config import index_urls
 from cogvideo_sat_env.fetch.pool import fetch_files
 from cogvideo_sat_env.lock.read import public_text
 from cogvideo_sat_env.package.build.outputs import timestamp
-from cogvideo_sat_env.report import signature
+from cogvideo_sat_env.report import sbom, signature
+from cogvideo_sat_env.report.facts import NONE, Facts, fact
+from cogvideo_sat_env.report.inventory import inventory, of_artefact, of_pip
 from cogvideo_sat_env.source.mirror.repodata import Info, channel_files, read_infos
 from cogvideo_sat_env.source.mirror.selection import OWN, OWN_LOCKS, WHEELHOUSE, CondaFile, Part
 from cogvideo_sat_env.source.wheels.names import NotProvided
@@ -117,7 +118,7 @@ def pack(
         items.append(
             Item(f"project/{OWN_LOCKS}/{content.own_lock.name}", public_text(content.own_lock).encode("utf-8"))
         )
-    items.append(Item("sbom.cdx.json", render_sbom(content.parts, infos, pins)))
+    items.append(Item("sbom.cdx.json", _bill(content, infos, pins)))
     total = sum(item.size for item in items)
     diskspace.require(out.parent, total, "the bundle")
     facts = {
@@ -139,6 +140,18 @@ def pack(
         tuple(v["name"] for v in made.manifest["volumes"]), signed, time.perf_counter() - start,
         content.python_needed or f"with any Python {content.pythons[0]} to {content.pythons[-1]}",
     )  # fmt: skip
+
+
+def _bill(content: Content, infos: Mapping[str, Info], pins: Sequence[PipPin]) -> bytes:
+    """Return the SBOM of everything that the bundle installs or brings for itself."""
+    indices = {item.artefact.sha256: infos[item.path].index for part in content.parts for item in part.conda}
+    known = Facts({}, lambda: {sha256: fact(index) for sha256, index in indices.items()})
+    found = [
+        inventory("bundle", "bundle", part.platform, [*(of_artefact(item.artefact, known) for item in part.conda),
+                  *(of_pip(pin, NONE) for pin in part.pip)], part.variant, part.lock_sha256)
+        for part in content.parts
+    ]  # fmt: skip
+    return sbom.render(found, tools=[of_pip(pin, NONE) for pin in pins])
 
 
 def _made(infos: Mapping[str, Info]) -> int:
