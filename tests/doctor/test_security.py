@@ -89,13 +89,19 @@ def test_a_known_vulnerability_is_named_with_the_version_that_fixes_it(examined)
 
 @pytest.mark.parametrize(
     "content",
-    [[advisory(withdrawn="2025-01-01T00:00:00Z")], {"vulns": [advisory("black")]},
-     advisory(affected=[{"package": {"ecosystem": "npm", "name": "torch"}, "versions": ["2.5.1"]}])],
-    ids=["withdrawn", "of another package", "of another ecosystem"],
-)  # fmt: skip
+    [[advisory(withdrawn="2025-01-01T00:00:00Z")], {"vulns": [advisory("black")]}],
+    ids=["withdrawn", "of another package"],
+)
 def test_what_does_not_apply_is_not_told(examined, content):
     result = examined(content)
     assert result.status == "passed" and "1 advisories, none applies" in result.finding
+
+
+def test_advisories_of_another_ecosystem_prove_nothing(examined):
+    other = advisory(affected=[{"package": {"ecosystem": "npm", "name": "torch"}, "versions": ["2.5.1"]}])
+    result = examined([other, other])
+    assert result.status == "failed" and "its advisories are about npm (2); expected some about PyPI" in result.finding
+    assert examined([other, advisory("black")]).status == "passed"
 
 
 def test_a_version_that_is_not_pep_440_is_told_and_not_taken_for_good(examined, prefix):

@@ -59,7 +59,8 @@ class MissingToolError(SatenvError):
 
 EXIT_CODES = {
     0: "all is well",
-    1: "the answer is no: a doctor check failed, `check` found a disagreement, `diff` a difference; nothing else",
+    1: "the answer is no: a doctor check failed, `check` found a disagreement, `diff` or `manifest --check` a "
+    "difference, `audit` an advisory; nothing else",
     2: "wrong usage of the command line",
     InputError.exit_code: "a file is missing, malformed, or for another platform",
     VerificationError.exit_code: "bytes differ from the lock (hash, size, truncation)",

@@ -1,12 +1,16 @@
-"""Advisories in OSV's JSON format (https://ossf.github.io/osv-schema/): read, and asked about one version."""
+"""Advisories in OSV's JSON format (https://ossf.github.io/osv-schema/): read, and asked about versions.
+
+What the doctor checks in an environment and what `satenv audit` finds in locks and environments are this.
+"""
 
 from __future__ import annotations
 
 import json
 import zipfile
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +18,9 @@ from ._prefix import key, parsed
 
 if TYPE_CHECKING:
     from packaging.version import Version
+
+
+PYPI = "PyPI"
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,52 @@ class Hit:
     summary: str
     fixed: tuple[str, ...]
     judged: bool = True
+
+
+@dataclass
+class Findings:
+    """What advisories say of packages: how many there are by ecosystem, what applies, what was accepted.
+
+    `unjudged` are, by package and version, those that can't be compared with it.
+    """
+
+    count: int = 0
+    ecosystems: Counter[str] = field(default_factory=Counter)
+    hits: list[Hit] = field(default_factory=list)
+    accepted: set[str] = field(default_factory=set)
+    unjudged: dict[str, list[str]] = field(default_factory=dict)
+
+
+def search(path: Path, packages: Mapping[str, str], accepted: Collection[str] = ()) -> Findings:
+    """Return what the advisories in `path` say of `packages` (normalised PyPI name to version).
+
+    `accepted` are ids or aliases that are left out. Raises what `read` and `hits` raise; ValueError, too, where there
+    is no advisory, or none is about PyPI.
+    """
+    found = Findings()
+    for advisory in read(path):
+        found.count += 1
+        found.ecosystems.update(ecosystems(advisory))
+        for hit in hits(advisory, packages):
+            known = {hit.id, *hit.aliases}
+            if known & set(accepted):
+                found.accepted |= known & set(accepted)
+            elif not hit.judged:
+                found.unjudged.setdefault(f"{hit.name} {hit.version}", []).append(hit.id)
+            else:
+                found.hits.append(hit)
+    if not found.count:
+        raise ValueError(f"no advisories in {path}; expected a file or folder of OSV JSON")
+    if not found.ecosystems[PYPI] and found.ecosystems:
+        others = ", ".join(f"{name} ({count:,})" for name, count in found.ecosystems.most_common(3))
+        raise ValueError(f"{path}: its advisories are about {others}; expected some about {PYPI}")
+    return found
+
+
+def ecosystems(advisory: dict[str, Any]) -> set[str]:
+    """Return the ecosystems that an advisory is about, without their releases (Debian of Debian:12)."""
+    packages = [item.get("package") for item in advisory.get("affected") or [] if isinstance(item, dict)]
+    return {str(p.get("ecosystem", "")).partition(":")[0] for p in packages if isinstance(p, dict)} - {""}
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
@@ -49,7 +102,7 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
         yield from _parse(path.read_bytes(), str(path))
 
 
-def hits(advisory: dict[str, Any], installed: dict[str, str]) -> Iterator[Hit]:
+def hits(advisory: dict[str, Any], installed: Mapping[str, str]) -> Iterator[Hit]:
     """Yield what `advisory` says about `installed` (normalised PyPI name to version). Withdrawn ones say nothing.
 
     Raises ValueError, naming the advisory, for one that isn't as OSV's schema says.
@@ -62,11 +115,11 @@ def hits(advisory: dict[str, Any], installed: dict[str, str]) -> Iterator[Hit]:
         raise ValueError(f"{advisory['id']}: {error}; expected an advisory in OSV's JSON format") from error
 
 
-def _hits(advisory: dict[str, Any], installed: dict[str, str]) -> Iterator[Hit]:
+def _hits(advisory: dict[str, Any], installed: Mapping[str, str]) -> Iterator[Hit]:
     for affected in advisory.get("affected") or []:
         package = affected.get("package") or {}
         name = key(str(package.get("name", "")))
-        if str(package.get("ecosystem", "")).partition(":")[0] != "PyPI" or name not in installed:
+        if str(package.get("ecosystem", "")).partition(":")[0] != PYPI or name not in installed:
             continue
         version = installed[name]
         verdict = is_affected(version, affected)

@@ -16,25 +16,12 @@ def advisories(request: ProbeRequest) -> ProbeOutcome:
     named = request.options.get("security.advisories")
     if not named:
         return not_run("not run: no advisories given (--advisories FILE or folder, in OSV's JSON format)")
-    accepted = set(request.options.get("security.accepted") or [])
     packages = installed()
-    count, hits, left_out = 0, [], set()
-    unjudged: dict[str, list[str]] = {}  # package and version: advisories of it that can't be compared with that
     try:
-        for advisory in _osv.read(Path(named)):
-            count += 1
-            for hit in _osv.hits(advisory, packages):
-                known = {hit.id, *hit.aliases}
-                if known & accepted:
-                    left_out |= known & accepted
-                elif not hit.judged:
-                    unjudged.setdefault(f"{hit.name} {hit.version}", []).append(hit.id)
-                else:
-                    hits.append(hit)
+        found = _osv.search(Path(named), packages, request.options.get("security.accepted") or [])
     except (OSError, ValueError) as error:
         return failed(f"the advisories can't be read: {error}", "name a file or folder of OSV JSON with --advisories")
-    if not count:
-        return failed(f"no advisories in {named}", "name a file or folder of OSV JSON with --advisories")
+    count, hits, unjudged, left_out = found.count, found.hits, found.unjudged, found.accepted
     details = {"advisories": count, "accepted": sorted(left_out), "not_judged": unjudged, "hits": [
         {"id": h.id, "aliases": h.aliases, "name": h.name, "version": h.version, "fixed": h.fixed, "summary": h.summary}
         for h in hits
