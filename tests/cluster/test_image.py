@@ -159,3 +159,34 @@ def test_facts_that_cannot_be_are_refused(tmp_path, change):
         facts_path(path).write_text(text)
         with pytest.raises(InputError, match=r"r\.sqfs\.json"):
             read_facts(path)
+
+
+def test_a_deploy_with_image_has_it_before_the_release_is_current_and_prune_takes_both(apps):
+    node = apps.path.parent / "node"
+    done = apps.deploy("x264", image_at=node)
+    root, image = apps.root, apps.root.images / f"{done.name}.sqfs"
+    assert done.image and done.image == read_facts(image) and done.image.prefix == str(node / done.name)
+    assert done.image.release == str(root.prefix(done.name)) and done.current
+    assert f'. "$({apps.path}/stage)"' in done.to_text() and done.to_json()["image"]["size"] == image.stat().st_size
+    inode = image.stat().st_ino
+    again = apps.deploy("x264", image_at=node)
+    assert (again.made, image.stat().st_ino) == ("up-to-date", inode)
+    ran = subprocess.run([apps.path / "stage", "--how", "copy", "--json"], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0 and json.loads(ran.stdout)["prefix"] == done.image.prefix, ran.stderr
+    made = json.loads((node / done.name / "etc/cogvideo-sat-env/receipt.json").read_text())
+    assert made["fingerprint"] == done.image.fingerprint
+    apps.failing = ["imports.torch"]
+    refused = apps.deploy(image_at=node)
+    assert refused.image is None and not list(root.images.glob(f"{refused.name}*")), "not of what the doctor refuses"
+    apps.failing = []
+    apps.deploy(image_at=node)
+    apps.deploy("data")  # a rollback doesn't lead to the first one any more
+    ran = apps.satenv("releases", str(apps.path), "prune", done.name)
+    assert ran.returncode == 0 and not list(root.images.glob(f"{done.name}*")), ran.stderr
+
+
+def test_a_deploy_without_mksquashfs_says_so_before_the_work(apps, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name, **_: None)
+    with pytest.raises(MissingToolError, match="mksquashfs"):
+        apps.deploy(image_at=apps.path.parent / "node")
+    assert not apps.path.exists() or not list(apps.path.iterdir())

@@ -34,7 +34,7 @@ class Site:
     def __init__(self, place: Path) -> None:
         self.root, self.at, self.said = place / "root", place / "node", []
         self.folder = self.root / "releases" / "r1"
-        self.image = self.folder.with_name("r1.sqfs")
+        self.image = self.root / "images" / "r1.sqfs"
         self.prefix = self.at / "r1"
 
     def stage(self, source: Path | None = None, ways=WAYS, copied: Path | None = None):
@@ -68,7 +68,7 @@ def made(sample, tmp_path_factory):
         )
         site.install(place / "root" / "releases" / "r1")
         make_image(lambda r: site.install(r.prefix, seen_at=r.options.seen_at), Request(),
-                   place / "root" / "releases" / "r1.sqfs", NODE / "sat", None, Silent())  # fmt: skip
+                   place / "root" / "images" / "r1.sqfs", NODE / "sat", None, Silent())  # fmt: skip
     return place / "root"
 
 
@@ -196,6 +196,26 @@ def test_the_environment_stays_while_another_job_uses_it(site, no_mount, monkeyp
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     assert site.release() and site.left() == []
     assert not site.release(), "twice is no error"
+
+
+def test_a_job_undoes_what_it_staged_after_current_was_moved_and_after_jobs_that_were_killed(
+    site, no_mount, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    site.stage()
+    site.folder.with_name("r2").symlink_to(site.folder)
+    other = site.image.with_name("r2.sqfs")
+    shutil.copy(site.image, other)
+    facts_path(other).write_text(replace(read_facts(site.image), prefix=str(site.at / "r2")).to_json())
+    (site.root / "current").unlink()
+    (site.root / "current").symlink_to("releases/r2")
+    (site.at / ".r1.users" / "job-5").touch()
+    squeue = tmp_path / "bin" / "squeue"
+    squeue.parent.mkdir()
+    squeue.write_text("#!/bin/sh\necho 'slurm_load_jobs error: Invalid job id specified' >&2\nexit 1\n")
+    squeue.chmod(0o755)
+    ran = site.command("--release", "--json", PATH=f"{squeue.parent}:{os.environ['PATH']}")
+    assert json.loads(ran.stdout)["removed"] is True and site.left() == [], ran.stderr
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o775])

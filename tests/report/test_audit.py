@@ -61,7 +61,6 @@ def test_what_applies_is_named_by_pypi_name_with_platforms_and_fix(tmp_path: Pat
     assert "not judged, because a version isn't PEP 440: some-thing 2024_1: GHSA-some-thing" in odd.to_text()
 
 
-@pytest.mark.fault("advisories", "error", "names the file and the ecosystems, or the advisory that is malformed")
 @pytest.mark.parametrize(
     ("content", "why"),
     [

@@ -131,7 +131,6 @@ BAD = {
 }
 
 
-@pytest.mark.fault("manifest-junk", "error", "names the file and what is wrong with it")
 @pytest.mark.parametrize("name", BAD)
 def test_what_is_no_manifest_is_refused(tmp_path: Path, name: str) -> None:
     content, why = BAD[name]

@@ -98,10 +98,8 @@ def _subjects(path: Path, root: Path) -> tuple[dict[str, str], dict[str, Any]]:
     return found, {name: {"source": manifest["source"], "tool_version": manifest["tool_version"], "locks": parts}}
 
 
-def verify(path: Path, trust: Trust, named: Path | None = None, base: Path | None = None) -> Verified:
+def verify(path: Path, trust: Trust, named: Path | None = None) -> Verified:
     """Check the statement, bundle or file at `path`; a file by the statement `named`, or one that lies beside it.
-
-    `base` is the bundle that a delta applies on top of.
 
     Raises VerificationError (not signed, by somebody else, other bytes, out of date), InputError.
     """
@@ -112,7 +110,7 @@ def verify(path: Path, trust: Trust, named: Path | None = None, base: Path | Non
     if statement.is_statement(path):
         return _verify_statement(path, trust)
     if is_bundle(path) and named is None and signature.signature_path(path).is_file():
-        opened = open_bundle(path, base)
+        opened = open_bundle(path)
         signer = trust.signer(path, opened.tail, signature.BUNDLE)
         prove(opened)
         return Verified(path, signer, f"{len(opened.members):,} members, every byte as in its manifest", 1)

@@ -24,6 +24,7 @@ from cogvideo_sat_env.cli.options import (
     satenv deploy /apps/cogvideo-sat                               a release from the committed lock, made current
     satenv deploy /apps/cogvideo-sat --bundle sat.pyz              from a bundle: no network
     satenv deploy /apps/cogvideo-sat --source wheels --no-activate       made and proven; users don't see it yet
+    satenv deploy /apps/cogvideo-sat --image                       as one file, too: . "$(/apps/cogvideo-sat/stage)"
     satenv deploy /apps/cogvideo-sat --lock mine.conda-lock.yml --group sat-admins
     """)
 )
@@ -44,12 +45,15 @@ from cogvideo_sat_env.cli.options import (
     "--python", type=UserPath(), help="With wheels: the Python to build on; it must be at this path everywhere."
 )
 @click.option("--group", help="Its members may deploy, roll back and prune, too (setgid folders, group-writable).")
+@click.option("--image", is_flag=True, help="Make a one-file image of it, too, which ROOT/stage takes to the nodes.")
+@click.option("--at", type=UserPath(), metavar="FOLDER",
+              help="With --image: the nodes' own folder that it is for. [default: /tmp/cogvideo-sat]")  # fmt: skip
 @click.option("--no-activate", is_flag=True, help="Don't make it current: satenv releases ROOT activate NAME does.")
 @VERIFY
 @INSTALLING
 @OUTPUT
-def deploy(root, bundle, base, signers, identity, sources, group, no_activate, verify, no_doctor, as_json, quiet,
-           **given) -> None:  # fmt: skip
+def deploy(root, bundle, base, signers, identity, sources, group, image, at, no_activate, verify, no_doctor,
+           as_json, quiet, **given) -> None:  # fmt: skip
     """Make a release of the environment for all users of a cluster, and make it current.
 
     ROOT is a folder that all nodes see. A release, ROOT/releases/DATE-LOCKHASH, is never changed after it was made.
@@ -58,6 +62,7 @@ def deploy(root, bundle, base, signers, identity, sources, group, no_activate, v
     from cogvideo_sat_env.base.progress import choose
     from cogvideo_sat_env.cluster.deploy import Deployment
     from cogvideo_sat_env.cluster.deploy import deploy as make
+    from cogvideo_sat_env.cluster.image import AT
     from cogvideo_sat_env.create.create import Request
 
     if no_doctor:
@@ -68,9 +73,12 @@ def deploy(root, bundle, base, signers, identity, sources, group, no_activate, v
         raise click.UsageError("--base, --signers and --identity are about a --bundle")
     if identity and not signers:
         raise click.UsageError("--identity says who of --signers must have signed")
+    if at and not image:
+        raise click.UsageError("--at is about an --image")
     options = install_options(given, full=verify == "full")
     request = Request(sources=sources or ("auto",), options=options, **given)
-    wanted = Deployment(root, request, bundle, base, signers, identity, group, not no_activate)
+    wanted = Deployment(root, request, bundle, base, signers, identity, group, not no_activate,
+                        (at or AT) if image else None)  # fmt: skip
     done = make(wanted, choose(json=as_json, quiet=quiet))
     show(done, as_json)
     sys.exit(done.exit_code)

@@ -24,9 +24,8 @@ from cogvideo_sat_env.cli.options import JSON, UserPath, examples
 @click.option("--issuer", metavar="URL", help="The issuer of a sigstore identity, in place of --signers.")
 @click.option("--statement", type=UserPath(dir_okay=False), metavar="FILE",
               help="The statement about FILE [FILE.intoto.json or provenance.intoto.json beside it].")  # fmt: skip
-@click.option("--base", type=UserPath(), metavar="BUNDLE", help="The bundle that a delta applies on top of.")
 @JSON
-def verify(files, signers, identity, issuer, statement, base, as_json) -> None:
+def verify(files, signers, identity, issuer, statement, as_json) -> None:
     """Check who vouches for each FILE: that it is signed by a signer of yours, and has the bytes that were signed.
 
     Of a statement all files that it names are compared, and that what they were made from hasn't changed since.
@@ -36,7 +35,7 @@ def verify(files, signers, identity, issuer, statement, base, as_json) -> None:
     if (issuer is None) == (signers is None) or (issuer and not identity):
         raise click.UsageError("say who is trusted: --signers FILE, or --identity WHO with --issuer URL (sigstore)")
     trust = provenance.Trust(signers, identity, issuer)
-    found = [provenance.verify(path, trust, statement, base) for path in files]
+    found = [provenance.verify(path, trust, statement) for path in files]
     if as_json:
         click.echo(json.dumps({"verified": [one.to_json() for one in found]}, indent=2))
     else:

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,10 @@ from cogvideo_sat_env.base.progress import Progress, human_bytes
 from cogvideo_sat_env.bundle.install import install_bundle
 from cogvideo_sat_env.cluster import access, modulefile, record
 from cogvideo_sat_env.cluster import root as roots
+from cogvideo_sat_env.cluster.image import make_image, require_tool
+from cogvideo_sat_env.cluster.image_facts import ENDING, ImageFacts
 from cogvideo_sat_env.cluster.root import HASH, Root
+from cogvideo_sat_env.cluster.starter import write_starter
 from cogvideo_sat_env.create import create as creation
 from cogvideo_sat_env.install import own_files, preflight, receipt
 from cogvideo_sat_env.install.job import Plan
@@ -35,6 +38,7 @@ class Deployment:
     """What is to be deployed: `request` as for create, or the bundle `bundle` (and how to trust it).
 
     `group`: whose members may deploy and prune, too; `activate`: make it current once the doctor has passed.
+    `image_at`: make a one-file image of it, too, for that folder of the nodes.
     """
 
     root: Path
@@ -45,6 +49,7 @@ class Deployment:
     identity: str | None = None
     group: str | None = None
     activate: bool = True
+    image_at: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,7 @@ class Deployed:
     current: bool
     previous: str | None
     notes: tuple[str, ...] = ()
+    image: ImageFacts | None = None
 
     @property
     def exit_code(self) -> int:
@@ -69,7 +75,8 @@ class Deployed:
         return {
             "root": str(self.root.path), "release": self.name, "prefix": str(self.root.prefix(self.name)),
             "status": self.made, "current": self.current, "previous": self.previous, "record": self.record,
-            "notes": list(self.notes), "exit_code": self.exit_code,
+            "notes": list(self.notes), "image": asdict(self.image) if self.image else None,
+            "exit_code": self.exit_code,
         }  # fmt: skip
 
     def to_text(self) -> str:
@@ -89,6 +96,8 @@ class Deployed:
             lines.append(f"      or:  . {self.root.path}/load.sh")
         else:
             lines.append(f"Not current yet: {satenv('releases', self.root.path)} activate {self.name}")
+        if self.image:
+            lines.append(f'In a job, from the image ({human_bytes(self.image.size)}):  . "$({self.root.path}/stage)"')
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)]) + "\n"
 
 
@@ -101,13 +110,16 @@ def deploy(wanted: Deployment, progress: Progress, prove: Prove = creation.prove
     root = Root(Path(os.path.abspath(wanted.root)))
     group = access.group_id(wanted.group)
     with access.readable(), _about(root), diskspace.watch(root.path, "the release"):
-        _require(root)
+        _require(root, wanted)
         root.current_name()  # what isn't our link is found before the work
         access.prepare(root, group)
         outcome = _make(root, wanted, progress)
         name = outcome.prefix.name
         with prefix_lock(outcome.prefix, progress):  # a second administrator waits, and finds it proven
             found = _proven(root, outcome, group, progress, prove)
+        image = None
+        if wanted.image_at is not None and record.passed(found):
+            image = _image(root, name, wanted, wanted.image_at, group, progress)
         with roots.changing(root, progress):
             modulefile.write_release(root, found)
             modulefile.write_common(root)
@@ -116,15 +128,15 @@ def deploy(wanted: Deployment, progress: Progress, prove: Prove = creation.prove
             current, previous = root.current_name() == name, roots.previous_name(root)
     notes = tuple(access.unreachable(root, outcome.prefix))
     return Deployed(root, name, "created" if outcome.status == "created" else "up-to-date", found, current, previous,
-                    notes)  # fmt: skip
+                    notes, image)  # fmt: skip
 
 
-def _require(root: Root) -> None:
+def _require(root: Root, wanted: Deployment) -> None:
     """Raise PrefixError or InputError for a ROOT that can't be used, before the first byte is fetched."""
     modulefile.require_writable_name(root.path)
     if root.path.exists() and not root.path.is_dir():
         raise PrefixError(f"{root.path}: is a file, not a folder", "choose another ROOT")
-    ours = ("releases", "current", "modules", "images", "history.json", "load.sh", "leases", "lost+found")
+    ours = ("releases", "current", "modules", "images", "history.json", "load.sh", "leases", "stage", "lost+found")
     if root.path.is_dir() and not root.releases.is_dir():
         there = [path.name for path in root.path.iterdir() if path.name not in ours and not path.name.startswith(".")]
         if there:
@@ -133,6 +145,8 @@ def _require(root: Root) -> None:
                 "choose another ROOT",
             )
     preflight.require_prefix(_next(root))
+    if wanted.image_at is not None:
+        require_tool()
 
 
 def _next(root: Root) -> Path:
@@ -159,11 +173,28 @@ def _make(root: Root, wanted: Deployment, progress: Progress) -> InstallOutcome:
     request = replace(
         wanted.request, prefix=_next(root), name=None, doctor=False, place=lambda plan: _place(root, plan)
     )
+    return _install(request, wanted, progress)
+
+
+def _install(request: creation.Request, wanted: Deployment, progress: Progress) -> InstallOutcome:
     if wanted.bundle is None:
         return creation.create(request, progress)
     return install_bundle(
         wanted.bundle, request, progress, base=wanted.base, signers=wanted.signers, identity=wanted.identity
     )
+
+
+def _image(root: Root, name: str, wanted: Deployment, at: Path, group: int | None, progress: Progress) -> ImageFacts:
+    """Have the one-file image of the release `name`, and the program with which nodes get it."""
+    root.images.mkdir(exist_ok=True)
+    facts = make_image(
+        lambda request: _install(request, wanted, progress), wanted.request, root.images / f"{name}{ENDING}", at,
+        root.prefix(name), progress,
+    )  # fmt: skip
+    write_starter(root.path)
+    if group is not None:
+        access.share(root.images, group)
+    return facts
 
 
 def _place(root: Root, plan: Plan) -> Path:

@@ -31,8 +31,8 @@ def make_image(
 
     `make`      what makes an environment of a Request: create(), or a function that installs it from a bundle. It is
                 called once, with a prefix beside the package cache and options.seen_at = `at`/NAME.
-    `image`     …/NAME.sqfs; it is there whole or not at all. One that is there already, of the same lock and for the
-                same path, is left as it is.
+    `image`     …/NAME.sqfs; it is there whole or not at all. One that is there already, of what is in `release` and
+                for the same path, is left as it is.
     `at`        the node-local folder where nodes mount or unpack it (AT by default): the environment works at
                 `at`/NAME only.
     `release`   the same release as a folder on the shared file system, which nodes fall back to; None for none.
@@ -43,20 +43,20 @@ def make_image(
     if image.suffix != ENDING:
         raise InputError(f"{image}: expected a name that ends with {ENDING}", f"e.g. {image.name}{ENDING}")
     seen_at = at / image.name[: -len(ENDING)]
-    tool = shutil.which("mksquashfs")
-    if tool is None:
-        raise MissingToolError(
-            "no mksquashfs on PATH; it writes one-file images",
-            "install squashfs-tools (Debian and Fedora call it so), or a conda package: squashfs-tools",
-        )
+    tool = require_tool()
+    wanted = (receipt.read(release) or {}).get("fingerprint") if release else None
+    if wanted and (there := _same(image, wanted, seen_at, progress)):
+        return there
     image.parent.mkdir(parents=True, exist_ok=True)
     for left in image.parent.glob(f".{image.name}{PARTIAL[1:]}"):
         left.unlink()
     with made_for(seen_at, make, request) as place:
         found = receipt.read(place) or {}
-        there = _same(image, found, seen_at)
-        if there:
-            progress.say(f"{image}: is there already, from the same lock")
+        if wanted and found.get("fingerprint") != wanted:
+            raise SatenvError(
+                f"{image}: what was made for it isn't what is in {release}", "lock or source was changed: run it again"
+            )
+        if there := _same(image, str(found.get("fingerprint")), seen_at, progress):
             return there
         size, files = _measure(place)
         with replacing(image) as partial:
@@ -72,14 +72,27 @@ def make_image(
     return facts
 
 
-def _same(image: Path, found: dict[str, Any], seen_at: Path) -> ImageFacts | None:
+def require_tool() -> str:
+    """Return the path of mksquashfs. Raises MissingToolError."""
+    tool = shutil.which("mksquashfs")
+    if tool is None:
+        raise MissingToolError(
+            "no mksquashfs on PATH; it writes one-file images",
+            "install squashfs-tools (Debian and Fedora call it so), or a conda package: squashfs-tools",
+        )
+    return tool
+
+
+def _same(image: Path, fingerprint: str, seen_at: Path, progress: Progress) -> ImageFacts | None:
     try:
         facts = read_facts(image)
-        if (facts.fingerprint, facts.prefix) != (found.get("fingerprint"), str(seen_at)):
+        if (facts.fingerprint, facts.prefix) != (fingerprint, str(seen_at)):
             return None
         whole = image.stat().st_size == facts.size and sha256_file(image) == facts.sha256
     except (InputError, OSError):
         return None
+    if whole:
+        progress.say(f"{image}: is there already, from the same lock")
     return facts if whole else None
 
 

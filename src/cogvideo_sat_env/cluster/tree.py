@@ -40,7 +40,7 @@ def made_for(seen_at: Path, make: Callable[[Request], Any], request: Request) ->
     with scratch_folder("tree-", cache_dir() / "tmp") as scratch:
         place = scratch / "prefix"
         options = replace(request.options, seen_at=seen_at, replace=False, repair=False, keep=False)
-        make(replace(request, prefix=place, name=None, doctor=False, options=options))
+        make(replace(request, prefix=place, place=None, name=None, doctor=False, options=options))
         with diskspace.watch(scratch, "the environment"):
             settle(place, cache_dir())
         yield place

@@ -15,7 +15,7 @@ from cogvideo_sat_env.base import machine
 from cogvideo_sat_env.base.errors import SatenvError
 from cogvideo_sat_env.base.run import run
 from cogvideo_sat_env.cluster.stage import job, mounts
-from cogvideo_sat_env.cluster.stage.stage import WAYS, Release, Staged, find, release_place, stage
+from cogvideo_sat_env.cluster.stage.stage import WAYS, Staged, find, release_place, stage, used
 
 _HOLD = 1.0  # seconds between two looks at a mount that is held
 
@@ -63,13 +63,13 @@ def _run(program: str, command: Sequence[str], arguments: Sequence[str], beside:
         parser(program).error("--all belongs to --release")
     if given.here and given.hold:
         return _node(given, source)
-    found = find(source)
     allocation = None if given.here else job.allocation(os.environ)
     if given.release:
-        return _undo(given, found, allocation, command, source)
+        return _undo(given, allocation, command, source)
+    found = find(source)
     nodes = None
     if allocation:
-        arguments = [str(Path(os.path.abspath(source))), "--how", given.how]
+        arguments = [str(found.image or found.folder), "--how", given.how]  # `current` may be moved meanwhile
         staged, nodes = job.stage_all(found, allocation, command, arguments, _say)
     else:
         staged = stage(found, _ways(given), given.copied, _say)
@@ -102,25 +102,22 @@ def _node(given: argparse.Namespace, source: Path) -> int:
     return 0
 
 
-def _undo(
-    given: argparse.Namespace, found: Release, allocation: job.Allocation | None, command: Sequence[str], source: Path
-) -> int:
+def _undo(given: argparse.Namespace, allocation: job.Allocation | None, command: Sequence[str], source: Path) -> int:
     if allocation:
         arguments = [str(Path(os.path.abspath(source))), "--release", *(["--all"] if given.all else [])]
         answers = job.release_all(allocation, command, arguments)
-        removed = all(one["removed"] for one in answers)
     else:
         node = os.environ.get("SLURMD_NODENAME") or platform.node()
         try:
-            removed = release_place(found, given.all, _say)
+            removed = [release_place(found, given.all, _say) for found in used(source)]
         except SatenvError as error:
             if not given.json:
                 raise
             print(json.dumps({"node": node, "error": error.message, "remedy": error.remedy}))
             return error.exit_code
-        answers = [{"node": node, "removed": removed}]
+        answers = [{"node": node, "removed": any(removed)}]
     if given.json:
-        print(json.dumps({"removed": removed, "nodes": answers} if allocation else answers[0]))
+        print(json.dumps({"nodes": answers} if allocation else answers[0]))
     return 0
 
 

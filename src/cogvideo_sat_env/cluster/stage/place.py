@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 import stat
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -28,6 +29,7 @@ from cogvideo_sat_env.cluster.stage import mounts
 PATIENCE = 1800.0  # seconds that one process may take on a node while the others wait
 RECEIPT = "etc/cogvideo-sat-env/receipt.json"
 _PAUSE = 0.2
+_ASKING = 20.0  # seconds for Slurm's controller
 
 
 class Place:
@@ -130,6 +132,10 @@ class Place:
         self.users.mkdir(mode=0o755, exist_ok=True)
         (self.users / user_id()).touch()
 
+    def is_user(self) -> bool:
+        """Whether this job uses it."""
+        return (self.users / user_id()).exists()
+
     def leave(self) -> list[str]:
         """This job doesn't use it any more; return who else does."""
         (self.users / user_id()).unlink(missing_ok=True)
@@ -187,6 +193,22 @@ def user_id() -> str:
     """Return what this job is called among those that use an environment on a node."""
     job = os.environ.get("SLURM_JOB_ID", "")
     return f"job-{job}" if job.isalnum() else f"uid-{os.getuid()}"
+
+
+def job_ended(name: str) -> bool:
+    """Whether `name`, of a user of an environment, is a job that Slurm doesn't have any more: it was killed, say."""
+    kind, _, number = name.partition("-")
+    program = shutil.which("squeue")
+    if kind != "job" or program is None:
+        return False
+    command = [program, "--noheader", "--states", "all", "--jobs", number, "--format", "%T"]
+    try:
+        asked = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_ASKING)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    if asked.returncode:
+        return "Invalid job id" in asked.stderr
+    return not {"RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING", "STOPPED"} & set(asked.stdout.split())
 
 
 _OTHER = "tell who deployed it: the image has to be for a folder that every user of a node can make"

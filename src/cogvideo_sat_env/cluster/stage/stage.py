@@ -10,9 +10,10 @@ from pathlib import Path
 from cogvideo_sat_env.base.errors import InputError, PrefixError, SatenvError, VerificationError
 from cogvideo_sat_env.cluster.image_facts import ENDING, ImageFacts, read_facts
 from cogvideo_sat_env.cluster.stage import bring, mounts
-from cogvideo_sat_env.cluster.stage.place import Place, remove
+from cogvideo_sat_env.cluster.stage.place import Place, job_ended, remove
 
 MOUNT, COPY, SHARED = "mount", "copy", "shared"
+RELEASES, IMAGES = "releases", "images"  # folders of a ROOT
 WAYS = (MOUNT, COPY, SHARED)
 _ACTIVATE = "bin/activate-cogvideo-sat"
 Say = Callable[[str], None]
@@ -49,15 +50,19 @@ def find(source: Path) -> Release:
     Raises InputError for none of these.
     """
     source = Path(os.path.abspath(source))
-    if (source / "releases").is_dir():
+    if (source / RELEASES).is_dir():
         current = source / "current"
         try:
             name = os.path.basename(os.readlink(current))
         except OSError as error:
             raise InputError(f"{current}: {error.strerror}; expected a link to a release", "name a release") from error
-        source = source / "releases" / name
-    image = source if source.suffix == ENDING else source.with_name(source.name + ENDING)
-    folder: Path | None = source.with_suffix("") if source.suffix == ENDING else source
+        source = source / RELEASES / name
+    folder: Path | None
+    if source.name.endswith(ENDING):
+        image, name = source, source.name[: -len(ENDING)]
+        folder = source.parent.parent / RELEASES / name
+    else:
+        image, folder = source.parent.parent / IMAGES / f"{source.name}{ENDING}", source
     facts, broken = None, ""
     if image.exists():
         try:
@@ -76,6 +81,25 @@ def find(source: Path) -> Release:
     if folder is None and facts is None:
         raise InputError(broken, "tell who deployed it: the image has to be made again")
     return Release(folder, image if image.exists() else None, facts, broken)
+
+
+def used(source: Path) -> list[Release]:
+    """Return what of `source` this job uses on this node: `current` may be another release than when it staged.
+
+    Of a release or an image by itself it is that one. Raises InputError as `find` does.
+    """
+    folder = Path(os.path.abspath(source)) / RELEASES
+    if not folder.is_dir():
+        return [find(source)]
+    found = []
+    for image in sorted(folder.with_name(IMAGES).glob(f"*{ENDING}")):
+        try:
+            facts = read_facts(image)
+        except InputError:
+            continue  # nobody could stage it
+        if Place(facts).at.is_dir():
+            found.append(Release(None, image, facts))
+    return found
 
 
 def stage(release: Release, ways: Sequence[str], copied: Path | None, say: Say) -> Staged:
@@ -201,14 +225,14 @@ def release_place(release: Release, everybody: bool, say: Say) -> bool:
     if release.facts is None:
         return False
     place = Place(release.facts)
-    if not place.at.is_dir():
+    if not place.at.is_dir() or not (everybody or place.is_user() or not place.others()):
         return False
     place.make()  # whose is it?
     if not place.mine:
         say(f"{place.at}: isn't this user's; left as it is")
         return False
     with place.locked(say):
-        others = place.leave()
+        others = [name for name in place.leave() if not job_ended(name)]
         if others and not everybody:
             say(f"{place.prefix}: still used by {', '.join(others)}; left as it is")
             return False
