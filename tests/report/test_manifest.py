@@ -96,8 +96,9 @@ def test_every_change_is_named_and_ends_with_exit_code_1(site: Site, tmp_path: P
     assert found.changed["lib/liblinked.so"] == "target liblinked.so.1 -> /etc/passwd"
     assert (list(found.missing), list(found.added)) == (["share/data/a.txt"], ["share/data/new\nline"])
     run = subprocess.run(
-        [sys.executable, "-m", "cogvideo_sat_env", "manifest", prefix, "--check", file, "-q"],
-        capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(PROJECT / "src")},
+        [sys.executable, "-m", "cogvideo_sat_env", "manifest", prefix.name, "--check", file, "-q"],
+        capture_output=True, text=True, check=False, cwd=prefix.parent,
+        env={**os.environ, "PYTHONPATH": str(PROJECT / "src")},
     )  # fmt: skip
     assert run.returncode == 1 and "changed: bin/prefixed (mode 0755 -> 0644)\n" in run.stdout
     assert run.stdout.endswith(f"5 of {len(manifest(prefix).entries) + 1} paths differ\n")

@@ -116,7 +116,9 @@ def make(path: Path, *, full: bool, progress: Progress) -> Manifest:
     for name, there in found:
         kind, mode = _kind(name, there), "0755" if there.st_mode & stat.S_IXUSR else "0644"
         if kind == "link":
-            entries[name] = Entry(prefix.public(name), kind, "-", None, prefix.link(name, os.readlink(path / name)))
+            entries[name] = Entry(
+                prefix.public(name), kind, "-", None, prefix.link(name, os.readlink(prefix.path / name))
+            )
         elif kind == "folder":
             entries[name] = Entry(name, kind, "0755")
         elif kind == "other":
@@ -222,7 +224,7 @@ def _code(prefix: Prefix, share: Sequence[tuple[str, int]]) -> list[tuple[int, s
     paths = [str(prefix.path / name) for name, _ in share]
     request = json.dumps({"prefixes": prefix.spellings, "paths": paths})
     # a bytecode file that isn't its source's could lie about itself: the interpreter reads sources only
-    command = [*_python(prefix), "-I", "-S", "-X", "pycache_prefix=/nonexistent", str(_CODE)]
+    command = [*_python(prefix), "-I", "-S", "-B", "-X", "pycache_prefix=/dev/null", str(_CODE)]
     child = subprocess.run(command, input=request, capture_output=True, text=True, check=False, cwd="/")
     if child.returncode != 0:
         words = child.stderr.strip().splitlines() or [f"it ended with {child.returncode}"]

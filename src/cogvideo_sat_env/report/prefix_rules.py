@@ -182,6 +182,7 @@ def open_prefix(path: Path) -> Prefix:
     """Return the environment at `path`. Raises InputError where there is none, or a record of it can't be read."""
     if not (path / "conda-meta").is_dir():
         raise InputError(f"{path}: is no environment: it has no conda-meta folder", "name the folder of an environment")
+    path = Path(os.path.abspath(path))  # children have another working directory
     records = {}
     for file in sorted((path / "conda-meta").glob("*.json")):
         try:
