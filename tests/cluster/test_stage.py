@@ -183,8 +183,30 @@ def test_a_killed_run_leaves_nothing_that_the_next_one_minds(site, no_mount):
     (site.at / ".r1.123.partial").mkdir()
     (site.at / ".r1.124.partial").write_text("half an image")
     site.prefix.mkdir()
-    (site.prefix / "half").touch()
-    assert site.stage().how == "copy" and not list(site.at.glob("*.partial")) and not (site.prefix / "half").exists()
+    assert site.stage().how == "copy" and not list(site.at.glob("*.partial"))
+    (site.at / ".r1.json").unlink()
+    (site.prefix / "share/data/a.txt").unlink()
+    assert site.stage().how == "copy" and (site.prefix / "share/data/a.txt").exists()
+
+
+def test_what_somebody_has_at_the_images_path_is_left_alone(site, no_mount):
+    site.prefix.mkdir(parents=True)
+    (site.prefix / "thesis").touch()
+    staged = site.stage()
+    assert staged.how == "shared" and staged.prefix == site.folder and "holds something else" in staged.why[0]
+    assert (site.prefix / "thesis").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts as root")
+def test_nothing_is_unpacked_where_nothing_can_be_started(site, no_mount):
+    site.at.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "noexec,mode=755", "tmpfs", site.at], check=False).returncode:
+        pytest.skip("may not mount")
+    try:
+        staged = site.stage()
+        assert staged.how == "shared" and "noexec" in "".join(staged.why) and site.release()
+    finally:
+        subprocess.run(["umount", site.at], check=True)
 
 
 def test_the_environment_stays_while_another_job_uses_it(site, no_mount, monkeypatch):

@@ -85,6 +85,8 @@ def unpack(image: Path, place: Place) -> None:
     program = shutil.which("unsquashfs", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin:/usr/bin:/bin")
     if program is None:
         raise OSError("no unsquashfs on PATH (squashfs-tools)")
+    if os.statvfs(place.at).f_flag & os.ST_NOEXEC:
+        raise OSError(f"{place.at}: is mounted noexec; nothing unpacked there could be started")
     room(place, place.facts.unpacked, "an unpacked copy")
     try:
         try:

@@ -149,18 +149,30 @@ class Place:
             return []
 
     def clear(self) -> None:
-        """Remove everything of it, after an interrupted run, too. Raises PrefixError for a mount that is in use."""
+        """Remove everything of it, after an interrupted run, too.
+
+        Raises PrefixError for a mount that is in use, and for a folder that isn't ours.
+        """
+        self._require_ours()
         while mounts.mounted(self.prefix):
             why = mounts.unmount(self.prefix)
             if why:
                 raise PrefixError(
                     f"{self.prefix}: can't be unmounted: {why}", "end what uses it: fuser -vm " + str(self.prefix)
                 )
+        if self.prefix.is_dir() and not self.prefix.is_symlink():
+            os.replace(self.prefix, self.partial)  # half a folder is never taken for a whole one
         self.state.unlink(missing_ok=True)
         hidden = f".{self.prefix.name}."
         left = [p for p in self.at.iterdir() if p.name.startswith(hidden) and p.name.endswith(".partial")]
         for path in [self.prefix, self.copy, *left]:
             remove(path)
+
+    def _require_ours(self) -> None:
+        if not self.prefix.is_dir() or self.prefix.is_symlink() or self.state.exists() or self.holds(self.prefix):
+            return
+        if mounts.mounted(self.prefix) is None and any(self.prefix.iterdir()):
+            raise PrefixError(f"{self.prefix}: holds something else; it is left alone", "move it away")
 
 
 def remove(path: Path) -> None:
