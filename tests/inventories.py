@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import cache
 
 from cogvideo_sat_env.report.inventory import Inventory, Package, inventory
+from cogvideo_sat_env.report.project import inventories
 
 CHANNEL = "https://conda.anaconda.org/conda-forge"
 
@@ -28,3 +30,14 @@ def of(*packages: Package, variant: str | None = None, platform: str = "linux-64
        source: str = "some.yml") -> Inventory:  # fmt: skip
     """Return an inventory of these packages."""
     return inventory(source, kind, platform, packages, variant)
+
+
+@cache
+def project() -> tuple[Inventory, ...]:
+    """Return the project's own, which take a second to read."""
+    return inventories()
+
+
+def variant(name: str) -> Inventory:
+    """Return that of one variant of the project."""
+    return next(one for one in project() if one.variant == name)

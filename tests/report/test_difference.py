@@ -127,8 +127,8 @@ def test_of_an_explicit_lockfile_the_conda_part_alone_is_compared() -> None:
 
 
 def test_the_command_ends_with_0_for_equal_and_1_for_different(project: Path) -> None:
-    run, lock = CliRunner().invoke, project / "conda-lock.yml"
-    locks = str(PROJECT / "conda-lock.yml"), str(lock)
+    run, lock = CliRunner().invoke, project / "locks/linux-64-cpu-conda-lock.yml"
+    locks = str(PROJECT / "locks/linux-64-cpu-conda-lock.yml"), str(lock)
     assert run(cli, ["diff", *locks]).exit_code == 0
     text = lock.read_text()
     lock.write_text(
@@ -138,6 +138,6 @@ def test_the_command_ends_with_0_for_equal_and_1_for_different(project: Path) ->
     told = run(cli, ["diff", *locks, "--platform", "linux-64"])
     assert told.exit_code == 1 and "0.2.86" in told.output and "leaves <0.2.88 (webdataset-0.2.88)" in told.output
     found = json.loads(run(cli, ["diff", *locks, "--json"]).output)
-    assert not found["equal"] and len(found["platforms"]) == 3
+    assert not found["equal"] and len(found["platforms"]) == 1
     assert found["platforms"][0]["changes"][0]["after"]["version"] == "0.2.90"
     assert run(cli, ["diff", *locks, "--json", "--markdown"]).exit_code == 2

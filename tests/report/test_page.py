@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from cogvideo_sat_env.report.html import render
-from cogvideo_sat_env.report.project import inventories
 from cogvideo_sat_env.report.report import make_report
-from inventories import of, package
+from inventories import of, package, variant
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = [
@@ -84,7 +83,7 @@ def test_the_page_works_offline_with_the_keyboard_in_the_dark_and_on_paper(brows
     from selenium.webdriver.common.keys import Keys
 
     path = tmp_path / "report.html"
-    opened(browser, path, list(inventories(["linux-64"])))
+    opened(browser, path, [variant("linux-64-cuda"), variant("linux-64-cpu")])
 
     def text(selector: str) -> str:
         return browser.find_element(By.CSS_SELECTOR, selector).text

@@ -15,9 +15,8 @@ from cogvideo_sat_env.cli import cli
 from cogvideo_sat_env.report.bounds import judge
 from cogvideo_sat_env.report.html import render
 from cogvideo_sat_env.report.licences import flagged, flags
-from cogvideo_sat_env.report.project import inventories
 from cogvideo_sat_env.report.report import make_report
-from inventories import of, package
+from inventories import of, package, project, variant
 
 PROJECT = Path(__file__).parents[2]
 DAY = 86400
@@ -26,7 +25,7 @@ MOMENT = 1_760_000_000
 
 @pytest.fixture(scope="module")
 def report():
-    return make_report(inventories(), 1_795_000_000)
+    return make_report(project(), 1_795_000_000)
 
 
 def test_the_json_tells_of_every_package_what_the_page_shows(report) -> None:
@@ -67,7 +66,7 @@ def test_a_broken_bound_an_unknown_size_and_a_young_package_are_said() -> None:
 
 
 def test_a_cpu_variant_isnt_judged_by_the_bound_on_the_cuda_build() -> None:
-    (cpu,) = inventories(["linux-64"], "cpu")
+    cpu = variant("linux-64-cpu")
     (torch,) = [row for row in judge(cpu) if row.name == "pytorch"]
     assert torch.package.build.startswith("cpu") and not torch.broken
     assert {bound.id for bound in torch.bounds} == {"floor", "torch-2.11"}

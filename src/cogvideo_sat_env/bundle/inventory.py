@@ -12,7 +12,7 @@ from cogvideo_sat_env.bundle.container import Bundle, open_bundle
 from cogvideo_sat_env.bundle.front import first_bytes
 from cogvideo_sat_env.lock.frozen import records
 from cogvideo_sat_env.report import inventory as report
-from cogvideo_sat_env.report.facts import Fact, Facts, fact
+from cogvideo_sat_env.report.facts import Facts
 from cogvideo_sat_env.report.inventory import Inventory, inventory, of_artefact, of_pip, only
 from cogvideo_sat_env.source.mirror.selection import part_from_json
 
@@ -32,6 +32,8 @@ def is_bundle(path: Path) -> bool:
     """Tell whether a file begins as a bundle does."""
     first = first_bytes()
     try:
+        if not path.is_file():  # a pipe can be read only once
+            return False
         with open(path, "rb") as stream:
             return stream.read(len(first)) == first
     except OSError:
@@ -43,10 +45,10 @@ def of_bundle(bundle: Bundle, source: str) -> tuple[Inventory, ...]:
 
     Of a delta without its base, that is known of new packages only. Raises VerificationError for damaged metadata.
     """
-    known: dict[str, Fact] = {}
+    known: dict[str, dict] = {}
     for path, member in sorted(bundle.members.items()):
         if path.endswith("/repodata.json") and (member.offset is not None or bundle.base is not None):
-            known |= {str(entry.get("sha256")): fact(entry) for entry in records(bundle.read(path), path)}
+            known |= {str(entry.get("sha256")): entry for entry in records(bundle.read(path), path)}
     facts = Facts({member.sha256: member.size for member in bundle.members.values()}, lambda: known)
     try:
         return tuple(_variant(source, name, data, facts) for name, data in sorted(bundle.manifest["parts"].items()))

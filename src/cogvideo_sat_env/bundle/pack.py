@@ -145,7 +145,7 @@ def pack(
 def _bill(content: Content, infos: Mapping[str, Info], pins: Sequence[PipPin]) -> bytes:
     """Return the SBOM of everything that the bundle installs or brings for itself."""
     indices = {item.artefact.sha256: infos[item.path].index for part in content.parts for item in part.conda}
-    known = Facts({}, lambda: {sha256: fact(index) for sha256, index in indices.items()})
+    known = Facts({}, lambda: indices)
     found = [
         inventory("bundle", "bundle", part.platform, [*(of_artefact(item.artefact, known) for item in part.conda),
                   *(of_pip(pin, NONE) for pin in part.pip)], part.variant, part.lock_sha256)

@@ -93,8 +93,7 @@ def records(content: bytes, name: str) -> Iterator[dict]:
         if name.endswith(".zst"):
             content = zstandard.ZstdDecompressor().stream_reader(content).read()
         data = json.loads(content)
-        found = [{"subdir": data["info"]["subdir"], **record}
-                 for key in ("packages", "packages.conda") for record in (data.get(key) or {}).values()]  # fmt: skip
+        found = [record for key in ("packages", "packages.conda") for record in (data.get(key) or {}).values()]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, zstandard.ZstdError) as error:
         raise InputError(f"{name}: not repodata: {error}", _REMEDY) from error
     yield from found

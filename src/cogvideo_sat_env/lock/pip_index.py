@@ -15,6 +15,7 @@ from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.fetch.index import IndexFile
 
 PATH = "index/projects.json.zst"  # below a folder of frozen metadata
+_NOWHERE = Address("")
 
 
 @dataclass(frozen=True)
@@ -67,31 +68,33 @@ def dump(projects: Mapping[str, Project]) -> bytes:
 
 def load(folder: Path) -> dict[str, Project] | None:
     """Return the projects of frozen metadata; None where it has only channels. Raises InputError."""
-    import zstandard  # only locking needs it
-
     path = folder / PATH
-    if not path.is_file():
-        return None
+    return parse(path.read_bytes(), str(path)) if path.is_file() else None
+
+
+def parse(packed: bytes, name: str) -> dict[str, Project]:
+    """Return the projects in a file of frozen metadata, called `name`. Raises InputError."""
+    import zstandard  # only locking and reports need it
+
     try:
-        with open(path, "rb") as stream:
-            content = json.load(zstandard.ZstdDecompressor().stream_reader(stream))
+        content = json.load(zstandard.ZstdDecompressor().stream_reader(packed))
         return {
-            name: Project(
+            project_name: Project(
                 tuple(_file(item) for item in project["files"]),
                 {
                     version: Release(tuple(release["requires"]), release["requires-python"])
                     for version, release in project["releases"].items()
                 },
             )
-            for name, project in content.items()
+            for project_name, project in content.items()
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError, zstandard.ZstdError) as error:
-        raise InputError(f"{path}: not the frozen part of a package index: {error}", "freeze again") from error
+        raise InputError(f"{name}: not the frozen part of a package index: {error}", "freeze again") from error
 
 
 def _file(item: Mapping) -> IndexFile:
     return IndexFile(
-        item["name"], Address(""), item["sha256"], item["size"], item["requires-python"], False, item["uploaded"]
+        item["name"], _NOWHERE, item["sha256"], item["size"], item["requires-python"], False, item["uploaded"]
     )
 
 

@@ -17,6 +17,7 @@ from cogvideo_sat_env.lock.verify import record_of
 from cogvideo_sat_env.report.graph import environment_of
 from cogvideo_sat_env.report.inventory import Inventory, Package
 from cogvideo_sat_env.spec.breakage import read_ledger
+from cogvideo_sat_env.spec.environment import CondaSpec, PipSpec
 from cogvideo_sat_env.spec.requirements import read_requirements
 
 FLOOR = "floor"
@@ -89,7 +90,7 @@ def judge(inventory: Inventory) -> list[Row]:
     build) isn't judged.
     """
     environment = environment_of(inventory)
-    asked = [*environment.conda, *environment.pip] if environment else []
+    asked: list[CondaSpec | PipSpec] = [*environment.conda, *environment.pip] if environment else []
     clauses = {str(canonicalize_name(spec.name)): spec.clauses for spec in asked}
     rows: list[Row] = []
     seen: frozenset[str] = frozenset()

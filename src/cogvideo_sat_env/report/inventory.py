@@ -110,6 +110,8 @@ def read(what: str | Path, platforms: Sequence[str] = ()) -> tuple[Inventory, ..
     path = Path(what)
     if path.is_dir():
         found: tuple[Inventory, ...] = (of_prefix(path),)
+    elif path.exists() and not path.is_file():  # a pipe, `diff <(git show …) …`: it can be read only once
+        found = _read_content(_bytes(path, str(what)), str(what), "piped", project_facts())
     elif path.exists():
         found = _read_file(path, str(what))
     elif ":" in str(what) and "://" not in str(what):
@@ -149,13 +151,18 @@ def project_facts() -> Facts:
         return known.NONE
 
 
-def _read_file(path: Path, source: str, revision: tuple[str, Facts] | None = None) -> tuple[Inventory, ...]:
-    """Read the file at `path`, called `source`; of a git revision, `revision` has its path there and its facts."""
+def _bytes(path: Path, source: str) -> bytes:
+    """Return the file's bytes, not many more than a lock may have."""
     try:
         with open(path, "rb") as stream:
-            content = stream.read(yamlfile.MAX_BYTES + 1)
+            return stream.read(yamlfile.MAX_BYTES + 1)
     except OSError as error:
         raise InputError(f"{source}: {error.strerror}; expected {EXPECTED}", "check its permissions") from error
+
+
+def _read_file(path: Path, source: str, revision: tuple[str, Facts] | None = None) -> tuple[Inventory, ...]:
+    """Read the file at `path`, called `source`; of a git revision, `revision` has its path there and its facts."""
+    content = _bytes(path, source)
     head = content[:65536]
     facts = revision[1] if revision else project_facts()
     digest = hashlib.sha256(content).hexdigest()
@@ -183,13 +190,19 @@ def _read_file(path: Path, source: str, revision: tuple[str, Facts] | None = Non
 def _read_revision(what: str) -> tuple[Inventory, ...]:
     found = read_revision(what)
     facts = known.of_revision(found.repository, found.commit, project_facts())
-    with scratch_folder("satenv-revision-") as folder:
-        path = Path(folder) / Path(found.path).name
-        path.write_bytes(found.content)
+    return _read_content(found.content, what, found.path, facts)
+
+
+def _read_content(content: bytes, source: str, inside: str, facts: Facts) -> tuple[Inventory, ...]:
+    """Read what stands in no file of its own; `inside` is its path in a repository."""
+    with scratch_folder("satenv-report-") as folder:
+        path = Path(folder) / Path(inside).name
+        path.write_bytes(content)
         try:
-            return _read_file(path, what, (found.path, facts))
+            return _read_file(path, source, (inside, facts))
         except InputError as error:  # that folder means nothing to anybody
-            raise InputError(error.message.replace(str(path), what), error.remedy) from error
+            remedy = error.remedy and error.remedy.replace(str(path), source)
+            raise InputError(error.message.replace(str(path), source), remedy) from error
 
 
 def _variants(path: Path, inside: str | None) -> dict[str, str]:
@@ -228,7 +241,7 @@ def of_pip(pin: PipPin, facts: Facts) -> Package:
     """Return the package of a pip pin; `facts` say what it doesn't."""
     return Package(
         pin.name, pin.version, "", "pip", "", "", pin.file_name, "", pin.sha256,
-        size=pin.size or facts.size(pin.sha256), depends=pin.depends,
+        size=pin.size or facts.size(pin.sha256), depends=pin.depends, timestamp=facts.of(pin.sha256).timestamp,
     )  # fmt: skip
 
 
@@ -344,6 +357,7 @@ def _distribution(prefix: Path, found: Any, pins: dict[str, Any], facts: Facts) 
     pin = pins.get(found.name)
     if pin and pin["version"] == found.version:
         package = replace(
-            package, file_name=pin["file_name"], sha256=pin["sha256"], size=facts.size(pin["sha256"]), name=pin["name"]
-        )
+            package, file_name=pin["file_name"], sha256=pin["sha256"], size=facts.size(pin["sha256"]), name=pin["name"],
+            timestamp=facts.of(pin["sha256"]).timestamp,
+        )  # fmt: skip
     return package

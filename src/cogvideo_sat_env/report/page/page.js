@@ -214,7 +214,7 @@
   }
 
   function ageTable() {
-    at("age-note").textContent = `Days since each package was built, as of ${data.as_of}. Files of a package index have no date in a lock.`;
+    at("age-note").textContent = `Days since each package was built, as of ${data.as_of}. Of pip's files: since they were uploaded.`;
     table(at("by-age"), [{ name: "package" }, { name: "version" }, { name: "built" }, { name: "age", num: true }],
       now().packages.map((p) => row([p.name, p.version, p.built, p.age_days],
         () => [link(p.key, p.name), p.version, p.built || "unknown", days(p.age_days)])),
