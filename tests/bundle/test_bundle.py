@@ -23,8 +23,10 @@ from airgap import Lab
 from cogvideo_sat_env.base.errors import SatenvError, VerificationError
 from cogvideo_sat_env.base.paths import current_platform
 from cogvideo_sat_env.bundle.container import open_bundle
+from cogvideo_sat_env.bundle.inventory import read
 from cogvideo_sat_env.bundle.unpack_tool import unpack_project
 from cogvideo_sat_env.bundle.verify import verify
+from cogvideo_sat_env.report.difference import diff
 
 pytestmark = [
     pytest.mark.slow,
@@ -116,6 +118,24 @@ def test_a_bundle_installs_without_network_and_keeps_no_archive(site: Site, sat:
     repaired = site.install(sat, "--repair")
     assert repaired.returncode == 0, repaired.stderr
     assert (site.prefix / "share" / "old" / "body").stat().st_size == 8000
+
+
+def test_a_lock_its_bundle_and_the_environment_made_of_it_hold_the_same(site: Site, sat: Path) -> None:
+    assert site.install(sat).returncode == 0
+    sources = (
+        site.project / "locks/linux-64-cpu-conda-lock.yml", sat, site.prefix,
+        site.prefix / "etc/cogvideo-sat-env/receipt.json",
+    )  # fmt: skip
+    lock, *others = (read(source)[0] for source in sources)
+    for other in others:
+        assert len(lock.packages) == 5 and diff(lock, other).equal, diff(lock, other).to_text()
+    bundle, prefix, _ = others
+    assert (bundle.kind, bundle.variant, prefix.variant) == ("bundle", "linux-64-cpu", "linux-64-cpu")
+    for package in bundle.packages:
+        there = prefix.find(package.name)
+        assert (package.size, package.licence, package.timestamp) == (there.size, there.licence, there.timestamp)
+        assert package.installed_size and lock.find(package.name).installed_size is None
+    assert site.satenv("diff", str(sat), str(site.prefix)).returncode == 0
 
 
 @pytest.mark.e2e

@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.lock.render import SIZES
+from cogvideo_sat_env.report.difference import diff
 from cogvideo_sat_env.report.inventory import read
-from inventories import variant
+from inventories import of, package, variant
 
 PROJECT = Path(__file__).parents[2]
 FOREIGN = {
@@ -99,6 +102,44 @@ def test_a_receipt_and_a_prefix_are_read_with_what_pip_added(tmp_path: Path) -> 
     (prefix / "conda-meta/own-1.0-0.json").write_text("{")
     with pytest.raises(InputError, match="own-1.0-0.json: not a record"):
         read(prefix)
+
+
+def test_what_is_damaged_is_named_and_a_damaged_receipt_doesnt_hide_what_is_there(tmp_path: Path) -> None:
+    receipt = {
+        "schema": 1,
+        "fingerprint": "f",
+        "platform": "linux-64",
+        "files": {},
+        "packages": [],
+        "pip": [{"name": 1}],
+    }
+    place = tmp_path / "etc/cogvideo-sat-env/receipt.json"
+    (tmp_path / "conda-meta").mkdir()
+    place.parent.mkdir(parents=True)
+    place.write_text(json.dumps(receipt))
+    record = {"name": "own", "version": "1!!", "build": "0", "subdir": "linux-64"}
+    (tmp_path / "conda-meta/own.json").write_text(json.dumps(record))
+    (found,) = read(tmp_path)
+    assert [p.name for p in found.packages] == ["own"]
+    with pytest.raises(InputError, match=r"receipt\.json: no receipt that this program understands"):
+        read(place)
+    with pytest.raises(InputError, match="own: malformed version string"):
+        diff(found, of(package("own")))
+    (tmp_path / "conda-meta/own.json").write_text(json.dumps({**record, "version": 1}))
+    with pytest.raises(InputError, match=r"own\.json: not a record of conda's .*version is 1"):
+        read(tmp_path)
+
+
+def test_a_pipe_is_read_once(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m cogvideo_sat_env"
+    lock = "locks/conda-osx-arm64.lock"
+    script = f"{command} diff <(cat {lock}) {lock} && {command} size <(echo nonsense)"
+    run = subprocess.run(
+        ["bash", "-c", script], cwd=PROJECT, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(PROJECT / "src")},
+    )  # fmt: skip
+    assert "no difference" in run.stdout and run.returncode == 3, run.stderr
+    assert re.match(r"satenv: /dev/fd/\d+: is a requirements file of pip; expected a conda-lock file", run.stderr)
 
 
 def test_a_revision_is_read_with_its_own_sizes(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ from cogvideo_sat_env.fetch.pool import fetch_files
 from cogvideo_sat_env.lock.read import public_text
 from cogvideo_sat_env.package.build.outputs import timestamp
 from cogvideo_sat_env.report import sbom, signature
-from cogvideo_sat_env.report.facts import NONE, Facts, fact
+from cogvideo_sat_env.report.facts import NONE, Facts
 from cogvideo_sat_env.report.inventory import inventory, of_artefact, of_pip
 from cogvideo_sat_env.source.mirror.repodata import Info, channel_files, read_infos
 from cogvideo_sat_env.source.mirror.selection import OWN, OWN_LOCKS, WHEELHOUSE, CondaFile, Part

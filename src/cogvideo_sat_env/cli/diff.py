@@ -30,6 +30,7 @@ def diff(a, b, platforms, variant, markdown, as_json) -> None:
     A and B are conda-lock files, explicit lockfiles, git revisions of them (REVISION:PATH), receipts, the folders of
     environments, or bundles. Exit code 0: equal; 1: they differ.
     """
+    from cogvideo_sat_env.base.printable import printable
     from cogvideo_sat_env.bundle.inventory import read
     from cogvideo_sat_env.report.difference import compare
     from cogvideo_sat_env.report.inventory import of_variant
@@ -40,5 +41,5 @@ def diff(a, b, platforms, variant, markdown, as_json) -> None:
     if as_json:
         click.echo(json.dumps(found.to_json(), indent=2))
     else:
-        click.echo(found.to_markdown() if markdown else found.to_text(), nl=False)
+        click.echo(printable(found.to_markdown() if markdown else found.to_text()), nl=False)
     sys.exit(0 if found.equal else 1)

@@ -17,6 +17,7 @@ import click
 from cogvideo_sat_env.base.command_name import program_name
 from cogvideo_sat_env.base.errors import InputError, MissingToolError
 from cogvideo_sat_env.base.paths import user_path
+from cogvideo_sat_env.base.printable import printable
 
 if TYPE_CHECKING:
     from cogvideo_sat_env.fetch.model import Policy
@@ -121,7 +122,7 @@ def require_maintainer_tools() -> None:
 
 def show(found: Any, as_json: bool) -> None:
     """Print a result as one JSON object, or for people."""
-    click.echo(json.dumps(found.to_json(), indent=2) if as_json else found.to_text(), nl=as_json)
+    click.echo(json.dumps(found.to_json(), indent=2) if as_json else printable(found.to_text()), nl=as_json)
 
 
 def show_outcome(outcome: InstallOutcome, as_json: bool) -> None:

@@ -28,6 +28,7 @@ def report(whats, page, platforms, variant, as_json) -> None:
     Ages are counted to now, or to SOURCE_DATE_EPOCH, with which the page is the same for the same locks.
     """
     from cogvideo_sat_env.base.files import write_atomically
+    from cogvideo_sat_env.base.printable import printable
     from cogvideo_sat_env.bundle.inventory import read
     from cogvideo_sat_env.report.html import render
     from cogvideo_sat_env.report.inventory import of_variant
@@ -46,4 +47,4 @@ def report(whats, page, platforms, variant, as_json) -> None:
     elif page:
         click.echo(f"wrote {page}")
     else:
-        click.echo(made.to_text(), nl=False)
+        click.echo(printable(made.to_text()), nl=False)

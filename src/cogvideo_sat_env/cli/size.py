@@ -27,6 +27,7 @@ from cogvideo_sat_env.cli.options import JSON, examples
 @JSON
 def size(what, by, platforms, variant, top, everything, as_json) -> None:
     """Say what takes the gigabytes in WHAT: a lock, REVISION:PATH, receipt, prefix or bundle [this machine's lock]."""
+    from cogvideo_sat_env.base.printable import printable
     from cogvideo_sat_env.bundle.inventory import read
     from cogvideo_sat_env.report.graph import make_graph
     from cogvideo_sat_env.report.inventory import of_variant
@@ -42,4 +43,5 @@ def size(what, by, platforms, variant, top, everything, as_json) -> None:
     if as_json:
         click.echo(json.dumps([one.to_json() for one in sizes], indent=2))
     else:
-        click.echo("\n".join(one.to_text(by, None if everything else top) for one in sizes), nl=False)
+        text = "\n".join(one.to_text(by, None if everything else top) for one in sizes)
+        click.echo(printable(text), nl=False)

@@ -125,6 +125,9 @@ def read_lock(path: Path, platform: str, sizes: dict[str, int] | None = None, do
             pip.append(item)
     conda, pip = _once(path, conda), _once(path, pip)
     metadata = data["metadata"]
+    for key, kind, name in (("channels", list, "list"), ("content_hash", dict, "mapping")):
+        if not isinstance(metadata.get(key) or kind(), kind):
+            raise InputError(f"{path}:{lines.of('metadata', key)}: '{key}' must be a {name}", again)
     channels = tuple(Address(str(c.get("url", ""))) for c in metadata.get("channels") or [] if isinstance(c, dict))
     content_hash = str((metadata.get("content_hash") or {}).get(platform, ""))
     return Lock(path, platform, channels, content_hash, tuple(conda), tuple(pip))

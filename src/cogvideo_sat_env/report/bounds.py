@@ -13,6 +13,7 @@ from packaging.version import InvalidVersion, Version
 
 from cogvideo_sat_env.base.address import Address
 from cogvideo_sat_env.base.artefacts import CondaArtefact
+from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.lock.verify import record_of
 from cogvideo_sat_env.report.graph import environment_of
 from cogvideo_sat_env.report.inventory import Inventory, Package
@@ -77,10 +78,14 @@ def holds(package: Package, bound: Bound) -> bool | None:
         except (InvalidVersion, InvalidSpecifier):
             return None
     from rattler import MatchSpec  # takes a moment, which the commands without bounds do without
+    from rattler.exceptions import InvalidVersionError
 
     nowhere = Address("")
     artefact = CondaArtefact(package.name, package.version, package.build, package.subdir, nowhere, "", nowhere, "")
-    return MatchSpec(f"{package.name} {'' if clause else '* '}{bound.text}").matches(record_of(artefact))
+    try:
+        return MatchSpec(f"{package.name} {'' if clause else '* '}{bound.text}").matches(record_of(artefact))
+    except (InvalidVersionError, ValueError) as error:  # ValueError: of the build
+        raise InputError(f"{package.name}: {error}; expected a version and a build of conda's", None) from error
 
 
 def judge(inventory: Inventory) -> list[Row]:

@@ -276,8 +276,12 @@ def _compare(before: Package, after: Package) -> int:
         except InvalidVersion:
             pass
     from rattler import Version  # takes a moment, which two equal locks do without
+    from rattler.exceptions import InvalidVersionError
 
-    ours, theirs = Version(before.version), Version(after.version)
+    try:
+        ours, theirs = Version(before.version), Version(after.version)
+    except InvalidVersionError as error:
+        raise InputError(f"{after.name}: {error}; expected a version of conda's", None) from error
     return (ours > theirs) - (ours < theirs)
 
 

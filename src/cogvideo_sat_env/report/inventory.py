@@ -40,7 +40,8 @@ from cogvideo_sat_env.source.wheels.metadata import license_text, requirements
 from cogvideo_sat_env.spec.variants import read_variants
 
 EXPECTED = (
-    "a conda-lock file, an explicit lockfile, a receipt, a bundle, the folder of an environment, or REVISION:PATH"
+    "a conda-lock file, an explicit lockfile, a wheel lock, a receipt, a bundle, the folder of an environment, or "
+    "REVISION:PATH"
 )
 
 
@@ -280,16 +281,16 @@ def _receipt(content: bytes, source: str, facts: Facts) -> Inventory:
         data = json.loads(content)
         packages = []
         for entry in data["packages"]:
+            _require_texts(entry, "name", "version", "build", "sha256", "url")
             url = Address(entry["url"])
             channel, subdir, file_name = url.package()
             artefact = CondaArtefact(
                 entry["name"], entry["version"], entry["build"], subdir, channel, file_name, url, entry["sha256"]
             )
             packages.append(of_artefact(artefact, facts))
-        pins = [PipPin(e["name"], e["version"], e["sha256"], e["file_name"]) for e in data["pip"]]
-        packages += [of_pip(pin, facts) for pin in pins]
+        packages += [of_pip(pin, facts) for pin in _pins(data["pip"])]
         return inventory(
-            source, "receipt", str(data["platform"]), packages, data.get("variant"), str(data.get("lock_sha256") or "")
+            source, "receipt", str(data["platform"]), packages, _variant(data), str(data.get("lock_sha256") or "")
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
@@ -308,7 +309,7 @@ def of_prefix(prefix: Path) -> Inventory:
             f"{prefix}: no conda-meta there; a folder has to be an environment",
             "name the environment's folder, or a file: a lock, a receipt, a bundle",
         )
-    receipt = receipts.read(prefix) or {}
+    receipt = receipts.read(prefix) or {"pip": []}
     packages, owned = [], set()
     for path in sorted((prefix / "conda-meta").glob("*.json")):
         try:
@@ -318,7 +319,10 @@ def of_prefix(prefix: Path) -> Inventory:
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(f"{path}: not a record of conda's ({type(error).__name__}: {error})", None) from error
     facts = project_facts()
-    pins = {str(canonicalize_name(e["name"])): e for e in receipt.get("pip", [])}
+    try:
+        pins = {str(canonicalize_name(pin.name)): pin for pin in _pins(receipt["pip"])}
+    except (KeyError, TypeError):
+        pins = {}  # a damaged receipt; what is there can be seen without it
     for site in sorted((prefix / "lib").glob("python3.*/site-packages")):
         inside = site.relative_to(prefix).as_posix()
         for found in distributions(prefix, inside):
@@ -326,11 +330,32 @@ def of_prefix(prefix: Path) -> Inventory:
                 packages.append(_distribution(prefix, found, pins, facts))
     return inventory(
         str(prefix), "prefix", str(receipt.get("platform") or _platform(packages)), packages,
-        receipt.get("variant"), str(receipt.get("lock_sha256") or ""),
+        _variant(receipt), str(receipt.get("lock_sha256") or ""),
     )  # fmt: skip
 
 
+def _variant(receipt: dict[str, Any]) -> str | None:
+    found = receipt.get("variant")
+    return found if isinstance(found, str) and found else None
+
+
+def _pins(entries: Iterable[dict[str, Any]]) -> list[PipPin]:
+    """Return a receipt's pip part. Raises KeyError, TypeError when it is malformed."""
+    found = []
+    for entry in entries:
+        _require_texts(entry, "name", "version", "sha256", "file_name")
+        found.append(PipPin(entry["name"], entry["version"], entry["sha256"], entry["file_name"]))
+    return found
+
+
+def _require_texts(entry: dict[str, Any], *keys: str) -> None:
+    for key in keys:
+        if not isinstance(entry[key], str):
+            raise TypeError(f"{key} is {entry[key]!r}, not a text")
+
+
 def _record(data: dict[str, Any]) -> Package:
+    _require_texts(data, "name", "version", "build")
     url = Address(str(data.get("url") or ""))
     fact = known.fact(data)
     paths = (data.get("paths_data") or {}).get("paths") or []
@@ -343,7 +368,7 @@ def _record(data: dict[str, Any]) -> Package:
     )  # fmt: skip
 
 
-def _distribution(prefix: Path, found: Any, pins: dict[str, Any], facts: Facts) -> Package:
+def _distribution(prefix: Path, found: Any, pins: dict[str, PipPin], facts: Facts) -> Package:
     """Return what pip put into a prefix. Its archive is known from the receipt, if that is the file of this version."""
     message = HeaderParser().parsestr((prefix / found.info / "METADATA").read_text("utf-8", "replace"))
     python = found.info.split("/")[1].removeprefix("python")
@@ -355,9 +380,9 @@ def _distribution(prefix: Path, found: Any, pins: dict[str, Any], facts: Facts) 
         depends=tuple(requirements(message.get_all("Requires-Dist") or (), markers)),
     )  # fmt: skip
     pin = pins.get(found.name)
-    if pin and pin["version"] == found.version:
+    if pin and pin.version == found.version:
         package = replace(
-            package, file_name=pin["file_name"], sha256=pin["sha256"], size=facts.size(pin["sha256"]), name=pin["name"],
-            timestamp=facts.of(pin["sha256"]).timestamp,
+            package, file_name=pin.file_name, sha256=pin.sha256, size=facts.size(pin.sha256), name=pin.name,
+            timestamp=facts.of(pin.sha256).timestamp,
         )  # fmt: skip
     return package
