@@ -43,6 +43,9 @@ class Cluster:
             "    __import__('time').sleep(float(__import__('os').environ.get('STEP_SECONDS', '0')))\n",
         )
         train.write_text(text, encoding="utf-8")
+        self.site = top / "site.yml"
+        done = satenv("slurm", "site", "--output", str(self.site), **env)
+        assert done.returncode == 0 and "lines are known" in done.stdout, done.stderr
 
     def submit(self, kind: str, *words: str, bases: list[Path] | None = None, **variables: str) -> tuple[str, Path]:
         """Write and submit a job on the nodes' CPUs; return its number and its log."""
@@ -50,7 +53,7 @@ class Cluster:
         named = [word for base in bases or self.bases for word in ("--base", str(base))]
         done = satenv(
             "slurm", kind, "-p", str(self.prefix), "--sat", str(self.sat.parent), *named, "--gpus-per-node", "0",
-            "--output", str(output), "--submit", "--json", *words, **self.env, **variables,
+            "--output", str(output), "--submit", "--json", *words, **self.env, SATENV_SITE=str(self.site), **variables,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         number = json.loads(done.stdout)["job"]
@@ -99,6 +102,7 @@ def cluster(prefix: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 @pytest.fixture(scope="module")
 def straight(cluster: Cluster) -> dict[int, str]:
     """The losses of a job that nothing interrupts, after the doctor has looked at both nodes."""
+    assert yaml.safe_load(cluster.site.read_text(encoding="utf-8"))["partition"] == "test"
     number, log = cluster.submit("train", "--nodes", "2")
     text = cluster.finished(number, log)
     assert "fleet" in text and "trained to the end; the newest checkpoint is of step 9" in text, text

@@ -101,13 +101,13 @@ def write(asked: Asked) -> Written:
         )
     folder, run, findings = _run(asked)
     get = run.config.get if run is not None else lambda name, default=None: default
-    prefix = _prefix(asked.prefix, site.stage)
+    prefix, parts = _prefix(asked.prefix, site.stage), get("args.model_parallel_size", 1)
     job = Job(
         kind=asked.kind, site=site, prefix=prefix, sat=folder, output=_output(asked),
         nodes=asked.nodes, gpus=asked.gpus, bases=[*run.config.files] if run is not None else (),
-        name=str(get("args.experiment_name", "MyModel")), parts=int(get("args.model_parallel_size", 1) or 1),
+        name=str(get("args.experiment_name", "MyModel")), parts=parts if isinstance(parts, int) else 1,
         resume=_resume(asked.resume), seed=asked.seed, more=tuple(asked.more),
-        doctor=asked.doctor, program=_program(prefix) if asked.doctor else "satenv",
+        doctor=asked.doctor, program=_program(prefix, asked.doctor),
     )  # fmt: skip
     files: dict[Path, str] = {}
     if job.kind != SHELL:
@@ -206,7 +206,7 @@ def _resume(folder: Path | None) -> str:
     return os.path.abspath(folder)
 
 
-def _program(prefix: Path) -> str:
+def _program(prefix: Path, doctor: str) -> str:
     """Return satenv as the nodes find it: this checkout's, the environment's own, or the one on PATH."""
     called = Path(sys.argv[0])
     if called.name == "satenv" and called.is_file():
@@ -218,7 +218,7 @@ def _program(prefix: Path) -> str:
         launcher = project_root() / "scripts" / "satenv"
     except InputError:
         launcher = Path(shutil.which("satenv") or "satenv")
-    if not launcher.is_file():
+    if not launcher.is_file() and doctor:
         raise MissingToolError(
             "this program has no file that a node could start; the job's doctor needs one",
             "run scripts/satenv of a checkout on a shared disk, or leave the doctor out: --doctor none",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cogvideo_sat_env import __version__
+from cogvideo_sat_env.cluster.jobs import COMMENT
 from cogvideo_sat_env.cluster.slurm.site import Site
 
 TRAIN, SAMPLE, SHELL = "train", "sample", "shell"
@@ -72,7 +73,8 @@ def render(job: Job) -> str:
         return f"{start}\n{body}\n{_template('shell_end')}"
     lines = [f"#SBATCH {_directive(word)}" for word in (*_options(job), *_batch_options(job))]
     head = "\n".join(["#!/bin/bash", *lines, "#", f"# {_title(job)}", *_how(job)])
-    return f"{head}\n{body}{_template('nodes')}{_template(job.kind)}"
+    signals = _template("signals") if job.kind == TRAIN else ""
+    return f"{head}\n{body}{signals}{_template('nodes')}{_template(job.kind)}"
 
 
 def _template(name: str) -> str:
@@ -113,6 +115,8 @@ def _options(job: Job) -> list[str]:
     ):  # fmt: skip
         if value:
             found.append(f"--{option}={value}")
+    if job.prefix.parent.name == "releases":  # for `releases`, which asks Slurm who uses one
+        found.append(f"--comment={COMMENT}{job.prefix.name}")
     return [*found, *site.sbatch]
 
 

@@ -5,7 +5,7 @@
 if [ -z "${SLURM_JOB_ID:-}" ]; then # not in an allocation: ask for one, and run this file in it
     terminal=()
     if [ -t 0 ]; then terminal=(--pty); fi
-    exec env SRUN_CPUS_PER_TASK=16 salloc --job-name=sat-shell --nodes=1 --gpus-per-node=a100:1 --cpus-per-task=16 --partition=gpu --account=proj-video --time=24:00:00 \
+    exec env SRUN_CPUS_PER_TASK=16 salloc --job-name=sat-shell --nodes=1 --gpus-per-node=a100:1 --cpus-per-task=16 --partition=gpu --account=proj-video --time=24:00:00 '--comment=cogvideo-sat-env release 2026-11-26-0123456789ab' \
         srun --nodes=1 --ntasks=1 --overlap "${terminal[@]}" bash "$0" "$@"
 fi
 

@@ -147,13 +147,13 @@ class Loop:
         state = _load(folder / STATE.format(dist.get_rank())) if self.keeps(args) else None
         good = torch.tensor([int(state is not None and state["world"] == self.world)], device=_device(args))
         dist.all_reduce(good, op=dist.ReduceOp.MIN)
-        sampler = getattr(train_data, "batch_sampler", None)
-        position = args.iteration % len(train_data) if sampler is not None else 0
-        if hasattr(sampler, "start_iter"):
-            sampler.start_iter = position
-        elif sampler is not None and sampler.sampler is not None:
-            first = position * args.batch_size * args.gradient_accumulation_steps
-            sampler.sampler = range(first, len(train_data.dataset))
+        if not isinstance(train_data.dataset, torch.utils.data.IterableDataset):  # a stream has no position
+            sampler, position = train_data.batch_sampler, args.iteration % len(train_data)
+            if hasattr(sampler, "start_iter"):
+                sampler.start_iter = position
+            else:  # one rank
+                first = position * args.batch_size * (args.gradient_accumulation_steps or 1)
+                sampler.sampler = range(first, len(train_data.dataset))
         if not good.item():
             print_rank0(
                 f"sat_job.py: step {args.iteration} has no optimizer state of {self.world} ranks: weights alone"

@@ -33,8 +33,8 @@ interface() { # the one that leads to the other nodes, as this node calls it; em
 rank() { # one process: a task of srun. Upstream's programs read these variables.
     set -eu
     trap '' USR1 # until Python listens
-    export RANK=$SLURM_PROCID WORLD_SIZE=$SLURM_NTASKS LOCAL_RANK=$SLURM_LOCALID
-    export LOCAL_WORLD_SIZE=$((SLURM_NTASKS / SLURM_NNODES))
+    export RANK=$SLURM_PROCID WORLD_SIZE=$SLURM_STEP_NUM_TASKS LOCAL_RANK=$SLURM_LOCALID
+    export LOCAL_WORLD_SIZE=$((SLURM_STEP_NUM_TASKS / SLURM_NNODES))
     own_folder "$TORCH_EXTENSIONS_DIR"
     own_folder "$TRITON_CACHE_DIR"
     chosen=$(interface)

@@ -11,24 +11,15 @@ before=$(newest)
 say "start $start: $begin; each rank's output: $logs/rank-N.log"
 
 # ---- train: one task a GPU ------------------------------------------------------------------------------------------
-# At SIGUSR1 (some time before the limit, see --signal; or a preemption) the ranks save and end; the job is requeued.
-stopped=
-on_signal() {
-    stopped=$1
-    say "SIG$1: the ranks end their step, save and end"
-    kill -USR1 "$step_pid" 2>/dev/null || : # srun passes it on to every rank
-}
+[ -z "$stopped" ] || die "told to end before training began: not started"
 cd "$SAT"
 # shellcheck disable=SC2016 # expanded in each task
 srun --kill-on-bad-exit=1 --output="${logs//%/%%}/rank-%t.log" bash -c 'rank "$@"' rank \
     train train_video.py --base "${BASES[@]}" "$OUTPUT/logs/$SLURM_JOB_ID.yaml" --seed "$SEED" "${MORE[@]}" &
 step_pid=$!
-trap 'on_signal USR1' USR1
 trap 'on_signal TERM' TERM
-code=0
-wait "$step_pid" || code=$?
-while kill -0 "$step_pid" 2>/dev/null; do # a signal ends `wait`, not the step
-    code=0
+while [ -n "$waiting" ]; do # a signal ends `wait`, not the step
+    waiting='' code=0
     wait "$step_pid" || code=$?
 done
 step=$(newest)
@@ -53,4 +44,5 @@ case $(scontrol show job "$SLURM_JOB_ID") in
     *) die "the job is being cancelled: not requeued" ;;
 esac
 say "requeued: it goes on from step $step"
-scontrol requeue "$SLURM_JOB_ID"
+scontrol requeue "$SLURM_JOB_ID" ||
+    die "Slurm doesn't requeue it; go on with: sbatch --export=ALL,RESUME='$(cat "$SATENV_JOB_RUN")' $OUTPUT/train.sbatch"
