@@ -10,11 +10,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import packages
-from cogvideo_sat_env.base.errors import InputError
+from cogvideo_sat_env.base.errors import InputError, MissingToolError
 from cogvideo_sat_env.base.progress import Silent
 from cogvideo_sat_env.report import prefix_manifest
 from cogvideo_sat_env.report.prefix_manifest import Manifest, compare, make, read, write
@@ -175,6 +176,19 @@ def test_bytecode_of_another_running_python_is_compared_by_its_place(site: Site)
     gone = Manifest(there.facts, {p: e for p, e in there.entries.items() if e.kind != "bytecode"})
     assert len(compare(other, gone).missing) == count
     assert len(compare(Manifest(there.facts, entries), there).changed) == count  # of the same Python all of it counts
+
+
+def test_bytecode_of_another_python_is_read_by_the_environments_own(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.install(site.home / "env")
+    here = manifest(site.home / "env")
+    other = SimpleNamespace(version_info=(3, 1, 4), executable="/no/python")  # what this program runs on
+    monkeypatch.setattr(prefix_manifest, "sys", other)
+    assert manifest(site.home / "env") == here
+    (site.home / "env/bin/python").unlink()
+    with pytest.raises(MissingToolError, match="can't be run here, and this program's Python isn't"):
+        manifest(site.home / "env")
 
 
 COMMITTED = sorted((PROJECT / "locks").glob("manifest-*.txt.bz2"))

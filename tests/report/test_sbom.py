@@ -87,6 +87,8 @@ def test_spdx_says_the_same() -> None:
     assert parts["top"]["licenseDeclared"] == "MIT OR Apache-2.0"
     assert parts["top"]["externalRefs"][0]["referenceLocator"].startswith("pkg:conda/top@1.0?")
     assert parts["top"]["checksums"][0]["checksumValue"] == small().find("top").sha256
+    assert parts["lib"]["licenseDeclared"] == "LicenseRef-NVIDIA-End-User-License-Agreement"
+    assert [one["licenseId"] for one in found["hasExtractedLicensingInfos"]] == [parts["lib"]["licenseDeclared"]]
     assert parts["words"]["licenseDeclared"] == "NOASSERTION"
     assert parts["words"]["licenseComments"] == "in the words of its metadata: Apache License, Version 2.0"
     assert parts["pytorch"]["downloadLocation"] == "NOASSERTION"

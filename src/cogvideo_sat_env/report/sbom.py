@@ -11,7 +11,7 @@ import io
 import json
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib.util import find_spec
@@ -27,11 +27,14 @@ from cogvideo_sat_env.report.inventory import Inventory, Package
 
 if TYPE_CHECKING:
     from cyclonedx.model.component import Component
+    from license_expression import LicenseExpression
+    from spdx_tools.spdx.model import ExtractedLicensingInfo
     from spdx_tools.spdx.model import Package as SpdxPackage
 
 FORMATS = ("cyclonedx", "spdx")
 ROOT = "cogvideo-sat-env"
 _STAMP = datetime(2020, 1, 1, tzinfo=timezone.utc)  # the day of the making would change the bytes
+_REFERENCE = re.compile(r"LicenseRef-[A-Za-z0-9.-]+")
 _SIZE = "cogvideo-sat-env:archive-size"
 
 
@@ -175,8 +178,10 @@ def _spdx(found: Materials) -> bytes:
     for ref in ids:
         needs = sorted(found.needs.get(ref, ()))
         edges += [Relationship(ids[ref], RelationshipType.DEPENDS_ON, ids[need]) for need in needs]
+    others = _references(found.packages.values())
+    document = Document(info, packages, relationships=edges, extracted_licensing_info=others)
     stream = io.StringIO()
-    write_document_to_stream(Document(info, packages, relationships=edges), stream, validate=False)
+    write_document_to_stream(document, stream, validate=False)
     return (json.dumps(json.loads(stream.getvalue()), sort_keys=True, indent=1) + "\n").encode("utf-8")
 
 
@@ -185,8 +190,30 @@ def _spdx_id(ref: str) -> str:
     return f"SPDXRef-{name}-{hashlib.sha256(ref.encode()).hexdigest()[:8]}"
 
 
-def _spdx_package(spdx_id: str, package: Package) -> SpdxPackage:
+def _expression(words: str | None) -> LicenseExpression | None:
+    """Return a licence as an expression of SPDX's names and LicenseRef-…; None for other words."""
+    from license_expression import ExpressionError
     from spdx_tools.common.spdx_licensing import spdx_licensing
+
+    try:
+        found = spdx_licensing.parse(words)
+        others = spdx_licensing.unknown_license_keys(found)
+    except (ExpressionError, AttributeError):  # AttributeError: license-expression 30 on a comma
+        return None
+    return found if found is not None and all(map(_REFERENCE.fullmatch, others)) else None
+
+
+def _references(packages: Iterable[Package]) -> list[ExtractedLicensingInfo]:
+    """Return what an SPDX document has to say of the licences that aren't SPDX's."""
+    from spdx_tools.common.spdx_licensing import spdx_licensing
+    from spdx_tools.spdx.model import ExtractedLicensingInfo
+
+    expressions = [found for package in packages if (found := _expression(package.licence)) is not None]
+    names = {name for found in expressions for name in spdx_licensing.unknown_license_keys(found)}
+    return [ExtractedLicensingInfo(name, "in the package", license_name=name) for name in sorted(names)]
+
+
+def _spdx_package(spdx_id: str, package: Package) -> SpdxPackage:
     from spdx_tools.spdx.model import (
         Checksum,
         ChecksumAlgorithm,
@@ -196,15 +223,13 @@ def _spdx_package(spdx_id: str, package: Package) -> SpdxPackage:
     )
     from spdx_tools.spdx.model import Package as SpdxPackage
 
-    licence, comment = SpdxNoAssertion(), None
-    if package.licence:
-        try:
-            licence = spdx_licensing.parse(package.licence, validate=True, strict=True)
-        except Exception:  # of license-expression's many, AttributeError among them; the words stay
-            comment = f"in the words of its metadata: {package.licence}"
+    words = package.licence
+    licence = _expression(words)
     return SpdxPackage(
         spdx_id, package.name, package.url if _public(package.url) else SpdxNoAssertion(), version=package.version,
-        file_name=package.file_name or None, files_analyzed=False, license_declared=licence, license_comment=comment,
+        file_name=package.file_name or None, files_analyzed=False,
+        license_declared=SpdxNoAssertion() if licence is None else licence,
+        license_comment=f"in the words of its metadata: {words}" if words and licence is None else None,
         checksums=[Checksum(ChecksumAlgorithm.SHA256, package.sha256)] if package.sha256 else [],
         external_references=[
             ExternalPackageRef(ExternalPackageRefCategory.PACKAGE_MANAGER, "purl", purl(package).to_string())
