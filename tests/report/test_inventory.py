@@ -180,6 +180,7 @@ def test_a_lock_of_packages_that_no_metadata_has_says_unknown_and_never_zero(tmp
     assert package.md5 == md5 and found.platform == "noarch"
 
 
+@pytest.mark.fault("foreign-format", "error", "names the format that was found, and what can be read")
 @pytest.mark.parametrize("name", FOREIGN)
 def test_a_file_of_another_format_is_named(name: str, tmp_path: Path) -> None:
     content, said = FOREIGN[name]

@@ -112,6 +112,10 @@ def test_the_page_works_offline_with_the_keyboard_in_the_dark_and_on_paper(brows
     browser.find_element(By.ID, "search").send_keys("no such thing", Keys.ENTER)
     assert "No package of that name" in text("#said")
 
+    click = "const map = document.getElementById('treemap'); const id = map.data[0].ids.find((i) => i.endsWith(arguments[0])); "
+    browser.execute_script(click + "map.emit('plotly_treemapclick', {points: [{id}]})", "/libmagma")
+    assert text("#package-name").startswith("libmagma")
+
     browser.find_element(By.CSS_SELECTOR, "#by-package input").send_keys("ffmp")
     rows = [row.text for row in browser.find_elements(By.CSS_SELECTOR, "#by-package tbody tr")]
     assert rows and all("ffmp" in row for row in rows)

@@ -122,8 +122,8 @@
     const [sizes] = data.charts[view].sizes;
     const line = { color: printing ? "#ffffff" : colour("--back"), width: 1 };
     const root = { ...sizes.marker, line };
-    const text = { color: printing ? "#000000" : colour("--text") };
-    Plotly.react("treemap", [{ ...sizes, marker: root, root: { color: "rgba(0,0,0,0)" }, textfont: { color: "#ffffff" }, outsidetextfont: text, pathbar: { textfont: text } }],
+    const white = { color: "#ffffff" };
+    Plotly.react("treemap", [{ ...sizes, marker: root, root: { color: "#59636e" }, textfont: white, outsidetextfont: white, pathbar: { textfont: white } }],
       layout({ treemapcolorway: COLOURS, extendtreemapcolors: false, margin: { l: 0, r: 0, t: 26, b: 0 }, ...width }), config);
     const [ages] = data.charts[view].ages;
     Plotly.react("age-plot", [{ ...ages, marker: { color: COLOURS[0] } }], layout({
@@ -137,6 +137,7 @@
       map.on("plotly_treemapclick", (event) => {
         const key = String(event.points[0].id).split("/")[2];
         if (key) choose(key, true);
+        return !key;  // a requirement opens in the treemap, a package below it
       });
     }
   }
