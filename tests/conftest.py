@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,10 +48,27 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of the one real environment go to one process (--dist loadgroup), the others run beside it."""
+    """Tests that share a fixture of their module run in one process (--dist loadgroup): it is made once."""
     for item in items:
-        if "created" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("environment"))
+        if item.get_closest_marker("xdist_group"):
+            continue
+        fixtures = getattr(getattr(item, "_fixtureinfo", None), "name2fixturedefs", {})
+        if any(definition.scope == "module" for found in fixtures.values() for definition in found):
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+
+
+def shared(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], Any]) -> Any:
+    """Return what `make(folder)` returned: the first of xdist's workers makes it, for all of them. Read only."""
+    from filelock import FileLock
+
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    made = folder / "made"
+    with FileLock(f"{folder}.lock"):
+        if not made.exists():
+            folder.mkdir()  # a second time, after a failure, is a failure
+            made.write_bytes(pickle.dumps(make(folder)))
+    return pickle.loads(made.read_bytes())
 
 
 @pytest.fixture(scope="session")
@@ -100,14 +120,48 @@ def satenv(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str
 
 @pytest.fixture(scope="session")
 def created(tmp_path_factory: pytest.TempPathFactory) -> Created:
-    """The real thing: some gigabytes of wheels, converted and linked, with the doctor's quick level at the end."""
-    prefix = tmp_path_factory.mktemp("created") / "cogvideo-sat"
-    run = satenv("create", "--source", "wheels", "-p", str(prefix), "--json")
-    assert run.returncode == 0, run.stdout + run.stderr
-    return Created(prefix, json.loads(run.stdout))
+    """The real thing: some gigabytes of wheels, converted and linked, with the doctor's quick level at the end.
+
+    A first step of training compiles what DeepSpeed needs, so that no test waits for another's compiler.
+    """
+
+    def make(folder: Path) -> Created:
+        prefix = folder / "cogvideo-sat"
+        run = satenv("create", "--source", "wheels", "-p", str(prefix), "--json")
+        assert run.returncode == 0, run.stdout + run.stderr
+        trained = satenv("doctor", "-p", str(prefix), "--only", "training.zero2")
+        assert trained.returncode == 0, trained.stdout + trained.stderr
+        return Created(prefix, json.loads(run.stdout))
+
+    return shared(tmp_path_factory, "created", make)
 
 
 @pytest.fixture(scope="session")
 def wheels_prefix(created: Created) -> Path:
     """The prefix of `created`."""
     return created.prefix
+
+
+@pytest.fixture(scope="session")
+def good_prefix(request: pytest.FixtureRequest) -> Path:
+    """A complete environment: SATENV_E2E_PREFIX, else the one that the wheels source creates."""
+    named = os.environ.get("SATENV_E2E_PREFIX")
+    return Path(named).absolute() if named else Path(request.getfixturevalue("wheels_prefix"))
+
+
+@pytest.fixture(scope="session")
+def full_report(good_prefix: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the doctor's full level says of it, by the command line."""
+
+    def make(folder: Path) -> dict[str, Any]:
+        leaking = ("PYTHONPATH", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
+        run = subprocess.run(
+            [str(PROJECT / "scripts" / "satenv"), "doctor", "-p", str(good_prefix), "--json"],
+            capture_output=True, text=True, check=False,
+            env={name: value for name, value in os.environ.items() if name not in leaking},
+        )  # fmt: skip
+        report = json.loads(run.stdout)
+        assert run.returncode == report["exit_code"], run.stderr
+        return report
+
+    return shared(tmp_path_factory, "full-report", make)

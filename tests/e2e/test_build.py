@@ -23,6 +23,7 @@ from cogvideo_sat_env.base.progress import Silent
 from cogvideo_sat_env.install import activation
 from cogvideo_sat_env.package.build.base import find_base
 from conftest import satenv
+from e2e.conftest import copy_project
 
 pytestmark = [
     pytest.mark.e2e,
@@ -69,32 +70,6 @@ print("\\0" + json.dumps({"built": built, "failed": failed}))
 sys.stdout.flush()
 os._exit(0)
 """
-
-
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory) -> Path:
-    """What a checkout has of the program and the recipe, as a plain folder; it doesn't change while tests run."""
-    target = tmp_path_factory.mktemp("checkout")
-    copy_project(PROJECT, target)
-    return target
-
-
-@pytest.fixture(scope="module")
-def built(checkout, tmp_path_factory):
-    """The channel for this machine, with the recipe's tests run; and what the command printed."""
-    out = tmp_path_factory.mktemp("build") / "channel"
-    run = satenv("build", "--out", str(out), "--all-tests", "--json", SATENV_PROJECT=str(checkout))
-    assert run.returncode == 0, run.stdout + run.stderr
-    return out, json.loads(run.stdout)
-
-
-def copy_project(source: Path, target: Path) -> None:
-    """Copy what a build reads."""
-    target.mkdir(exist_ok=True)
-    for name in ("environment.yml", "LICENSE"):
-        shutil.copy(source / name, target)
-    for name in ("recipe", "src", "locks"):
-        shutil.copytree(source / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
 
 
 def hashes(channel: Path) -> dict[str, str]:

@@ -71,12 +71,11 @@ def test_a_second_environment_converts_nothing(created, tmp_path):
     assert ": 0 converted, " in run.stderr
 
 
-def test_the_doctors_full_level_passes(created):
-    run = satenv("doctor", "-p", str(created.prefix), "--json")
-    report = json.loads(run.stdout)
-    bad = [(r["id"], r["finding"]) for r in report["results"] if r["status"] == "failed"]
-    assert (run.returncode, bad) == (0, [])
-    passed = {r["id"] for r in report["results"] if r["status"] == "passed"}
+def test_the_doctors_full_level_passes(full_report):
+    results = full_report["results"]
+    bad = [(r["id"], r["finding"]) for r in results if r["status"] == "failed"]
+    assert (full_report["exit_code"], bad) == (0, [])
+    passed = {r["id"] for r in results if r["status"] == "passed"}
     assert {"training.zero2", "training.checkpoint", "data.webdataset", "video.decord", "lora.safetensors"} <= passed
 
 

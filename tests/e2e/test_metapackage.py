@@ -57,20 +57,18 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
+def site(built, tmp_path_factory):
     """The channel built by `satenv build`, published by `satenv publish`, served on loopback."""
     root = tmp_path_factory.mktemp("metapackage")
-    built, served = root / "built", root / "served" / "cogvideo"
-    made = satenv("build", "--out", str(built), "--no-test", "--json")
-    assert made.returncode == 0, made.stdout + made.stderr
-    published = satenv("publish", str(built), str(served), "--yes", "--json")
+    served = root / "served" / "cogvideo"
+    published = satenv("publish", str(built[0]), str(served), "--yes", "--json")
     assert published.returncode == 0, published.stdout + published.stderr
     states = {item["file"]: item["state"] for item in json.loads(published.stdout)["packages"]}
     assert set(states.values()) == {"new"}
     hollow, newer = root / "hollow", root / "newer"
     _make_hollow(hollow, newer)
     with serving(root / "served") as server:
-        yield Site(f"{server.url}/cogvideo", built, hollow, newer, root / "cache")
+        yield Site(f"{server.url}/cogvideo", built[0], hollow, newer, root / "cache")
 
 
 def _make_hollow(hollow: Path, newer: Path) -> None:

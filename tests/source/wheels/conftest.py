@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import pickle
 import shutil
 import sys
 from collections.abc import Iterator
@@ -11,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 from cogvideo_sat_env.base.hashing import sha256_file
 from cogvideo_sat_env.base.progress import Silent
@@ -21,6 +18,7 @@ from cogvideo_sat_env.source.wheels.interpreter import probe
 from cogvideo_sat_env.source.wheels.lockfile import lock_name, spec_hash
 from cogvideo_sat_env.source.wheels.make_lock import make_wheel_lock
 from cogvideo_sat_env.spec.environment import Environment, read_environment
+from conftest import shared
 from source.wheels.wheelindex import BACKEND, NATIVE, Index, make_sdist, make_wheel, use_index
 
 PYTHON = Path(sys.executable)
@@ -97,16 +95,10 @@ class Made:
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """The small project, locked and converted. Read only: tests that change something copy it first."""
-    base = tmp_path_factory.getbasetemp()
-    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "wheels"
-    with FileLock(f"{root}.lock"):  # it takes ten seconds: xdist's workers share one
-        if not (root / "made").exists():
-            _make(root)
-    return pickle.loads((root / "made").read_bytes())
+    return shared(tmp_path_factory, "wheels", _make)
 
 
-def _make(root: Path) -> None:
-    root.mkdir()
+def _make(root: Path) -> Made:
     fill(root / "index")
     served = Index(root / "index")
     (root / "environment.yml").write_text(SPEC)
@@ -116,7 +108,7 @@ def _make(root: Path) -> None:
         lock = make_wheel_lock(spec, python=PYTHON, out_dir=root / "locks", progress=Silent())
         channel = build_channel(spec, lock, python=PYTHON, cache=root / "cache", progress=Silent())
     served.close()
-    (root / "made").write_bytes(pickle.dumps(Made(root / "index", lock, root / "cache", channel)))
+    return Made(root / "index", lock, root / "cache", channel)
 
 
 def keep(cache: Path, *files: Path) -> Path:

@@ -189,7 +189,8 @@ class _Run:
         log = self._log(output, "test")
         answer = do(
             {"do": "test", "package": str(path), "channels": channels, "log": str(log)},
-            {"RATTLER_CACHE_DIR": str(cache_dir())},
+            # with bytecode, whatever the user's setting: a test starts Python several times
+            {"RATTLER_CACHE_DIR": str(cache_dir()), "PYTHONDONTWRITEBYTECODE": ""},
         )
         if "error" in answer:
             last = "\n".join(f"  {line}" for line in log_lines(log)[-12:])

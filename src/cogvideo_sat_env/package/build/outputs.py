@@ -16,7 +16,7 @@ from cogvideo_sat_env.spec.variants import read_variants
 
 METAPACKAGE = "cogvideo-sat-env"
 READERS = {"linux-aarch64": "decord2", "osx-arm64": "eva-decord"}  # in decord's place, where it has no wheel
-ENGINE = "2"  # raise it when finished packages would come out differently: it is part of every digest
+ENGINE = "3"  # raise it when finished packages would come out differently: it is part of every digest
 
 
 @dataclass(frozen=True)
