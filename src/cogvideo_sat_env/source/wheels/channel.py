@@ -16,7 +16,7 @@ from cogvideo_sat_env.base import cache_use, diskspace
 from cogvideo_sat_env.base.artefacts import CondaArtefact, split_url
 from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError, VerificationError
-from cogvideo_sat_env.base.files import link_or_copy
+from cogvideo_sat_env.base.files import link_or_copy, write_atomically
 from cogvideo_sat_env.base.locked import locked
 from cogvideo_sat_env.base.permissions import cache_umask, require_private
 from cogvideo_sat_env.base.progress import Progress
@@ -181,10 +181,18 @@ def _refuse_clashes(packages: Sequence[ConvertedPackage], interpreter: Interpret
 def _solve(
     path: Path, specs: Sequence[str], packages: Sequence[ConvertedPackage], interpreter: Interpreter
 ) -> tuple[CondaArtefact, ...]:
+    """Return the solution of `specs` over the channel in `path`. Kept in it: neither of them changes."""
     # every package of the lock is asked for: pip also locked what only extras bring, such as aiohttp for fsspec[http]
     exactly = [f"{package.name} =={package.version} {package.build}" for package in packages]
-    records = solve([path.resolve().as_uri()], [*specs, *exactly], interpreter.platform, {})
-    return tuple(_artefact(record) for record in sorted(records, key=lambda record: record["name"]))
+    url, wanted = path.resolve().as_uri(), [*specs, *exactly]
+    kept = path / f"solution-{hashlib.sha256(json.dumps([url, wanted]).encode()).hexdigest()[:16]}.json"
+    try:
+        return tuple(map(_artefact, json.loads(kept.read_bytes())))
+    except (OSError, ValueError, KeyError, TypeError):  # none yet, or damaged
+        records = sorted(solve([url], wanted, interpreter.platform, {}), key=lambda record: record["name"])
+    with diskspace.watch(path, "the solution"), cache_umask():
+        write_atomically(kept, json.dumps(records).encode(), durable=False)
+    return tuple(map(_artefact, records))
 
 
 def _artefact(record: dict) -> CondaArtefact:
