@@ -19,10 +19,12 @@ from cogvideo_sat_env.install import own_files
 from cogvideo_sat_env.install.archive import Package
 from cogvideo_sat_env.install.job import Job
 from cogvideo_sat_env.install.layout import Layout
-from cogvideo_sat_env.install.package_files import cached_path
+from cogvideo_sat_env.install.workers import WorkerPool
 
 
-def complete(job: Job, packages: Sequence[Package], layout: Layout, root: Path, tag: str | None) -> None:
+def complete(
+    job: Job, packages: Sequence[Package], layout: Layout, root: Path, tag: str | None, workers: WorkerPool
+) -> None:
     """Complete the records that rattler wrote in the staged prefix `root`, and write the history.
 
     Added are what rattler was not shown (entry points, files that another package has, too), the bytecode of noarch
@@ -32,20 +34,23 @@ def complete(job: Job, packages: Sequence[Package], layout: Layout, root: Path, 
     """
     requested = job.plan.requested
     linked = diskspace.same_file_system(job.cache, root)
+    tasks = []
     for number, package in enumerate(packages):
-        _follow_umask(root, layout.own(package, number) if linked else layout.targets[number])
         record = root / "conda-meta" / f"{package.record_name}.json"
         if not record.exists():
             raise VerificationError(f"{package.artefact.file_name} was not linked: {record.name} is missing", None)
         # py-rattler 0.28's own parameter refuses its own MatchSpec
         asked = [s for s in requested if re.split(r"[ <>=!~\[]", s, maxsplit=1)[0] == package.artefact.name]
-        found = json.loads(record.read_bytes())
-        entries = {entry["_path"]: entry for entry in found["paths_data"]["paths"]}
-        entries |= {entry["_path"]: entry for entry in _not_linked(package, layout, number, root)}
-        if tag and package.noarch_python:
-            entries |= _bytecode(entries, root, tag)
-        own_files.write(root, f"conda-meta/{record.name}", _record(package, found, entries, asked))
+        tasks.append({
+            "manifest_path": str(package.manifest.path), "root": str(root), "name": record.name,
+            "url": package.artefact.url, "folder": str(package.folder), "asked": asked,
+            "more": _not_linked(package, layout, number, root), "tag": tag if package.noarch_python else None,
+        })  # fmt: skip
+    work = workers.start("complete_record", tasks)
+    for number, package in enumerate(packages):
+        _follow_umask(root, layout.own(package, number) if linked else layout.targets[number])
     own_files.write(root, own_files.HISTORY, _history(packages, requested).encode("utf-8"))
+    work.wait()
 
 
 def _follow_umask(root: Path, names: Iterable[str]) -> None:
@@ -59,30 +64,6 @@ def _follow_umask(root: Path, names: Iterable[str]) -> None:
         mode = own_mode(found.st_mode, mask)
         if stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and stat.S_IMODE(found.st_mode) != mode:
             os.chmod(root / name, mode)
-
-
-def _record(
-    package: Package, found: Mapping[str, Any], entries: Mapping[str, dict[str, Any]], asked: Sequence[str]
-) -> bytes:
-    artefact, folder = package.artefact, str(package.folder)
-    paths = [entries[name] for name in sorted(entries)]  # rattler's order isn't always the same
-    for entry in paths:
-        if entry["path_type"] == "softlink":
-            entry.pop("sha256_in_prefix", None)  # conda takes a link that has one for an altered file
-        elif entry["path_type"] == "hardlink" and "sha256" in entry:
-            entry.setdefault("sha256_in_prefix", entry["sha256"])
-    record = {
-        **found,
-        "url": artefact.url,
-        "extracted_package_dir": folder,
-        "link": {"source": folder, "type": 1},
-        "requested_specs": list(asked),
-        "files": [entry["_path"] for entry in paths if entry["path_type"] != "directory"],
-        "paths_data": {**found["paths_data"], "paths": paths},
-    }
-    if asked:
-        record["requested_spec"] = asked[0]  # the field that conda reads
-    return (json.dumps(record) + "\n").encode("utf-8")
 
 
 def _not_linked(package: Package, layout: Layout, number: int, root: Path) -> list[dict[str, Any]]:
@@ -113,15 +94,6 @@ def _lost(entry: Mapping[str, Any], target: str, root: Path) -> dict[str, Any]:
     if entry.get("path_type") == "softlink" or there.is_symlink():
         return {"_path": target, "path_type": "softlink"}
     return {"_path": target, **kept, "sha256_in_prefix": sha256_file(there)}
-
-
-def _bytecode(entries: Mapping[str, Any], root: Path, tag: str) -> dict[str, dict[str, Any]]:
-    cached = (cached_path(source, tag) for source in entries if source.endswith(".py"))
-    return {
-        path: {"_path": path, "path_type": "pyc_file"}
-        for path in cached
-        if path not in entries and os.path.lexists(f"{root}/{path}")
-    }
 
 
 def _history(packages: Sequence[Package], requested: Sequence[str]) -> str:

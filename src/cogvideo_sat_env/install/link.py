@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
 import subprocess
@@ -18,7 +17,7 @@ from cogvideo_sat_env.install.archive import Package
 from cogvideo_sat_env.install.job import Job
 from cogvideo_sat_env.install.layout import Layout
 from cogvideo_sat_env.install.staging import held_fds
-from cogvideo_sat_env.install.workers import WorkerPool
+from cogvideo_sat_env.install.workers import WorkerPool, reap
 
 _WORKER = Path(__file__).with_name("link_worker.py")
 _VIEW = ".satenv-view"  # in the staging directory while linking: what rattler is shown of the extracted packages
@@ -36,32 +35,84 @@ class Changed(Exception):
         self.files = files
 
 
-def link(job: Job, packages: Sequence[Package], layout: Layout, root: Path, workers: WorkerPool) -> None:
-    """Link `packages` into `root` so that every embedded path says `job.prefix`, and make their entry points.
+class Linker:
+    """rattler, which links and writes the conda-meta records, in a process of its own (link_worker.py).
 
-    rattler links and writes the conda-meta records (conda_meta.py completes them); `workers` compare the extracted
-    files with their manifests meanwhile. Link scripts are not run.
-    Raises Changed, PrefixError (no space), VerificationError (a package that can't be linked as it says).
+    It starts at once, so that rattler is loaded while the packages are read. `root` is the staging directory.
     """
-    if not diskspace.same_file_system(job.cache, job.prefix):  # no hard links: the prefix needs space of its own
-        diskspace.require(job.prefix, sum(p.installed_bytes for p in packages), "the environment")
-    view = root / _VIEW
-    named = [_described(package, layout.entries(package, number)) for number, package in enumerate(packages)]
-    message = {
-        "staging": str(root), "prefix": str(job.embedded), "platform": job.plan.platform, "view": str(view),
-        "packages": named,
-    }  # fmt: skip
-    proven = [{"manifest_path": str(p.manifest.path), "folder": str(p.folder)} for p in packages]
-    try:
-        _require_same(_run(job, root, message, lambda: workers.run("verify", proven)))
-    except VerificationError:
-        _require_same(workers.run("verify", proven))  # a package that is extracted anew meanwhile can't be linked
-        raise
-    shutil.rmtree(view)
-    for number, package in enumerate(packages):
-        for script in package.entry_points:
-            if script.path not in layout.lost[number]:
-                own_files.write(root, script.path, script.script(str(job.embedded / layout.python)), 0o777)
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._stderr = open(root / _STDERR, "w+")  # noqa: SIM115 - as long as the process
+        self._child = subprocess.Popen(
+            [sys.executable, "-I", str(_WORKER)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, text=True, encoding="utf-8",
+            pass_fds=held_fds(), cwd="/",  # the user's may be gone
+        )  # fmt: skip
+
+    def __enter__(self) -> Linker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._child.kill()
+        self._stderr.close()
+        reap([self._child])
+
+    def link(self, job: Job, packages: Sequence[Package], layout: Layout, workers: WorkerPool) -> None:
+        """Link `packages` so that every embedded path says `job.prefix`, and make their entry points; once.
+
+        `workers` compare the extracted files with their manifests meanwhile. Link scripts are not run, and records
+        are completed later (conda_meta.py).
+        Raises Changed, PrefixError (no space), VerificationError (a package that can't be linked as it says).
+        """
+        root = self._root
+        if not diskspace.same_file_system(job.cache, job.prefix):  # no hard links: the prefix needs space of its own
+            diskspace.require(job.prefix, sum(p.installed_bytes for p in packages), "the environment")
+        view = root / _VIEW
+        named = [_described(package, layout.entries(package, number)) for number, package in enumerate(packages)]
+        message = {
+            "staging": str(root), "prefix": str(job.prefix), "platform": job.plan.platform, "view": str(view),
+            "packages": named,
+        }  # fmt: skip
+        proven = [{"manifest_path": str(p.manifest.path), "folder": str(p.folder)} for p in packages]
+        try:
+            _require_same(self._run(job, message, lambda: workers.run("verify", proven)))
+        except VerificationError:
+            _require_same(workers.run("verify", proven))  # a package that is extracted anew meanwhile can't be linked
+            raise
+        shutil.rmtree(view)
+        for number, package in enumerate(packages):
+            for script in package.entry_points:
+                if script.path not in layout.lost[number]:
+                    own_files.write(root, script.path, script.script(str(job.prefix / layout.python)), 0o777)
+
+    def _run(self, job: Job, message: Mapping[str, Any], meanwhile: Callable[[], list[Any]]) -> list[Any]:
+        """Have rattler link; return the result of `meanwhile`, which is done at the same time."""
+        results: list[Any] = []
+        child = self._child
+        last: dict[str, Any] = {"event": "none"}
+        with job.progress.task("Linking", len(message["packages"]), "packages") as task:
+            try:
+                child.stdin.write(json.dumps(message) + "\n")
+                child.stdin.flush()
+                results = meanwhile()
+                for line in child.stdout:
+                    last = json.loads(line)
+                    if last["event"] == "linked":
+                        task.note(last["name"])
+                        task.advance(1)
+            except BrokenPipeError:
+                pass  # it died while it read the job: its return code and its last words say why
+            finally:
+                if last["event"] not in ("done", "error"):
+                    child.kill()
+                child.wait()
+        self._stderr.seek(0)
+        words = self._stderr.read()
+        (self._root / _STDERR).unlink()
+        if last["event"] != "done":
+            raise _error(last, words, child.returncode, self._root, job.cache)
+        return results
 
 
 def _require_same(results: Sequence[object]) -> None:
@@ -87,45 +138,6 @@ def job_of(package: Package, layout: Layout, number: int, root: Path) -> dict[st
         "manifest_path": str(package.manifest.path), "root": str(root), "site": layout.site_for(package),
         "skip": layout.skipped(number),
     }  # fmt: skip
-
-
-def _run(job: Job, root: Path, message: Mapping[str, Any], meanwhile: Callable[[], list[Any]]) -> list[Any]:
-    """Have rattler link in a process of its own; return the result of `meanwhile`, which is done at the same time."""
-    results: list[Any] = []
-    with (
-        job.progress.task("Linking", len(message["packages"]), "packages") as task,
-        open(root / _STDERR, "w+") as stderr,
-    ):
-        child = subprocess.Popen(
-            [sys.executable, "-I", str(_WORKER)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True, encoding="utf-8",
-            pass_fds=held_fds(), cwd="/",  # the user's may be gone
-        )  # fmt: skip
-        last: dict[str, Any] = {"event": "none"}
-        try:
-            child.stdin.write(json.dumps(message) + "\n")
-            child.stdin.flush()
-            results = meanwhile()
-            for line in child.stdout:
-                last = json.loads(line)
-                if last["event"] == "linked":
-                    task.note(last["name"])
-                    task.advance(1)
-        except BrokenPipeError:
-            pass  # it died while it read the job: its return code and its last words say why
-        finally:
-            if last["event"] not in ("done", "error"):
-                child.kill()
-            child.wait()
-            child.stdout.close()
-            with contextlib.suppress(BrokenPipeError):
-                child.stdin.close()
-        stderr.seek(0)
-        words = stderr.read()
-    (root / _STDERR).unlink()
-    if last["event"] != "done":
-        raise _error(last, words, child.returncode, root, job.cache)
-    return results
 
 
 def _error(last: Mapping[str, Any], words: str, code: int, staging: Path, cache: Path) -> SatenvError:

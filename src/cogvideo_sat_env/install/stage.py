@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,23 +93,25 @@ def inspect(job: Job, manifests: Mapping[str, PackageManifest]) -> tuple[list[Pa
     return packages, found
 
 
-def forget(job: Job, packages: Sequence[Package], changed: link.Changed) -> None:
+def forget(job: Job, manifests: Mapping[str, PackageManifest], changed: link.Changed) -> None:
     """Have the packages that are `changed` extracted again by the next `provide`."""
     package_cache = PackageCache(job.cache, job.layers, job.progress)
     for number, name in changed.files.items():
-        package_cache.forget(packages[number].artefact, packages[number].folder, name)
+        artefact = job.plan.artefacts[number]
+        package_cache.forget(artefact, manifests[artefact.sha256].folder, name)
 
 
-def stage(
-    job: Job, packages: Sequence[Package], paths: Layout, root: Path, clock: Clock, workers: WorkerPool
-) -> Staged:
+def stage(job: Job, manifests: Mapping[str, PackageManifest], root: Path, clock: Clock, workers: WorkerPool) -> Staged:
     """Make everything in `root`, written for `job.prefix`. Raises link.Changed, and the errors of base/errors.py."""
     prefix, progress, plan = job.embedded, job.progress, job.plan
-    archive.require_case_fits(root, packages)
-    with clock.stage("link"):
-        link.link(job, packages, paths, root, workers)
-        # rattler marks prefixes as caches, which back-up programs would leave out
-        (root / "CACHEDIR.TAG").unlink(missing_ok=True)
+    with link.Linker(root) as linker:
+        with clock.stage("inspect"):
+            packages, paths = inspect(job, manifests)
+            archive.require_case_fits(root, packages)
+        with clock.stage("link"):
+            linker.link(job, packages, paths, workers)
+    # rattler marks prefixes as caches, which back-up programs would leave out
+    (root / "CACHEDIR.TAG").unlink(missing_ok=True)
     noarch = any(package.noarch_python for package in packages)
     python = prefix_python.find(root) if plan.pip_pins or noarch else None
     with clock.stage("bytecode"):
@@ -118,7 +120,7 @@ def stage(
             bytecode.compile_noarch(python, packages, paths, kept, workers, progress)
     with clock.stage("records"):
         tag = python.cache_tag if python else None
-        conda_meta.complete(job, packages, paths, root, tag)
+        conda_meta.complete(job, packages, paths, root, tag, workers)
     collisions = layout.collisions(packages, paths)
     manifest: dict[str, dict[str, object]] = {}
     with clock.stage("pip"):

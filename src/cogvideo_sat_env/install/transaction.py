@@ -130,24 +130,22 @@ def _make(job: Job, clock: Clock, found: dict[str, Any] | None) -> InstallOutcom
 def _staged(job: Job, clock: Clock) -> tuple[Path, Staged]:
     """Stage what `job` says; do it again with the packages of the cache that turn out to be changed."""
     from cogvideo_sat_env.install.link import Changed
-    from cogvideo_sat_env.install.stage import forget, inspect, provide, stage
+    from cogvideo_sat_env.install.stage import forget, provide, stage
     from cogvideo_sat_env.install.workers import WorkerPool
 
     for _ in range(ATTEMPTS):
         with clock.stage("fetch"):
             manifests = provide(job)
-        with clock.stage("inspect"):
-            packages, paths = inspect(job, manifests)
         root = staging.make(job.prefix)
         try:
             with diskspace.watch(job.prefix.parent, "the environment"), WorkerPool() as workers:
-                return root, stage(job, packages, paths, root, clock, workers)
+                return root, stage(job, manifests, root, clock, workers)
         except BaseException as error:
             if root.exists():
                 staging.discard(job.prefix, root, job.progress)
             if not isinstance(error, Changed):
                 raise
-            forget(job, packages, error)
+            forget(job, manifests, error)
     raise VerificationError(
         f"{job.cache}: extracted packages changed {ATTEMPTS} times while they were linked",
         "something changes the cache while it is used: choose another with SATENV_CACHE",
