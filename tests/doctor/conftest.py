@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import stat
 import sys
@@ -19,7 +18,7 @@ import pytest
 from cogvideo_sat_env.doctor import CheckResult
 from cogvideo_sat_env.doctor.hardware import GpuFacts, Link
 from cogvideo_sat_env.doctor.model import CheckSpec
-from cogvideo_sat_env.doctor.runner import PROBES, Doctor
+from cogvideo_sat_env.doctor.runner import PROBES, Conditions, Doctor
 
 from .overlay import Overlay
 
@@ -100,7 +99,8 @@ class FakePrefix:
     ) -> CheckResult:
         """Run one real check in this prefix with exactly these variables; return its result."""
         base = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "HOME": str(self.root / "home")}
-        doctor = Doctor(self.root, hardware=machine or Machine(), environ=base | environ, options=options)
+        given = Conditions(options=options or {}, hardware=machine or Machine(), environ=base | environ)
+        doctor = Doctor(self.root, given)
         (result,) = doctor.run("full", only=ids).results
         return result
 
@@ -130,19 +130,13 @@ def toy(prefix: FakePrefix, tmp_path: Path) -> Callable[..., Doctor]:
             encoding="utf-8",
         )
         base = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
-        return Doctor(
-            prefix.root, hardware=machine or Machine(), checks=specs, probes=probes, environ=base | environ,
-            options=options, patience=patience,
+        given = Conditions(
+            options=options or {}, patience=patience, hardware=machine or Machine(), checks=specs, probes=probes,
+            environ=base | environ,
         )  # fmt: skip
+        return Doctor(prefix.root, given)
 
     return make
-
-
-@pytest.fixture(scope="session")
-def good_prefix(request: pytest.FixtureRequest) -> Path:
-    """A complete environment: SATENV_E2E_PREFIX, else the one that the wheels source creates."""
-    named = os.environ.get("SATENV_E2E_PREFIX")
-    return Path(named).absolute() if named else Path(request.getfixturevalue("wheels_prefix"))
 
 
 @pytest.fixture

@@ -91,7 +91,7 @@ class Overlay:
 def examine(overlay: Overlay, check: str, **options: object) -> doctor.CheckResult:
     """Run one check in the copy; `options` are settings of checks, with _ for the dot."""
     named = {name.replace("_", ".", 1): value for name, value in options.items()}
-    (result,) = doctor.run(overlay.root, only=[check], options=named).results
+    (result,) = doctor.run(overlay.root, doctor.Conditions(options=named), only=[check]).results
     return result
 
 

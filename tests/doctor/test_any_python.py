@@ -14,7 +14,7 @@ from cogvideo_sat_env.doctor.argparse_cli import main
 from cogvideo_sat_env.doctor.catalogue import CHECKS
 from cogvideo_sat_env.doctor.find_prefix import find_prefix, prefix_of
 from cogvideo_sat_env.doctor.gpu_proof import CHECKS as PROVEN
-from cogvideo_sat_env.doctor.runner import Doctor
+from cogvideo_sat_env.doctor.runner import Conditions, Doctor
 
 from .conftest import FakePrefix, Machine
 
@@ -51,7 +51,7 @@ def test_packages_on_the_users_own_pythonpath_are_found_and_nothing_is_activated
     prefix.file("etc/conda/activate.d/bad.sh", "exit 9\n")
     python = program(tmp_path, f'exec "{sys.executable}" -S "$@"\n')
     environ = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(prefix.site)}
-    doctor = Doctor(prefix.root, python=python, hardware=Machine(), environ=environ)
+    doctor = Doctor(prefix.root, Conditions(python=python, hardware=Machine(), environ=environ))
     (result,) = doctor.run("full", only=["identity.distribution"]).results
     assert result.status == "passed", result
     (result,) = doctor.run("full", only=["identity.floors"]).results

@@ -19,7 +19,7 @@ from cogvideo_sat_env.doctor.checks import network
 from cogvideo_sat_env.doctor.checks.imports import TRAINING_TRANSITIVE, TRANSITIVE
 from cogvideo_sat_env.doctor.children import run_child
 from cogvideo_sat_env.doctor.hardware import Gpu, GpuFacts, NvidiaSmi
-from cogvideo_sat_env.doctor.runner import Doctor
+from cogvideo_sat_env.doctor.runner import Conditions, Doctor
 
 from .conftest import FakePrefix, Machine
 
@@ -287,7 +287,7 @@ def test_a_driver_that_is_stuck_costs_seconds_and_is_named(whole, tmp_path, how)
     folder = driver(tmp_path / "driver", HANGS[how])
     whole.module("sat/__init__", "import time; time.sleep(1000)")
     environ = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "LD_LIBRARY_PATH": str(folder)}
-    doctor = Doctor(whole.root, environ=environ, hardware=NvidiaSmi(environ=environ, seconds=0.5))
+    doctor = Doctor(whole.root, Conditions(environ=environ, hardware=NvidiaSmi(environ=environ, seconds=0.5)))
     start = time.monotonic()
     together, gpu = doctor.run("quick", only=["imports.together", "hardware.gpu"]).results
     assert time.monotonic() - start < 8.0

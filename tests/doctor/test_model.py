@@ -9,7 +9,7 @@ import pytest
 
 from cogvideo_sat_env.doctor.catalogue import CHECKS
 from cogvideo_sat_env.doctor.hardware import Gpu, GpuFacts
-from cogvideo_sat_env.doctor.runner import PROBES, Doctor
+from cogvideo_sat_env.doctor.runner import PROBES, Conditions, Doctor
 
 from .conftest import FakePrefix, Machine
 
@@ -63,9 +63,8 @@ def examine(prefix: FakePrefix, folder: Path, *, native: bool = False, **lacking
     (folder / "_tiny.py").write_text(TINY.format(lacking=lacking))
     environ = {"PATH": "/usr/bin:/bin", "HOME": str(folder)}
     specs = [spec for spec in CHECKS if spec.id == "model.gpu"]
-    doctor = Doctor(
-        prefix.root, hardware=Machine(GpuFacts("575.57.08", (V100,))), checks=specs, probes=folder, environ=environ
-    )
+    machine = Machine(GpuFacts("575.57.08", (V100,)))
+    doctor = Doctor(prefix.root, Conditions(hardware=machine, checks=specs, probes=folder, environ=environ))
     (result,) = doctor.run("full", only=["model.gpu"]).results
     return result
 

@@ -15,7 +15,7 @@ from cogvideo_sat_env.doctor import activated_env
 from cogvideo_sat_env.doctor.checks import toolchain
 from cogvideo_sat_env.doctor.checks._probe import ProbeRequest
 from cogvideo_sat_env.doctor.hardware import Gpu, GpuFacts
-from cogvideo_sat_env.doctor.runner import Doctor
+from cogvideo_sat_env.doctor.runner import Conditions, Doctor
 
 from .conftest import Machine
 
@@ -222,7 +222,7 @@ def test_a_cuda_home_that_is_not_there_is_named_for_torch_takes_it_all_the_same(
 @pytest.mark.parametrize("item", ['"cuda-nvcc"', '{"name": "cuda-nvcc", "spec": "cuda-nvcc"}'], ids=["name", "object"])
 def test_the_receipts_list_of_what_is_not_provided_is_read(prefix, tmp_path, item):
     prefix.file("etc/cogvideo-sat-env/receipt.json", f'{{"not_provided": [{item}]}}')
-    doctor = Doctor(prefix.root, hardware=Machine(), environ={"PATH": "/usr/bin:/bin"})
+    doctor = Doctor(prefix.root, Conditions(hardware=Machine(), environ={"PATH": "/usr/bin:/bin"}))
     assert doctor.inputs(activated_env.capture(prefix.root, tmp_path, {}))["not_provided"] == ["cuda-nvcc"]
 
 

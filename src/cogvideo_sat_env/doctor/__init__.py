@@ -9,10 +9,11 @@ from cogvideo_sat_env.doctor.catalogue import ALL_CHECKS
 from cogvideo_sat_env.doctor.hardware import Gpu, GpuFacts, Hardware, NvidiaSmi
 from cogvideo_sat_env.doctor.model import LEVELS, CheckResult, CheckSpec
 from cogvideo_sat_env.doctor.report import Report
-from cogvideo_sat_env.doctor.runner import run
+from cogvideo_sat_env.doctor.runner import Conditions, run
 
 __all__ = [
-    "LEVELS", "CheckResult", "CheckSpec", "Gpu", "GpuFacts", "Hardware", "NvidiaSmi", "Report", "list_checks", "run",
+    "LEVELS", "CheckResult", "CheckSpec", "Conditions", "Gpu", "GpuFacts", "Hardware", "NvidiaSmi", "Report",
+    "list_checks", "run",
 ]  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import which
@@ -51,17 +52,19 @@ def capture(prefix: Path, workdir: Path, base: Mapping[str, str] | None = None) 
     """Work out the environment that `conda activate PREFIX` gives in a shell with the variables `base`.
 
     Order as in conda: PATH and CONDA_*, the declared variables (etc/conda/env_vars.d/*.json, then conda-meta/state),
-    then etc/conda/activate.d/*.sh sourced in one shell. `workdir` takes a small temporary file.
+    then etc/conda/activate.d/*.sh sourced in one shell. `workdir` takes two small temporary files.
     """
     start = {name: value for name, value in (os.environ if base is None else base).items() if name not in REMOVED}
     problems: list[str] = []
     declared = _declared(prefix, problems)
     folder = prefix / "etc" / "conda" / "activate.d"
     scripts = sorted(folder.glob("*.sh")) if folder.is_dir() else []
-    env = _activate(prefix, start, declared, scripts, workdir, problems)
     # a second time from almost nothing: what is set here comes from the environment, not from the user's shell
     least: dict[str, str] = {name: start[name] for name in _LEAST if name in start}
-    clean = _activate(prefix, least, declared, scripts, workdir, [])
+    with ThreadPoolExecutor(1) as pool:
+        cleanly = pool.submit(_activate, prefix, least, declared, scripts, workdir / "clean.json", [])
+        env = _activate(prefix, start, declared, scripts, workdir / "activated.json", problems)
+        clean = cleanly.result()
     plain = {"PATH", "CONDA_PREFIX", "CONDA_DEFAULT_ENV", "CONDA_SHLVL", "SHLVL", "_", "PWD", "OLDPWD"}
     sets = {name: value for name, value in sorted(clean.items()) if name not in plain and least.get(name) != value}
     return ActivatedEnvironment(env, sets, tuple(path.name for path in scripts), tuple(problems))
@@ -77,7 +80,7 @@ def _activate(
     start: Mapping[str, str],
     declared: Mapping[str, str],
     scripts: list[Path],
-    workdir: Path,
+    target: Path,
     problems: list[str],
 ) -> dict[str, str]:
     env = dict(start)
@@ -88,7 +91,7 @@ def _activate(
             env.pop(name, None)
         else:
             env[name] = value
-    return _source(scripts, env, workdir, problems) if scripts else env
+    return _source(scripts, env, target, problems) if scripts else env
 
 
 def _declared(prefix: Path, problems: list[str]) -> dict[str, str]:
@@ -126,9 +129,8 @@ def _strings(content: object, path: Path, problems: list[str]) -> dict[str, str]
     return {name: value for name, value in content.items() if isinstance(value, str)}
 
 
-def _source(scripts: list[Path], env: dict[str, str], workdir: Path, problems: list[str]) -> dict[str, str]:
+def _source(scripts: list[Path], env: dict[str, str], target: Path, problems: list[str]) -> dict[str, str]:
     shell = which("bash", path=env["PATH"]) or "/bin/sh"  # conda-forge's compiler scripts use bash's features
-    target = workdir / "activated.json"
     target.unlink(missing_ok=True)
     # the status of a script says nothing (`[ -n "$X" ] && ...` as its last line is common): conda ignores it too
     lines = 'satenv_out=$1; satenv_python=$2; shift 2; for satenv_script in "$@"; do . "$satenv_script"; done; '
@@ -137,7 +139,7 @@ def _source(scripts: list[Path], env: dict[str, str], workdir: Path, problems: l
     try:
         done = subprocess.run(
             command, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
-            timeout=_LIMIT, check=False, cwd=workdir,
+            timeout=_LIMIT, check=False, cwd=target.parent,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         names = ", ".join(path.name for path in scripts)

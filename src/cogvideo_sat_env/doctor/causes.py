@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,8 +70,9 @@ def start_culprits(python: Path, env: Mapping[str, str], candidates: Sequence[Su
 
     if not candidates:
         return []
-    right = start(_without_all(env, candidates))
-    if right is None or start(env) == right:  # broken without them too: the checks say how
+    with ThreadPoolExecutor(2) as pool:
+        right, now = pool.map(start, (_without_all(env, candidates), env))
+    if right is None or now == right:  # broken without them too: the checks say how
         return []
     return next(([one] for one in candidates if start(one.without(env)) == right), list(candidates))
 

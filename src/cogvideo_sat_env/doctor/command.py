@@ -21,7 +21,7 @@ from cogvideo_sat_env.doctor.fleet import nodes
 from cogvideo_sat_env.doctor.junit import check_target, write_junit
 from cogvideo_sat_env.doctor.model import CheckResult
 from cogvideo_sat_env.doctor.report import Report
-from cogvideo_sat_env.doctor.runner import run
+from cogvideo_sat_env.doctor.runner import Conditions, run
 from cogvideo_sat_env.doctor.sat.examine import SatOptions, open_run
 from cogvideo_sat_env.doctor.sat.explain import explain, explain_file
 from cogvideo_sat_env.doctor.symptoms import read_symptoms
@@ -78,10 +78,11 @@ def answer(request: DoctorOptions, find_prefix: Callable[[], Path]) -> tuple[str
             return "", 0
         report = several
     else:
+        prefix = find_prefix()
+        python = find_python(request.python) if request.python else None
         report = run(
-            find_prefix(), python=find_python(request.python) if request.python else None, level=request.level,
-            only=request.only, skip=request.skip, options=options, patience=request.patience,
-            on_check=None if request.as_json else show_check, sat=_sat(request),
+            prefix, Conditions(python, options, request.patience, _sat(request)), level=request.level,
+            only=request.only, skip=request.skip, on_check=None if request.as_json else show_check,
         )  # fmt: skip
     if request.strict:
         report = report.strictly()

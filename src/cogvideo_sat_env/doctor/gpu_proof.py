@@ -13,7 +13,7 @@ from pathlib import Path
 from cogvideo_sat_env.base.errors import InputError, MissingToolError
 from cogvideo_sat_env.base.run import run
 from cogvideo_sat_env.doctor.command import show_check
-from cogvideo_sat_env.doctor.runner import Doctor, Hardware
+from cogvideo_sat_env.doctor.runner import Conditions, Doctor, Hardware
 
 # What needs a GPU, and before it, what shows whether a failure is the GPU's: the same work on the CPU.
 CHECKS = (
@@ -67,7 +67,7 @@ def prove(home: Path, folder: Path, hardware: Hardware | None = None) -> int:
         f"PYTHON={shlex.quote(sys.executable)} {shlex.quote(str(home / 'run'))} satenv"  # what remedies tell to type
     )
     options = {"video.clip": str(home / CLIP)}
-    doctor = Doctor(Path(sys.prefix), python=Path(sys.executable), hardware=hardware, options=options)
+    doctor = Doctor(Path(sys.prefix), Conditions(python=Path(sys.executable), hardware=hardware, options=options))
     report = doctor.run("gpu", only=CHECKS, on_check=show_check)
     ran = [result.id for result in report.results if result.level == "gpu" and result.status != "not_run"]
     notes = [f"{len(ran)} checks ran on a GPU" if ran else "NO CHECK RAN ON A GPU: nothing is proven about one"]

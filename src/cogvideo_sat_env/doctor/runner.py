@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -43,32 +43,36 @@ _WATCHED = (
 )  # fmt: skip
 
 
-class Doctor:
-    """One examination of one prefix.
+@dataclass(frozen=True)
+class Conditions:
+    """What an examination is made with.
 
-    With `python`, any other Python is examined as it is: `prefix` is then its sys.prefix, and nothing is activated.
-    `options` are settings of single checks, by "<subject>.<what>"; `patience` multiplies every check's time limit. With
-    `sat` the user's checkout and run are examined, in place of the environment. `checks`, `probes` (the folder of the
-    probe code) and `environ` (the user's variables) are there for tests.
+    python    any other Python, examined as it is: the prefix is then its sys.prefix, and nothing is activated
+    options   settings of single checks, by "<subject>.<what>"
+    patience  multiplies every check's time limit
+    sat       the user's checkout and run, examined in place of the environment
+
+    `hardware`, `checks`, `probes` (the folder of the probe code) and `environ` (the user's variables) are for tests.
     """
 
-    def __init__(
-        self,
-        prefix: Path,
-        *,
-        python: Path | None = None,
-        hardware: Hardware | None = None,
-        checks: Sequence[CheckSpec] | None = None,
-        probes: Path = PROBES,
-        environ: Mapping[str, str] | None = None,
-        options: Mapping[str, Any] | None = None,
-        patience: float = 1.0,
-        sat: SatOptions | None = None,
-    ) -> None:
-        self._sat = sat
+    python: Path | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    patience: float = 1.0
+    sat: SatOptions | None = None
+    hardware: Hardware | None = None
+    checks: Sequence[CheckSpec] = ()
+    probes: Path = PROBES
+    environ: Mapping[str, str] | None = None
+
+
+class Doctor:
+    """One examination of one prefix."""
+
+    def __init__(self, prefix: Path, given: Conditions = Conditions()) -> None:
+        self._sat = given.sat
         self.prefix = Path(os.path.abspath(prefix))  # not resolved: a release's link is the name that users activate
-        self._foreign = python is not None
-        self.python = Path(os.path.abspath(python or self.prefix / "bin" / "python"))
+        self._foreign = given.python is not None
+        self.python = Path(os.path.abspath(given.python or self.prefix / "bin" / "python"))
         _require_enterable(self.python)
         if not os.access(self.python, os.X_OK):
             ours = (self.prefix / RECEIPT).is_file()
@@ -77,13 +81,13 @@ class Doctor:
                 _restore(self.prefix, ours) if ours
                 else f"name the environment with -p PREFIX, or make it: {satenv('create')}",
             )  # fmt: skip
-        self._checks = checks or (catalogue.SAT_CHECKS if sat else catalogue.CHECKS)
-        self._probes = probes
-        self._environ = dict(os.environ if environ is None else environ)
-        self._hardware = hardware or NvidiaSmi(environ=self._environ, seconds=_DRIVER_SECONDS * patience)
+        self._checks = given.checks or (catalogue.SAT_CHECKS if given.sat else catalogue.CHECKS)
+        self._probes = given.probes
+        self._environ = dict(os.environ if given.environ is None else given.environ)
+        self._hardware = given.hardware or NvidiaSmi(environ=self._environ, seconds=_DRIVER_SECONDS * given.patience)
         self._workers = min(2, os.cpu_count() or 1)  # more processes need more memory than time they save
-        self._options = dict(options or {})
-        self._patience = patience
+        self._options = dict(given.options)
+        self._patience = given.patience
         self._ledger: Ledger = read_ledger()
 
     def run(
@@ -257,22 +261,16 @@ def _places(environ: Mapping[str, str]) -> dict[str, str]:
 
 def run(
     prefix: Path,
+    given: Conditions = Conditions(),
     *,
-    python: Path | None = None,
     level: str = LEVELS[1],
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
     on_check: Callable[[CheckResult], None] | None = None,
-    hardware: Hardware | None = None,
-    options: Mapping[str, Any] | None = None,
-    patience: float = 1.0,
-    sat: SatOptions | None = None,
 ) -> Report:
     """Examine the environment in `prefix` and return the report.
 
-    `only` and `skip` take ids or subjects; `on_check` is called as each check ends (not in the report's order);
-    `python`, `options`, `patience` and `sat` as for Doctor.
+    `only` and `skip` take ids or subjects; `on_check` is called as each check ends (not in the report's order).
     Raises PrefixError when there is no Python in `prefix`, InputError for an unknown level or id.
     """
-    doctor = Doctor(prefix, python=python, hardware=hardware, options=options, patience=patience, sat=sat)
-    return doctor.run(level, only, skip, on_check)
+    return Doctor(prefix, given).run(level, only, skip, on_check)

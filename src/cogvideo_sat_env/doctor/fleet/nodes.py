@@ -25,7 +25,7 @@ from cogvideo_sat_env.doctor.fleet.messages import GONE, Client, Coordinator
 from cogvideo_sat_env.doctor.fleet.slurm import Step, find
 from cogvideo_sat_env.doctor.model import FULL, QUICK, CheckResult, CheckSpec
 from cogvideo_sat_env.doctor.report import Report
-from cogvideo_sat_env.doctor.runner import Doctor
+from cogvideo_sat_env.doctor.runner import Conditions, Doctor
 
 _CHECKS = (
     CheckSpec("fleet.facts", QUICK, "hosts that differ", "facts", limit=120.0),
@@ -155,14 +155,14 @@ def _work(prefix: Path, asked: FleetOptions, place: Step, plan: Mapping[str, Any
         training = _one(prefix, asked, "fleet.training", options).to_json()
     checks = None
     if place.local_rank == 0:
-        doctor = Doctor(prefix, options=asked.options, patience=asked.patience)
+        doctor = Doctor(prefix, Conditions(options=asked.options, patience=asked.patience))
         checks = [result.to_json() for result in doctor.run(asked.level, asked.only, asked.skip).results]
     unknown = {kind: [name for name in plan[kind] if not slurm.resolves(name)] for kind in ("names", "nodes")}
     return {"training": training, "checks": checks, "unknown": unknown["names"], "unknown_nodes": unknown["nodes"]}
 
 
 def _one(prefix: Path, asked: FleetOptions, check: str, options: Mapping[str, Any]) -> CheckResult:
-    doctor = Doctor(prefix, checks=_CHECKS, options=options, patience=asked.patience)
+    doctor = Doctor(prefix, Conditions(checks=_CHECKS, options=options, patience=asked.patience))
     (result,) = doctor.run(FULL, only=[check]).results
     return result
 
