@@ -7,6 +7,7 @@ import os
 import pickle
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 pytest_plugins = ["faultplugin"]
+sys.dont_write_bytecode = False  # each of the processes that collect the tests would compile all of them
 
 PROJECT = Path(__file__).parents[1]
 TESTS = PROJECT / "tests"

@@ -39,6 +39,17 @@ SETTINGS: dict[str, tuple[dict[str, str], tuple[str, ...], str, tuple[str, ...]]
     "options of a shell": ({"SHELLOPTS": "nounset", "ENV": "/nothing", "BASH_ENV": "/nothing"}, (), "", ()),
 }  # fmt: skip
 
+# What is tried in one run: settings that don't hide each other, and nothing beside one for which a warning is right.
+TOGETHER = (
+    ("as it is",),
+    ("the C locale", "a mask of 077", "a long TMPDIR with spaces", "no HOME", "standard input closed",
+     "a library path of the site's", "inside a job of Slurm"),
+    ("a locale that is not installed", "no USER", "no bytecode, UTF-8", "no colour, one thread", "no GPU to be seen",
+     "a deleted working directory", "options of a shell"),
+    ("a preload that is not there", "a Python path with something else"),
+    ("a HOME that can't be written",),
+)  # fmt: skip
+
 
 @pytest.fixture
 def places(tmp_path: Path) -> Iterator[dict[str, str]]:
@@ -58,9 +69,17 @@ def places(tmp_path: Path) -> Iterator[dict[str, str]]:
         gone.rmdir()
 
 
-@pytest.mark.parametrize("name", SETTINGS)
-def test_an_odd_but_fine_setting_is_no_alarm(good_prefix, places, name, tmp_path):
-    variables, unset, before, may_warn = SETTINGS[name]
+def test_every_setting_is_tried_once() -> None:
+    assert sorted(name for names in TOGETHER for name in names) == sorted(SETTINGS)
+
+
+@pytest.mark.parametrize("names", TOGETHER, ids=", ".join)
+def test_odd_but_fine_settings_are_no_alarm(good_prefix, places, names, tmp_path):
+    settings = [SETTINGS[name] for name in names]
+    variables = {key: value for given, *_ in settings for key, value in given.items()}
+    unset = {key for _, unset, *_ in settings for key in unset}
+    before = "\n".join(first for _, _, first, _ in settings if first)
+    may_warn = {check for *_, checks in settings for check in checks}
     env = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "CONDA", "TORCH"))}
     env["SATENV_CACHE"] = env.get("SATENV_CACHE") or str(Path.home() / ".cache" / "cogvideo-sat-env")
     env = {key: value for key, value in env.items() if key not in unset} | {"GONE": places["GONE"]}
