@@ -243,10 +243,11 @@ def test_a_python_that_is_none_is_named(checkout: Checkout) -> None:
 
 
 @pytest.mark.e2e
-def test_only_lock_and_check_need_the_maintainers_tools(checkout: Checkout) -> None:
+def test_only_what_maintainers_do_needs_their_tools(checkout: Checkout) -> None:
     pins = checkout.root / "scripts" / "maintainer-requirements.txt"
     pins.write_text(PIN.format("0" * 64).replace("tinywheel", "absentwheel"))
-    for command in ("lock", "check"):
-        run = checkout.run(command, "--only", "x")
+    for command in ("lock --only x", "check", "freshen", "report --html page.html", "sbom --format=spdx x"):
+        run = checkout.run(*command.split())
         assert run.returncode == 5 and "absentwheel==1.0" in run.stderr, run.stderr
     assert checkout.run("build").stdout == "42 ['build']\n"
+    assert checkout.run("sbom", "--format", "cyclonedx").stdout == "42 ['sbom', '--format', 'cyclonedx']\n"
