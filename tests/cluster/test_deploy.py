@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import stat
 import subprocess
@@ -79,6 +81,29 @@ def test_no_activate_makes_and_proves_it_only(apps: Site) -> None:
     assert done.exit_code == 0 and current(apps) is None and "Not current yet" in done.to_text()
     releases.activate(apps.path, done.name, Silent())
     assert current(apps) == done.name
+
+
+@pytest.mark.skipif(shutil.which("mksquashfs") is None, reason="needs mksquashfs (squashfs-tools)")
+def test_an_image_can_take_the_place_of_the_folder(apps: Site, tmp_path: Path) -> None:
+    old = apps.deploy("data").name
+    given = {"image_at": tmp_path / "node", "image_only": True}
+    done = apps.deploy(**given)
+    assert done.exit_code == 0 and done.current and not apps.root.prefix(done.name).exists()
+    assert "In a job, from the image" in done.to_text() and "load.sh" not in done.to_text()
+    again = apps.deploy(**given)
+    assert (again.name, again.made, again.image) == (done.name, "up-to-date", done.image) and len(apps.proven) == 2
+    for lines in (f". {apps.path}/load.sh", f"SATENV_RELEASE={done.name}; . {apps.path}/load.sh"):
+        run = subprocess.run(["sh", "-c", lines], capture_output=True, text=True, check=False)
+        assert run.returncode and f'is an image; have it on the node, in a job:  . "$({apps.path}/stage)"' in run.stderr
+    assert releases.list_releases(apps.path).releases[-1]["state"] == "current, image only"
+    assert releases.rollback(apps.path, Silent()).facts["current"] == old
+    assert releases.rollback(apps.path, Silent()).facts["current"] == done.name
+    releases.activate(apps.path, old, Silent())
+    stays = apps.deploy("data", **given)  # jobs may use what was current as a folder
+    assert "stays, since it was current" in stays.notes[0] and whole(apps, old)
+    (apps.path / "history.json").unlink()
+    assert releases.prune(apps.path, Silent(), keep=0).facts["deleted"] == [done.name]
+    assert not [path for path in apps.path.rglob("*") if done.name in path.name]
 
 
 def test_a_release_is_never_changed_by_create_or_update(apps: Site) -> None:
@@ -256,43 +281,70 @@ def start(apps: Site) -> subprocess.Popen[str]:
     return child
 
 
+FORKS = f"""
+import os, sys
+sys.path[:0] = [{str(TESTS)!r}, {str(TESTS.parent / "src")!r}]
+from pathlib import Path
+import rattler
+from cogvideo_sat_env.install import post_link, repair, stage, transaction, workers
+from cogvideo_sat_env.base.progress import Silent
+from cogvideo_sat_env.cluster.deploy import Deployment, deploy
+from cogvideo_sat_env.create.create import Request
+from cluster.admin import Site
+site = Site(None, [], Path(sys.argv[1]))
+for line in sys.stdin:
+    pid = os.fork()
+    if pid == 0:
+        deploy(Deployment(site.path, Request(sources=("channel",), variant="cpu")), Silent(), site.prove)
+        os._exit(0)
+    print(pid, flush=True)
+    print(os.waitpid(pid, 0)[1], flush=True)
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.fault("sigkill-deploy", "environment", "users keep what was current; the next run completes the release")
 def test_a_deploy_killed_at_30_moments_leaves_users_what_they_had_and_the_next_run_completes_it(apps: Site) -> None:
     old = apps.deploy("data").name
     apps.lock()
-    began = time.monotonic()
-    out, said = start(apps).communicate(timeout=60)
-    whole_time = time.monotonic() - began
-    new = out.split()[0]
-    assert current(apps) == new, said
-    moments = random.Random(13)
-    killed = 0
-    for _ in range(30):
-        releases.activate(apps.path, old, Silent())
-        releases.prune(apps.path, Silent(), keep=None, name=new) if new in apps.root.names() and _free(apps, new) else 0
-        child = start(apps)
-        time.sleep(moments.uniform(0.0, whole_time * 0.8))
-        child.kill()
-        child.communicate()
-        killed += child.returncode == -signal.SIGKILL
-        seen = current(apps)
-        assert seen in (old, new) and whole(apps, seen)
-        if seen == new:
-            assert releases.list_releases(apps.path).current == new
-        elif apps.root.prefix(new).exists():
-            assert whole(apps, new)
-        done = apps.deploy()
-        assert done.name == new and done.current and whole(apps, new), done
-        left = [path.name for path in apps.root.releases.iterdir() if path.name.startswith(".")]
-        assert left == [] and not list(apps.path.glob(".current*"))
+    with subprocess.Popen([sys.executable, "-c", FORKS, str(apps.path)], stdin=subprocess.PIPE, text=True, bufsize=1,
+                          stdout=subprocess.PIPE) as forks:  # fmt: skip
+
+        def run(seconds: float | None = None) -> int:
+            """Deploy in a process of its own, killed after `seconds`; return how it ended."""
+            forks.stdin.write("\n")
+            pid = int(forks.stdout.readline())
+            if seconds is not None:
+                time.sleep(seconds)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            return int(forks.stdout.readline())
+
+        def forget() -> None:
+            """Have the old release current, and the new one never made."""
+            releases.activate(apps.path, old, Silent())
+            (apps.path / "history.json").unlink()  # else prune keeps it for rollback
+            releases.prune(apps.path, Silent(), keep=None, name=new)
+
+        assert run() == 0
+        new = current(apps)
+        assert new is not None and new != old
+        forget()
+        began = time.monotonic()
+        assert run() == 0
+        duration = time.monotonic() - began  # with all packages in the cache, as from now on
+        moments, killed = random.Random(13), 0
+        for _ in range(30):
+            forget()
+            killed += run(moments.uniform(0.0, duration * 0.8)) == signal.SIGKILL
+            seen = current(apps)
+            assert seen in (old, new) and whole(apps, seen)
+            assert not apps.root.prefix(new).exists() or whole(apps, new)
+            assert run() == 0 and current(apps) == new and whole(apps, new)
+            left = [path.name for path in apps.root.releases.iterdir() if path.name.startswith(".")]
+            assert left == [] and not list(apps.path.glob(".current*"))
+        forks.stdin.close()
     assert killed >= 10
-
-
-def _free(apps: Site, name: str) -> bool:
-    """Forget that `name` was current before, so that prune may delete it: the next deployment makes it anew."""
-    (apps.path / "history.json").unlink(missing_ok=True)
-    return apps.root.current_name() != name
 
 
 def test_two_administrators_at_once_make_one_release(apps: Site) -> None:

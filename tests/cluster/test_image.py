@@ -164,7 +164,7 @@ def test_facts_that_cannot_be_are_refused(tmp_path, change):
 def test_a_deploy_with_image_has_it_before_the_release_is_current_and_prune_takes_both(apps):
     node = apps.path.parent / "node"
     done = apps.deploy("x264", image_at=node)
-    root, image = apps.root, apps.root.images / f"{done.name}.sqfs"
+    root, image = apps.root, apps.root.image(done.name)
     assert done.image and done.image == read_facts(image) and done.image.prefix == str(node / done.name)
     assert done.image.release == str(root.prefix(done.name)) and done.current
     assert f'. "$({apps.path}/stage)"' in done.to_text() and done.to_json()["image"]["size"] == image.stat().st_size
@@ -177,12 +177,12 @@ def test_a_deploy_with_image_has_it_before_the_release_is_current_and_prune_take
     assert made["fingerprint"] == done.image.fingerprint
     apps.failing = ["imports.torch"]
     refused = apps.deploy(image_at=node)
-    assert refused.image is None and not list(root.images.glob(f"{refused.name}*")), "not of what the doctor refuses"
+    assert refused.image is None and not list(image.parent.glob(f"{refused.name}*")), "not of what the doctor refuses"
     apps.failing = []
     apps.deploy(image_at=node)
     apps.deploy("data")  # a rollback doesn't lead to the first one any more
     ran = apps.satenv("releases", str(apps.path), "prune", done.name)
-    assert ran.returncode == 0 and not list(root.images.glob(f"{done.name}*")), ran.stderr
+    assert ran.returncode == 0 and not list(image.parent.glob(f"{done.name}*")), ran.stderr
 
 
 def test_a_deploy_without_mksquashfs_says_so_before_the_work(apps, monkeypatch):

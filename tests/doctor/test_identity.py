@@ -176,6 +176,25 @@ def test_foreign_libraries_in_ld_library_path_are_told_drivers_are_not(prefix, t
     assert result.status == "warning" and f"LD_LIBRARY_PATH has {cuda}, whose libcudart.so.11.0" in result.finding
 
 
+def test_a_module_of_the_sites_loaded_afterwards_is_told_with_what_is_loaded(prefix, tmp_path):
+    """What hides the environment's own needn't be CUDA's: any library that both have, but for the driver's."""
+    mpi, driver = tmp_path / "openmpi" / "lib", tmp_path / "driver"
+    for folder, names in ((mpi, ["libmpi.so.40", "libhwloc.so.15", "libz.so.1"]), (driver, ["libOpenCL.so.1"])):
+        folder.mkdir(parents=True)
+        for name in names:
+            (folder / name).touch()
+    for name in ("libhwloc.so.15", "libz.so.1", "libOpenCL.so.1"):
+        prefix.file(f"lib/{name}", "")
+    result = prefix.check(
+        "identity.pollution", LD_LIBRARY_PATH=f"{mpi}:{driver}", LOADEDMODULES="cogvideo-sat/current:openmpi/4.1"
+    )
+    assert result.status == "warning" and "libhwloc.so.15, libz.so.1 hide the environment's" in result.finding
+    assert "libmpi" not in result.finding and "libOpenCL" not in result.finding
+    assert result.remedy == (
+        "unset LD_LIBRARY_PATH, or module unload what has set it (loaded: cogvideo-sat/current, openmpi/4.1)"
+    )
+
+
 def test_libraries_of_the_environment_itself_are_no_pollution(prefix):
     prefix.file("lib/libcudart.so.12", "")
     assert prefix.check("identity.pollution", LD_LIBRARY_PATH=str(prefix.root / "lib")).status == "passed"

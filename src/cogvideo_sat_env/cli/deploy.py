@@ -46,13 +46,14 @@ from cogvideo_sat_env.cli.options import (
 )
 @click.option("--group", help="Its members may deploy, roll back and prune, too (setgid folders, group-writable).")
 @click.option("--image", is_flag=True, help="Make a one-file image of it, too, which ROOT/stage takes to the nodes.")
+@click.option("--image-only", is_flag=True, help="The image alone, without the folder on the shared file system.")
 @click.option("--at", type=UserPath(), metavar="FOLDER",
               help="With --image: the nodes' own folder that it is for. [default: /tmp/cogvideo-sat]")  # fmt: skip
 @click.option("--no-activate", is_flag=True, help="Don't make it current: satenv releases ROOT activate NAME does.")
 @VERIFY
 @INSTALLING
 @OUTPUT
-def deploy(root, bundle, base, signers, identity, sources, group, image, at, no_activate, verify, no_doctor,
+def deploy(root, bundle, base, signers, identity, sources, group, image, image_only, at, no_activate, verify, no_doctor,
            as_json, quiet, **given) -> None:  # fmt: skip
     """Make a release of the environment for all users of a cluster, and make it current.
 
@@ -73,12 +74,13 @@ def deploy(root, bundle, base, signers, identity, sources, group, image, at, no_
         raise click.UsageError("--base, --signers and --identity are about a --bundle")
     if identity and not signers:
         raise click.UsageError("--identity says who of --signers must have signed")
+    image = image or image_only
     if at and not image:
         raise click.UsageError("--at is about an --image")
     options = install_options(given, full=verify == "full")
     request = Request(sources=sources or ("auto",), options=options, **given)
     wanted = Deployment(root, request, bundle, base, signers, identity, group, not no_activate,
-                        (at or AT) if image else None)  # fmt: skip
+                        (at or AT) if image else None, image_only)  # fmt: skip
     done = make(wanted, choose(json=as_json, quiet=quiet))
     show(done, as_json)
     sys.exit(done.exit_code)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from cogvideo_sat_env.cli.options import JSON, UserPath, examples, show
+from cogvideo_sat_env.cli.options import BREAK_LOCK, JSON, UserPath, examples, show
 
 ACTIONS = ("list", "activate", "rollback", "pin", "unpin", "prune")
 _NAMED = ("activate", "pin", "unpin")
@@ -25,8 +25,9 @@ _NAMED = ("activate", "pin", "unpin")
 @click.option("--keep", type=click.IntRange(min=0), metavar="N", help="For prune: keep the N newest releases.")
 @click.option("--dry-run", is_flag=True, help="For prune: say what would be deleted; delete nothing.")
 @click.option("--ignore-jobs", is_flag=True, help="For prune: go on where Slurm doesn't say what its jobs use.")
+@BREAK_LOCK
 @JSON
-def releases(root, action, name, keep, dry_run, ignore_jobs, as_json) -> None:
+def releases(root, action, name, keep, dry_run, ignore_jobs, break_lock, as_json) -> None:
     """List the releases that satenv deploy has made in ROOT; activate one, roll back, pin, prune.
 
     activate and rollback move ROOT/current in one step; running jobs keep what they have loaded. prune deletes all but
@@ -47,10 +48,15 @@ def releases(root, action, name, keep, dry_run, ignore_jobs, as_json) -> None:
     if action == "list":
         show(do.list_releases(root), as_json)
     elif action == "activate":
-        show(do.activate(root, name, progress), as_json)
+        show(do.activate(root, name, progress, break_lock), as_json)
     elif action == "rollback":
-        show(do.rollback(root, progress), as_json)
+        show(do.rollback(root, progress, break_lock), as_json)
     elif action == "prune":
-        show(do.prune(root, progress, keep=keep, name=name, ignore_jobs=ignore_jobs, dry_run=dry_run), as_json)
+        show(
+            do.prune(
+                root, progress, keep=keep, name=name, ignore_jobs=ignore_jobs, dry_run=dry_run, break_lock=break_lock
+            ),
+            as_json,
+        )
     else:
-        show(do.pin(root, name, action == "pin", progress), as_json)
+        show(do.pin(root, name, action == "pin", progress, break_lock), as_json)

@@ -79,7 +79,7 @@ def unreachable(root: Root, prefix: Path) -> list[str]:
     found = []
     python = Path(os.path.realpath(prefix / "bin" / "python"))
     for what, path in (("the release", prefix), (f"its Python, {python}, which has to be on all nodes", python)):
-        for folder in Path(os.path.realpath(path)).parents:
+        for folder in filter(Path.is_dir, Path(os.path.realpath(path)).parents):  # an image alone has no folder
             mode = stat.S_IMODE(folder.stat().st_mode)
             if not mode & stat.S_IXOTH:
                 found.append(f"{folder} (mode {mode:04o}) keeps others than its owner and group from {what}")

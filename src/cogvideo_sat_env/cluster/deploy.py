@@ -21,11 +21,11 @@ from cogvideo_sat_env.bundle.install import install_bundle
 from cogvideo_sat_env.cluster import access, modulefile, record
 from cogvideo_sat_env.cluster import root as roots
 from cogvideo_sat_env.cluster.image import make_image, require_tool
-from cogvideo_sat_env.cluster.image_facts import ENDING, ImageFacts
+from cogvideo_sat_env.cluster.image_facts import ImageFacts, read_facts
 from cogvideo_sat_env.cluster.root import HASH, Root
 from cogvideo_sat_env.cluster.starter import write_starter
 from cogvideo_sat_env.create import create as creation
-from cogvideo_sat_env.install import own_files, preflight, receipt
+from cogvideo_sat_env.install import own_files, preflight, receipt, staging
 from cogvideo_sat_env.install.job import Plan
 from cogvideo_sat_env.install.outcome import InstallOutcome
 from cogvideo_sat_env.install.prefix_lock import prefix_lock
@@ -38,7 +38,7 @@ class Deployment:
     """What is to be deployed: `request` as for create, or the bundle `bundle` (and how to trust it).
 
     `group`: whose members may deploy and prune, too; `activate`: make it current once the doctor has passed.
-    `image_at`: make a one-file image of it, too, for that folder of the nodes.
+    `image_at`: make a one-file image of it, too, for that folder of the nodes; `image_only`: in place of the folder.
     """
 
     root: Path
@@ -50,6 +50,7 @@ class Deployment:
     group: str | None = None
     activate: bool = True
     image_at: Path | None = None
+    image_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,9 +93,10 @@ class Deployed:
         elif self.current:
             before = f" (before: {self.previous})" if self.previous else ""
             lines.append(f"{self.root.current} -> releases/{self.name}{before}")
+        if record.passed(found) and self.current and not self.root.is_image_only(self.name):
             lines.append(f"Load it:  module use {self.root.modules.parent}; module load {roots.MODULE}")
             lines.append(f"      or:  . {self.root.path}/load.sh")
-        else:
+        if record.passed(found) and not self.current:
             lines.append(f"Not current yet: {satenv('releases', self.root.path)} activate {self.name}")
         if self.image:
             lines.append(f'In a job, from the image ({human_bytes(self.image.size)}):  . "$({self.root.path}/stage)"')
@@ -108,27 +110,32 @@ def deploy(wanted: Deployment, progress: Progress, prove: Prove = creation.prove
     completes it. Raises the errors of create, bundle install and ROOT.
     """
     root = Root(Path(os.path.abspath(wanted.root)))
-    group = access.group_id(wanted.group)
+    group, break_lock = access.group_id(wanted.group), wanted.request.options.break_lock
     with access.readable(), _about(root), diskspace.watch(root.path, "the release"):
         _require(root, wanted)
         root.current_name()  # what isn't our link is found before the work
         access.prepare(root, group)
-        outcome = _make(root, wanted, progress)
-        name = outcome.prefix.name
-        with prefix_lock(outcome.prefix, progress):  # a second administrator waits, and finds it proven
-            found = _proven(root, outcome, group, progress, prove)
-        image = None
-        if wanted.image_at is not None and record.passed(found):
-            image = _image(root, name, wanted, wanted.image_at, group, progress)
-        with roots.changing(root, progress):
+        image, notes = None, []
+        try:
+            outcome = _make(root, wanted, progress)
+        except _IsThere as there:
+            name, made, found, image = there.name, "up-to-date", there.record, there.image
+        else:
+            name, made = outcome.prefix.name, outcome.status
+            with prefix_lock(outcome.prefix, progress, break_lock=break_lock):  # the next one finds it proven
+                found = _proven(root, outcome, group, progress, prove)
+                if wanted.image_at is not None and record.passed(found):
+                    image = _image(root, name, wanted, wanted.image_at, group, progress)
+                    if wanted.image_only and (kept := _drop_folder(root, name)):
+                        notes.append(kept)
+        with roots.changing(root, progress, break_lock):
             modulefile.write_release(root, found)
             modulefile.write_common(root)
             if wanted.activate and record.passed(found):
                 roots.point(root, name, record.user(), "deploy")
             current, previous = root.current_name() == name, roots.previous_name(root)
-    notes = tuple(access.unreachable(root, outcome.prefix))
-    return Deployed(root, name, "created" if outcome.status == "created" else "up-to-date", found, current, previous,
-                    notes, image)  # fmt: skip
+    notes += access.unreachable(root, root.prefix(name))
+    return Deployed(root, name, made, found, current, previous, tuple(notes), image)
 
 
 def _require(root: Root, wanted: Deployment) -> None:
@@ -169,9 +176,16 @@ def _about(root: Root) -> Iterator[None]:
         raise type(error)(error.message.replace(str(_next(root)), str(root.path)), remedy or None) from error
 
 
+class _IsThere(Exception):
+    """The release is there as an image alone: nothing is to be made."""
+
+    def __init__(self, found: dict[str, Any], image: ImageFacts) -> None:
+        self.name, self.record, self.image = str(found["release"]), found, image
+
+
 def _make(root: Root, wanted: Deployment, progress: Progress) -> InstallOutcome:
     request = replace(
-        wanted.request, prefix=_next(root), name=None, doctor=False, place=lambda plan: _place(root, plan)
+        wanted.request, prefix=_next(root), name=None, doctor=False, place=lambda plan: _place(root, plan, wanted)
     )
     return _install(request, wanted, progress)
 
@@ -186,25 +200,39 @@ def _install(request: creation.Request, wanted: Deployment, progress: Progress) 
 
 def _image(root: Root, name: str, wanted: Deployment, at: Path, group: int | None, progress: Progress) -> ImageFacts:
     """Have the one-file image of the release `name`, and the program with which nodes get it."""
-    root.images.mkdir(exist_ok=True)
+    root.image(name).parent.mkdir(exist_ok=True)
     facts = make_image(
-        lambda request: _install(request, wanted, progress), wanted.request, root.images / f"{name}{ENDING}", at,
+        lambda request: _install(request, wanted, progress), wanted.request, root.image(name), at,
         root.prefix(name), progress,
     )  # fmt: skip
     write_starter(root.path)
     if group is not None:
-        access.share(root.images, group)
+        access.share(root.image(name).parent, group)
     return facts
 
 
-def _place(root: Root, plan: Plan) -> Path:
-    """Return the prefix of the release that holds `plan`, whole; else of the one that was cut off; else a new one."""
+def _drop_folder(root: Root, name: str) -> str | None:
+    """Delete the folder of a release whose image takes its place; say why where it stays."""
+    if root.current_name() == name or any(entry["release"] == name for entry in roots.history(root)):
+        return f"{root.prefix(name)}: stays, since it was current: jobs may use it"
+    staging.delete(root.prefix(name), root.prefix(name))
+    return None
+
+
+def _place(root: Root, plan: Plan, wanted: Deployment) -> Path:
+    """Return the prefix of the release that holds `plan`, whole; else of the one that was cut off; else a new one.
+
+    Raises _IsThere for one whose image is all that is wanted.
+    """
     lock = str(plan.facts["lock_sha256"])[:HASH]
     same = [name for name in root.names() if name[11:].partition(".")[0] == lock]
     for name in reversed(same):
         prefix = root.prefix(name)
         if receipt.holds(prefix, receipt.read(prefix), plan.fingerprint):
             return prefix
+        there = record.read(root, name) if wanted.image_only and root.is_image_only(name) else None
+        if there and (image := read_facts(root.image(name))).fingerprint == plan.fingerprint:
+            raise _IsThere(there, image)
     begun = re.compile(rf"\.(\d{{4}}-\d\d-\d\d-{lock}(?:\.\d+)?)\.(?:satenv-new-|lock$)")
     for path in sorted(root.releases.iterdir()):
         found = begun.match(path.name)
@@ -244,6 +272,9 @@ def require_whole(root: Root, name: str) -> None:
     root.require_release(name)
     prefix, found = root.prefix(name), record.read(root, name)
     made = receipt.read(prefix)
+    if root.is_image_only(name) and record.passed(found):
+        read_facts(root.image(name))
+        return
     if made is None:
         raise InputError(
             f"{prefix}: half a release: it has no receipt", f"{satenv('releases', root.path)} prune {name}"

@@ -64,7 +64,7 @@ def _write(root: Root, name: str, prefix: Path, text: str, whatis: str) -> None:
     values = {
         "@HELP@": text.translate(plain), "@WHATIS@": whatis.translate(plain), "@MODULE@": MODULE, "@VERSION@": name,
         "@PREFIX@": str(prefix), "@QUOTED@": shlex.quote(str(prefix)), "@TCL@": f"{{{prefix}}}",
-        "@LEASES@": "",
+        "@ROOT@": str(root.path),
     }  # fmt: skip
     for template, target, leases in (
         ("modulefile.lua", f"{name}.lua", str(root.leases)), ("modulefile.tcl", name, f"{{{root.leases}}}")

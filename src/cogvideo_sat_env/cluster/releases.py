@@ -15,7 +15,7 @@ from cogvideo_sat_env.base.progress import Progress, human_bytes
 from cogvideo_sat_env.cluster import jobs, modulefile, record
 from cogvideo_sat_env.cluster import root as roots
 from cogvideo_sat_env.cluster.deploy import require_whole
-from cogvideo_sat_env.cluster.image_facts import ENDING
+from cogvideo_sat_env.cluster.image_facts import facts_path
 from cogvideo_sat_env.cluster.root import Root, existing_root
 from cogvideo_sat_env.install import receipt, staging
 from cogvideo_sat_env.install.prefix_lock import prefix_lock
@@ -102,31 +102,29 @@ def list_releases(path: Path) -> Listing:
         if prefix.is_dir() and (made is None or receipt.missing(prefix, made)):
             words.append("damaged: files are missing, or can't be read by you")
         elif not prefix.is_dir():
-            words.append("no folder" if not images_of(root, name) else "image only")
+            words.append("image only" if root.has(name) else "no folder")
         found.append({"release": name, **(entry or {}), "current": name == current, "state": ", ".join(words),
                       "used_by": usage.uses.get(name, [])})  # fmt: skip
     return Listing(root, current, previous, tuple(found), tuple(usage.notes))
 
 
 def images_of(root: Root, name: str) -> list[Path]:
-    """Return the one-file images of the release `name`, with what lies beside them under their names."""
-    if not root.images.is_dir():
-        return []
-    return sorted(path for path in root.images.iterdir() if path.name.startswith(f"{name}{ENDING}"))
+    """Return the one-file image of the release `name` and the file of its facts, as far as they are there."""
+    return [path for path in (root.image(name), facts_path(root.image(name))) if path.exists()]
 
 
-def activate(path: Path, name: str, progress: Progress) -> Done:
+def activate(path: Path, name: str, progress: Progress, break_lock: bool = False) -> Done:
     """Make the release `name` current. Raises InputError for one that isn't whole or proven, PrefixError."""
     root = existing_root(path)
     require_whole(root, name)
-    with roots.changing(root, progress):
+    with roots.changing(root, progress, break_lock):
         return _switch(root, name, "activate")
 
 
-def rollback(path: Path, progress: Progress) -> Done:
+def rollback(path: Path, progress: Progress, break_lock: bool = False) -> Done:
     """Make current what was current before; again, and it is back. Raises InputError where nothing was, PrefixError."""
     root = existing_root(path)
-    with roots.changing(root, progress):
+    with roots.changing(root, progress, break_lock):
         name = roots.previous_name(root)
         if name is None:
             raise InputError(f"{root.path}: nothing that was current before is still there", "name one: activate NAME")
@@ -141,11 +139,11 @@ def _switch(root: Root, name: str, how: str) -> Done:
     return Done(root, how, (said,), {"current": name, "previous": before})
 
 
-def pin(path: Path, name: str, pinned: bool, progress: Progress) -> Done:
+def pin(path: Path, name: str, pinned: bool, progress: Progress, break_lock: bool = False) -> Done:
     """Have `prune` keep a release, or not any more. Raises InputError, PrefixError."""
     root = existing_root(path)
     root.require_release(name)
-    with roots.changing(root, progress):
+    with roots.changing(root, progress, break_lock):
         found = record.read(root, name)
         if found is None:
             raise InputError(f"{root.prefix(name)}: wasn't completed", f"{satenv('deploy', root.path)} completes it")
@@ -156,7 +154,7 @@ def pin(path: Path, name: str, pinned: bool, progress: Progress) -> Done:
 
 def prune(
     path: Path, progress: Progress, *, keep: int | None, name: str | None = None, ignore_jobs: bool = False,
-    dry_run: bool = False,
+    dry_run: bool = False, break_lock: bool = False,
 ) -> Done:  # fmt: skip
     """Delete all but the `keep` newest releases, or the one that is named.
 
@@ -167,7 +165,7 @@ def prune(
     root = existing_root(path)
     if name is not None:
         root.require_release(name)
-    with roots.changing(root, progress):
+    with roots.changing(root, progress, break_lock):
         usage = jobs.find(root)
         if usage.unknown and not ignore_jobs:
             raise SatenvError(

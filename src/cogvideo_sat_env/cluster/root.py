@@ -7,11 +7,13 @@ history.json           which release was current from when on
 modules/cogvideo-sat/  modulefiles for Lmod and Environment Modules, one a release and one for `current`
 load.sh                the same without modules
 leases/                one file for each job that uses a release, where jobs may write there
-images/                one-file images of releases
+images/NAME.sqfs       its one-file image, if it has one, and NAME.sqfs.json; the folder may then be missing
+stage                  what nodes run to have the image (starter.py)
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -27,6 +29,7 @@ from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError, PrefixError
 from cogvideo_sat_env.base.files import write_atomically
 from cogvideo_sat_env.base.progress import Progress
+from cogvideo_sat_env.cluster.image_facts import ENDING
 from cogvideo_sat_env.install import own_files
 from cogvideo_sat_env.install.prefix_lock import prefix_lock
 
@@ -61,14 +64,21 @@ class Root:
         """The folder in which jobs say which release they use."""
         return self.path / "leases"
 
-    @property
-    def images(self) -> Path:
-        """The folder of one-file images."""
-        return self.path / "images"
-
     def prefix(self, name: str) -> Path:
         """Return the prefix of the release `name`."""
         return self.releases / name
+
+    def image(self, name: str) -> Path:
+        """Return where the one-file image of the release `name` is, if it has one."""
+        return self.path / "images" / f"{name}{ENDING}"
+
+    def has(self, name: str) -> bool:
+        """Tell whether the release `name` is there, as a folder or as an image."""
+        return self.prefix(name).is_dir() or self.image(name).is_file()
+
+    def is_image_only(self, name: str) -> bool:
+        """Tell whether the release `name` is there as an image alone."""
+        return self.image(name).is_file() and not os.path.lexists(self.prefix(name))
 
     def names(self) -> list[str]:
         """Return the names of the releases that have a folder or a record, oldest first."""
@@ -80,10 +90,10 @@ class Root:
 
     def _age(self, name: str) -> tuple[str, int, str]:
         """Order by day, then by when it was made: a release is never changed, and its receipt was written first."""
-        try:
-            made = (self.prefix(name) / own_files.RECEIPT).stat().st_mtime_ns
-        except OSError:
-            made = 0
+        made = 0
+        for path in (self.prefix(name) / own_files.RECEIPT, self.image(name)):
+            with contextlib.suppress(OSError):
+                made = made or path.stat().st_mtime_ns
         return name[:10], made, name
 
     def current_name(self) -> str | None:
@@ -117,17 +127,17 @@ def existing_root(path: Path) -> Root:
 
 
 @contextmanager
-def changing(root: Root, progress: Progress) -> Iterator[None]:
+def changing(root: Root, progress: Progress, break_lock: bool = False) -> Iterator[None]:
     """Hold ROOT's lock, also against other hosts, while `current`, records or modulefiles are changed.
 
-    Raises PrefixError for one who may not write there.
+    `break_lock`: also that of a host that gave no sign of life for long. Raises PrefixError for one who may not write.
     """
     if not os.access(root.path, os.W_OK | os.X_OK):
         raise PrefixError(
             f"{root.path}: you can't write there; releases are changed by those who administrate them",
             "ask them, or log in as one of them",
         )
-    with prefix_lock(root.current, progress):
+    with prefix_lock(root.current, progress, break_lock=break_lock):
         yield
 
 
@@ -146,7 +156,7 @@ def previous_name(root: Root) -> str | None:
     """Return the release that `rollback` makes current: the last one before the present one that is still there."""
     current, there = root.current_name(), set(root.names())
     was = (entry["release"] for entry in reversed(history(root)))
-    return next((name for name in was if name != current and name in there and root.prefix(name).is_dir()), None)
+    return next((name for name in was if name != current and name in there and root.has(name)), None)
 
 
 def since(root: Root, when: float) -> set[str]:

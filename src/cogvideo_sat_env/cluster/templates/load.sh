@@ -24,7 +24,10 @@ _cogvideo_sat_here=''
 _cogvideo_sat_wanted="${_cogvideo_sat_root}/current"
 if [ -n "${SATENV_RELEASE-}" ]; then _cogvideo_sat_wanted="${_cogvideo_sat_root}/releases/${SATENV_RELEASE}"; fi
 _cogvideo_sat_release="$(cd -P -- "${_cogvideo_sat_wanted}" 2>/dev/null && pwd -P)" || _cogvideo_sat_release=''
-if [ -z "${_cogvideo_sat_release}" ] || ! [ -d "${_cogvideo_sat_release}/conda-meta" ]; then
+if [ -z "${_cogvideo_sat_release}" ] &&
+    [ -f "${_cogvideo_sat_root}/images/$(basename "$(readlink -f "${_cogvideo_sat_wanted}")").sqfs" ]; then
+    _cogvideo_sat_here="the release is an image; have it on the node, in a job:  . \"\$(${_cogvideo_sat_root}/stage)\""
+elif [ -z "${_cogvideo_sat_release}" ] || ! [ -d "${_cogvideo_sat_release}/conda-meta" ]; then
     _cogvideo_sat_here="no release at ${_cogvideo_sat_wanted}; there are: $(command ls -1 "${_cogvideo_sat_root}/releases" 2>/dev/null | grep -v '\.json$' | tr '\n' ' ' || :)"
 elif ! [ -r "${_cogvideo_sat_release}/bin/activate-cogvideo-sat" ]; then
     _cogvideo_sat_here="${_cogvideo_sat_release}: not whole, or not readable for you"

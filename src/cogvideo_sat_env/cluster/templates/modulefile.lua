@@ -18,6 +18,9 @@ if mode() == "load" or mode() == "show" then
         LmodError("the environment ", os.getenv("_COGVIDEO_SAT_PREFIX"), " is active; leave it first: deactivate")
     end
     release = capture([==[readlink -f @QUOTED@ 2>/dev/null]==]):gsub("\n$", "")
+    if isFile([==[@ROOT@/images/]==] .. (release:match("[^/]+$") or "") .. ".sqfs") and not isDir(release) then
+        LmodError(release, [==[: is an image; have it on the node, in a job: . "$(@ROOT@/stage ]==], release, [==[)"]==])
+    end
     if release == "" or not isDir(release .. "/conda-meta") then
         LmodError([==[@PREFIX@]==], ": no such release; see: module avail @MODULE@")
     end

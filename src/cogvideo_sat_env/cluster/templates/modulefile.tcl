@@ -18,6 +18,10 @@ if {[module-info mode load] || [module-info mode display]} {
         puts stderr "cogvideo-sat-env: $::env(_COGVIDEO_SAT_PREFIX) is active; leave it first: deactivate"
         exit 1
     }
+    if {![catch {exec readlink -f @TCL@} release] && [file isfile "@ROOT@/images/[file tail $release].sqfs"] && ![file isdirectory $release]} {
+        puts stderr "cogvideo-sat-env: $release: is an image; have it on the node, in a job: . \"\$(@ROOT@/stage $release)\""
+        exit 1
+    }
     if {[catch {exec readlink -f @TCL@} release] || ![file isdirectory "$release/conda-meta"]} {
         puts stderr "cogvideo-sat-env: [list @TCL@]: no such release; see: module avail @MODULE@"
         exit 1

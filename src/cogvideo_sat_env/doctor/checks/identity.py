@@ -38,6 +38,8 @@ _RIVALS = re.compile(
     r"|gomp|iomp5|avcodec|avformat|avutil|python3[.\d]*)\.so",
 )
 
+_DRIVERS = re.compile(r"lib(cuda|nvidia|GL|EGL|OpenGL|OpenCL|vulkan|vdpau)")  # the host's are the right ones
+
 
 def distribution(request: ProbeRequest) -> ProbeOutcome:
     """SwissArmyTransformer, and nothing else, provides `sat`; one distribution provides `decord`."""
@@ -255,7 +257,7 @@ def pollution(request: ProbeRequest) -> ProbeOutcome:
             + (f" and {len(shadowed) - 4} more" if shadowed[4:] else ""),
             "export PYTHONNOUSERSITE=1",
         ))  # fmt: skip
-    found += _library_rivals(user.get("LD_LIBRARY_PATH", ""), prefix)
+    found += _library_rivals(user, prefix)
     if user.get("PYTHONSAFEPATH"):
         found.append((
             "PYTHONSAFEPATH keeps `python train_video.py` from finding the modules beside it", "unset PYTHONSAFEPATH"
@@ -348,16 +350,19 @@ def _sees_system_packages() -> bool:
     return re.search(r"(?im)^include-system-site-packages\s*=\s*true", text) is not None
 
 
-def _library_rivals(value: str, prefix: Path) -> list[tuple[str, str]]:
+def _library_rivals(user: dict[str, str], prefix: Path) -> list[tuple[str, str]]:
     found = []
-    for entry in filter(None, value.split(os.pathsep)):
+    loaded = user.get("LOADEDMODULES", "").replace(":", ", ")  # the site's modules put theirs in front, whenever loaded
+    remedy = "unset LD_LIBRARY_PATH" + (f", or module unload what has set it (loaded: {loaded})" if loaded else "")
+    own = {path.name for path in _entries(prefix / "lib") if ".so" in path.name and not _DRIVERS.match(path.name)}
+    for entry in filter(None, user.get("LD_LIBRARY_PATH", "").split(os.pathsep)):
         folder = Path(entry)
         if _inside(folder, prefix) or not folder.is_dir():
             continue
-        rivals = sorted(path.name for path in _entries(folder) if _RIVALS.match(path.name))
+        rivals = sorted(path.name for path in _entries(folder) if path.name in own or _RIVALS.match(path.name))
         if rivals:
             text = f"LD_LIBRARY_PATH has {entry}, whose {', '.join(rivals[:3])} hide the environment's"
-            found.append((text, "unset LD_LIBRARY_PATH"))
+            found.append((text, remedy))
     return found
 
 
