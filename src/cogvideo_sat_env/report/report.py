@@ -45,6 +45,15 @@ class Report:
     views: tuple[View, ...]
     moment: int
 
+    @property
+    def labels(self) -> list[str]:
+        """The views' names: variants or platforms, with their sources where those are the same."""
+        names = [view.inventory.label for view in self.views]
+        return [
+            name if names.count(name) == 1 else f"{name} of {view.inventory.source}"
+            for name, view in zip(names, self.views, strict=True)
+        ]
+
     def age(self, package: Package) -> int | None:
         """Return the days since the package was built, None where its metadata doesn't say when."""
         return None if package.timestamp is None else max(0, (self.moment - package.timestamp) // DAY)
@@ -61,14 +70,14 @@ class Report:
         return {
             "schema": SCHEMA, "tool_version": __version__, "as_of": day(self.moment), "shared": HOW,
             "licence_flags": {flag: {"name": name, "meaning": text} for flag, (name, text) in MEANING.items()},
-            "views": [self._view(view) for view in self.views],
+            "views": [self._view(view, label) for view, label in zip(self.views, self.labels, strict=True)],
         }  # fmt: skip
 
-    def _view(self, view: View) -> dict[str, Any]:
+    def _view(self, view: View, label: str) -> dict[str, Any]:
         inventory, graph = view.inventory, view.graph
         numbers = {root.key: number for number, root in enumerate(graph.roots)}
         return {
-            "label": inventory.label, "source": inventory.source, "kind": inventory.kind,
+            "label": label, "source": inventory.source, "kind": inventory.kind,
             "platform": inventory.platform, "variant": inventory.variant, "lock_sha256": inventory.sha256,
             "measure": "installed" if view.sizes.installed else "archives", "total": view.sizes.total.to_json(),
             "ages": self.ages(view),
@@ -143,7 +152,7 @@ class Report:
         )
 
     def _side_by_side(self) -> list[str]:
-        head = ["requirement", *[view.inventory.label for view in self.views]]
+        head = ["requirement", *self.labels]
         rows = []
         for several in zip(*(view.rows for view in self.views), strict=True):
             versions = [row.package.version + (" (pip)" if row.package.kind == "pip" else "") if row.package else "-"
