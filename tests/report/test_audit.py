@@ -14,7 +14,8 @@ import pytest
 
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.report.audit import audit
-from cogvideo_sat_env.report.inventory import Inventory, Package, inventory, read
+from cogvideo_sat_env.report.inventory import Inventory, Package, inventory
+from cogvideo_sat_env.report.sources import read
 from conftest import PROJECT
 from install.conftest import Site, make_wheel, pin
 

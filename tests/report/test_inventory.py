@@ -15,7 +15,7 @@ import pytest
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.lock.render import SIZES
 from cogvideo_sat_env.report.difference import diff
-from cogvideo_sat_env.report.inventory import read
+from cogvideo_sat_env.report.sources import read
 from inventories import of, package, variant
 
 PROJECT = Path(__file__).parents[2]

@@ -18,8 +18,9 @@ from spdx_tools.spdx.validation.document_validator import validate_full_spdx_doc
 
 from cogvideo_sat_env.base.errors import MissingToolError
 from cogvideo_sat_env.report import sbom
-from cogvideo_sat_env.report.inventory import Inventory, Package, inventory, read
+from cogvideo_sat_env.report.inventory import Inventory, Package, inventory
 from cogvideo_sat_env.report.sbom import render
+from cogvideo_sat_env.report.sources import read
 from conftest import PROJECT
 from install.conftest import Site
 

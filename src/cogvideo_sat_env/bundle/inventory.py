@@ -1,4 +1,4 @@
-"""What is in it, for whatever a user names: a bundle, or what report/inventory.py reads."""
+"""What is in it, for whatever a user names: a bundle, or what report/sources.py reads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cogvideo_sat_env.base.errors import VerificationError
 from cogvideo_sat_env.bundle.container import Bundle, open_bundle
 from cogvideo_sat_env.bundle.front import first_bytes
 from cogvideo_sat_env.lock.frozen import records
-from cogvideo_sat_env.report import inventory as report
+from cogvideo_sat_env.report import sources
 from cogvideo_sat_env.report.facts import Facts
 from cogvideo_sat_env.report.inventory import Inventory, inventory, of_artefact, of_pip, only
 from cogvideo_sat_env.source.mirror.selection import part_from_json
@@ -20,11 +20,11 @@ from cogvideo_sat_env.source.mirror.selection import part_from_json
 def read(what: str | Path, platforms: Sequence[str] = ()) -> tuple[Inventory, ...]:
     """Return an inventory for each platform (a bundle: each variant) of `what` that is in `platforms` (none: all).
 
-    Raises what report.inventory.read and open_bundle raise.
+    Raises what report.sources.read and open_bundle raise.
     """
     path = Path(what)
     if not is_bundle(path):
-        return report.read(what, platforms)
+        return sources.read(what, platforms)
     return only(of_bundle(open_bundle(path), str(what)), platforms)
 
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.base.paths import current_platform, project_root
-from cogvideo_sat_env.report.inventory import Inventory, read
+from cogvideo_sat_env.report.inventory import Inventory
+from cogvideo_sat_env.report.sources import read
 from cogvideo_sat_env.spec.variants import guess_device, read_variants
 
 
