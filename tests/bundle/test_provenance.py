@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from cogvideo_sat_env.base.errors import InputError, SatenvError, VerificationError
+from cogvideo_sat_env.base.errors import InputError, SatenvError, SourceError, VerificationError
 from cogvideo_sat_env.base.files import write_atomically
 from cogvideo_sat_env.bundle.container import open_bundle
 from cogvideo_sat_env.bundle.provenance import Trust, attest, verify
 from cogvideo_sat_env.bundle.write import Item, write_bundle
-from cogvideo_sat_env.report import signature, statement
+from cogvideo_sat_env.report import signature, sigstore, statement
 from conftest import PROJECT
 
 pytestmark = pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="no ssh-keygen")
@@ -173,6 +173,38 @@ def test_a_bundle_is_verified_by_the_same_command(tmp_path: Path, keys: Callable
     sat.write_bytes(content)
     with pytest.raises(VerificationError, match="big: expected SHA-256"):
         verify(sat, trust)
+
+
+SIGSTORE = """#!/bin/sh
+[ "$COLUMNS" = 1000 ] && [ "$1 $2 $3" = "-I -m sigstore" ] || exit 9
+case $4 in
+    sign) [ -e refuse ] && { echo "ERROR    no network      errors.py:42" >&2; exit 1; }; echo "{}" > "$7" ;;
+    verify) [ "$9" = "me@example.org" ] && [ "${11}" = "https://issuer.example.org" ] ;;
+esac
+"""
+
+
+def test_sigstore_signs_and_is_asked_about_the_identity(
+    tmp_path: Path, own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a stand-in that takes the arguments of sigstore 4: the real one needs its services."""
+    (tmp_path / "venv/bin").mkdir(parents=True)
+    (tmp_path / "venv/bin/python").write_text(SIGSTORE)
+    (tmp_path / "venv/bin/python").chmod(0o755)
+    monkeypatch.setattr(sigstore, "tool_set", lambda *_: tmp_path / "venv")
+    monkeypatch.chdir(tmp_path)
+    path = own / "provenance.intoto.json"
+    attest(own, [], path)
+    trust = Trust(None, "me@example.org", "https://issuer.example.org")
+    with pytest.raises(VerificationError, match=r"is not signed: provenance\.intoto\.json\.sigstore\.json is missing"):
+        verify(path, trust)
+    assert sigstore.sign(path).name == "provenance.intoto.json.sigstore.json"
+    assert verify(path, trust).signer == "me@example.org"
+    with pytest.raises(VerificationError, match="sigstore doesn't find that mallory signed it"):
+        verify(path, Trust(None, "mallory", "https://issuer.example.org"))
+    (tmp_path / "refuse").touch()
+    with pytest.raises(SourceError, match="sigstore can't sign it: no network errors.py:42"):
+        sigstore.sign(path)
 
 
 FOREIGN = {

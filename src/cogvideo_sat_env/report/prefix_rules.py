@@ -36,6 +36,7 @@ WHEELS = "wheels"
 _RECORD = ("name", "version", "build", "build_number", "subdir", "noarch", "depends", "constrains", "license")
 _RECEIPT = ("platform", "data_only", "not_provided", "patched")
 _GENERATED = ("unix_python_entry_point", "pyc_file")  # files that no package holds: of them only the place is recorded
+_LARGEST = 1 << 24  # bytes of a file of no package that the prefix is looked for in
 _EXEC = re.compile(rb"#!/bin/sh\n'''exec' (?P<words>[^\n]+) \"\$0\" \"\$@\"(?: #'''\n|\n' '''\n)")
 _SHEBANG = re.compile(rb"#![ ]*(?P<path>\S+)(?P<rest>[^\n]*)\n")
 
@@ -128,8 +129,10 @@ class Prefix:
             content = content.replace(os.fsencode(name), placeholder.encode())
         return _env_shebang(content, placeholder)
 
-    def _unpackaged(self, path: str) -> bytes:
-        """Files of pip's, this program's, or the user's own."""
+    def _unpackaged(self, path: str) -> bytes | None:
+        """Files of pip's, this program's, or the user's own, which may be checkpoints: no text is so large."""
+        if os.path.getsize(self.path / path) > _LARGEST:
+            return None
         content = (self.path / path).read_bytes()
         if path in activation.TEMPLATES:
             for name in self.spellings:
