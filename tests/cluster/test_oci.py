@@ -132,6 +132,7 @@ def test_recipes_name_the_lock_and_make_the_same_environment(build, base, tmp_pa
         assert text == golden.read_text(), f"{golden}: not what is written now:\n{text}"
 
 
+@pytest.mark.fault("image-base", "error", "names the base and what was expected; no image is written")
 def test_a_base_that_does_not_fit_is_refused_before_anything_is_written(build, base, tmp_path):
     def refused(match: str, **more: Any) -> None:
         given = {"base": base, "out": tmp_path / "out", **more}

@@ -93,6 +93,7 @@ def no_mount(monkeypatch):
     )
 
 
+@pytest.mark.fault("node-no-mount", "environment", "says why it can't be mounted; it is unpacked on the node")
 def test_where_nothing_can_be_mounted_it_is_unpacked_and_that_is_announced(site, no_mount):
     staged = site.stage()
     assert staged.how == "copy" and staged.prefix == site.prefix
@@ -116,6 +117,7 @@ def test_without_unsquashfs_or_room_the_shared_folder_is_used_at_the_same_path(s
     assert site.release() and site.left() == []
 
 
+@pytest.mark.fault("node-disk-full", "environment", "says needed and free bytes; the shared folder is used")
 def test_a_disk_that_is_too_small_leads_to_the_shared_folder_and_nothing_is_left(site, no_mount, monkeypatch):
     usage = shutil.disk_usage(site.root)
     monkeypatch.setattr(bring.shutil, "disk_usage", lambda path: usage._replace(free=100))
@@ -128,6 +130,9 @@ def test_a_disk_that_is_too_small_leads_to_the_shared_folder_and_nothing_is_left
     assert site.left() == []
 
 
+@pytest.mark.fault(
+    "image-broken", "environment", "names the image, what was expected and found; the shared folder is used"
+)
 @pytest.mark.parametrize("damage", ["cut", "changed", "no facts", "other facts"])
 def test_a_broken_image_is_never_used(site, no_mount, damage):
     content = site.image.read_bytes()
@@ -240,6 +245,7 @@ def test_a_job_undoes_what_it_staged_after_current_was_moved_and_after_jobs_that
     assert json.loads(ran.stdout)["removed"] is True and site.left() == [], ran.stderr
 
 
+@pytest.mark.fault("node-folder", "environment", "names the folder and why it isn't trusted; the shared folder is used")
 @pytest.mark.parametrize("mode", [0o777, 0o775])
 def test_a_place_that_others_can_write_to_is_not_trusted(site, no_mount, mode):
     site.at.mkdir()
