@@ -67,6 +67,16 @@ def test_every_kind_of_change_is_told() -> None:
     assert "SHA-256" in by_name["other-bytes"].words()[1]
 
 
+def test_an_added_and_a_removed_package_have_the_requirement_that_leads_to_them() -> None:
+    own = package("kornia", needs=["below"])
+    with_it, without = (of(*packages, variant="linux-64-cuda") for packages in ((own, package("below")), (own,)))
+    (added,), (removed,) = diff(without, with_it).changes, diff(with_it, without).changes
+    assert (added.kind, added.reason) == ("added", "kornia >=0.7.3") and removed.reason == "kornia >=0.7.3"
+    assert "for kornia >=0.7.3" in diff(without, with_it).to_text()
+    (itself,) = diff(of(variant="linux-64-cuda"), of(package("kornia"), variant="linux-64-cuda")).changes
+    assert itself.reason == ""
+
+
 def test_the_other_way_round_is_the_mirror_image() -> None:
     there, back = diff(BEFORE, AFTER), diff(AFTER, BEFORE)
     mirror = {"added": "removed", "removed": "added", "upgraded": "downgraded", "downgraded": "upgraded"}
@@ -99,7 +109,7 @@ def test_text_and_markdown_say_what_needs_a_look_first() -> None:
     assert "leaves <2.11 (torch-2.11)" in second
     markdown = compare([BEFORE], [AFTER]).to_markdown()
     assert markdown.startswith("## some.yml → some.yml") and "### linux-64-cuda" in markdown
-    assert "leaves &lt;2.11" in markdown and "| `up` | upgraded | 1.9 | 1.10 | +50 B |" in markdown
+    assert "leaves &lt;2.11" in markdown and "| `up` | upgraded | 1.9 | 1.10 | +50 B |  |" in markdown
     assert markdown.index("Bounds that are crossed") < markdown.index("Licences to look at") < markdown.index("| `up`")
     many = compare([of()], [of(*(package(f"p{n}") for n in range(30)))]).to_markdown()
     assert "<details><summary>All 30 packages</summary>" in many

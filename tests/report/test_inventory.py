@@ -15,6 +15,7 @@ import pytest
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.lock.render import SIZES
 from cogvideo_sat_env.report.difference import diff
+from cogvideo_sat_env.report.facts import Fact, fact, seconds
 from cogvideo_sat_env.report.sources import read
 from inventories import of, package, variant
 
@@ -175,6 +176,10 @@ def test_a_lock_of_packages_that_no_metadata_has_says_unknown_and_never_zero(tmp
     md5 = hashlib.md5(b"x", usedforsecurity=False).hexdigest()
     file.write_text(f"@EXPLICIT\nhttps://conda.example.org/c/noarch/mine-1.0-0.conda#{md5}\n")
     (found,) = read(file)
+    assert fact({"size": 0, "license": " ", "timestamp": 0}) == Fact()
+    assert [seconds(value) for value in (1_760_000_000_123, 1_760_000_000, 1577836800000, True, "x")] == [
+        1_760_000_000, 1_760_000_000, None, None, None,  # a made-up stamp is no age
+    ]  # fmt: skip
     (package,) = found.packages
     assert (package.size, package.licence, package.timestamp, package.sha256) == (None, None, None, "")
     assert package.md5 == md5 and found.platform == "noarch"

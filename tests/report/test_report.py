@@ -15,7 +15,7 @@ from cogvideo_sat_env.cli import cli
 from cogvideo_sat_env.report.bounds import judge
 from cogvideo_sat_env.report.html import render
 from cogvideo_sat_env.report.licences import flagged, flags
-from cogvideo_sat_env.report.report import make_report
+from cogvideo_sat_env.report.report import age_group, make_report
 from inventories import of, package, project, variant
 
 PROJECT = Path(__file__).parents[2]
@@ -63,6 +63,14 @@ def test_a_broken_bound_an_unknown_size_and_a_young_package_are_said() -> None:
     assert "1.0 kB + 1 unknown to download" in text and "under 14 days: pytorch (3 d)" in text and "unknown: 1" in text
     (view,) = made.to_json()["views"]
     assert view["total"] == {"bytes": 1000, "packages": 2, "unknown": 1}
+
+
+def test_an_age_falls_into_the_group_that_begins_with_it() -> None:
+    ages = (0, 13, 14, 89, 90, 364, 365, 1094, 1095, None)
+    assert [age_group(age) for age in ages] == [
+        "under 14 days", "under 14 days", "14 to 90 days", "14 to 90 days", "90 days to a year", "90 days to a year",
+        "1 to 3 years", "1 to 3 years", "older than 3 years", "unknown",
+    ]  # fmt: skip
 
 
 def test_a_cpu_variant_isnt_judged_by_the_bound_on_the_cuda_build() -> None:

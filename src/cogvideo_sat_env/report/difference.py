@@ -19,6 +19,7 @@ from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.base.progress import human_bytes
 from cogvideo_sat_env.report.bounds import bounds_of, holds
 from cogvideo_sat_env.report.columns import align
+from cogvideo_sat_env.report.graph import make_graph
 from cogvideo_sat_env.report.inventory import Inventory, Package
 from cogvideo_sat_env.report.licences import MEANING, flags
 from cogvideo_sat_env.report.size import total
@@ -44,16 +45,25 @@ class Hit:
 
 @dataclass(frozen=True)
 class Change:
-    """One package that differs. `before` is None for an added one, `after` for a removed one."""
+    """One package that differs. `before` is None for an added one, `after` for a removed one.
+
+    `reason` is the nearest requirement that brings an added one, or brought a removed one.
+    """
 
     kind: str
     before: Package | None
     after: Package | None
+    reason: str = ""
 
     @property
     def name(self) -> str:
         """The package's name, the new one where it has another."""
         return (self.after or self.before).name  # type: ignore[union-attr]
+
+    @property
+    def key(self) -> str:
+        """The name by which packages are compared."""
+        return (self.after or self.before).key  # type: ignore[union-attr]
 
     @property
     def size_delta(self) -> int | None:
@@ -91,7 +101,8 @@ class Change:
         """Return the change for scripts."""
         return {
             "name": self.name, "change": self.kind, "before": _facts(self.before), "after": _facts(self.after),
-            "size_delta": self.size_delta, "licence_changed": self.licence_changed, "new_flags": list(self.new_flags),
+            "requirement": self.reason or None, "size_delta": self.size_delta,
+            "licence_changed": self.licence_changed, "new_flags": list(self.new_flags),
         }  # fmt: skip
 
 
@@ -164,7 +175,14 @@ class Difference:
         lines += [f"  ({self.note})"] if self.note else []
         lines += [f"  ! {_hit(hit)}" for hit in self.hits]
         rows = [
-            (f"  {change.kind}", change.name, *change.words(), signed(change.size_delta), _licence_words(change))
+            (
+                f"  {change.kind}",
+                change.name,
+                *change.words(),
+                signed(change.size_delta),
+                f"for {change.reason}" if change.reason else "",
+                _licence_words(change),
+            )
             for change in self.changes
         ]
         return "\n".join(lines + (align(rows, right=(4,)) if rows else [])) + "\n"
@@ -182,10 +200,10 @@ class Difference:
         if licences:
             rows = [f"- `{change.name}`: {_code(_licence_words(change))}" for change in licences]
             lines += ["", "**Licences to look at**", "", *rows]
-        head = ["| package | change | before | after | size |", "|---|---|---|---|---:|"]
+        head = ["| package | change | before | after | size | for |", "|---|---|---|---|---:|---|"]
         rows = [
             f"| `{change.name}` | {change.kind} | {' | '.join(_cell(text) for text in change.words())} "
-            f"| {signed(change.size_delta)} |"
+            f"| {signed(change.size_delta)} | {_cell(change.reason)} |"
             for change in self.changes
         ]
         if len(rows) > _FOLD:
@@ -243,8 +261,20 @@ def diff(a: Inventory, b: Inventory) -> Difference:
         else:
             changes.append(Change(REMOVED, old[name, kind], None))
     changes += [Change(ADDED, None, new[key]) for key in come]
-    found = sorted(filter(None, changes), key=lambda change: (KINDS.index(change.kind), change.name.lower()))
+    told = [change for change in changes if change]
+    for kind, one in ((ADDED, b), (REMOVED, a)):
+        if any(change.kind == kind for change in told):
+            nearest = _requirements(one)
+            told = [replace(c, reason=nearest.get(c.key, "")) if c.kind == kind else c for c in told]
+    found = sorted(told, key=lambda change: (KINDS.index(change.kind), change.name.lower()))
     return Difference(a, b, tuple(found), tuple(hit for change in found for hit in _hits(change)), note)
+
+
+def _requirements(inventory: Inventory) -> dict[str, str]:
+    """Return the requirement nearest to each package, "" where it is one itself."""
+    graph = make_graph(inventory)
+    nearest = {key: graph.roots[number] for key, number in graph.owner.items()}
+    return {key: root.spec for key, root in nearest.items() if root.key != key}
 
 
 def _by_key(inventory: Inventory) -> dict[tuple[str, str], Package]:
