@@ -60,6 +60,7 @@ def test_a_requeued_job_goes_on_from_its_newest_checkpoint(run: Path, tmp_path: 
     assert sat_job("step", tmp_path / "7.run").stdout == "1000\n"
 
 
+@pytest.mark.fault("checkpoint-cut-off", "environment", "goes on from the newest whole checkpoint, and says so")
 @pytest.mark.parametrize("saved", ["1500", "1500-ema", "1000-ema", "", None])
 def test_a_save_that_was_cut_off_is_passed_over(run: Path, tmp_path: Path, saved: str | None) -> None:
     checkpoint(run, 1500, whole=False)
@@ -102,6 +103,7 @@ def test_a_folder_without_a_whole_checkpoint_is_refused(tmp_path: Path) -> None:
     assert done.returncode == 1 and "no whole checkpoint" in done.stderr and not (tmp_path / "7.yaml").exists()
 
 
+@pytest.mark.fault("compile-killed", "environment", "removes the lock that torch would wait for without an end")
 def test_the_lock_of_a_compilation_that_was_killed_is_removed_and_one_that_goes_on_is_left(tmp_path: Path) -> None:
     """torch waits for such a file without an end: the requeued job would."""
     remove = runpy.run_path(str(jobs.JOB_FILE))["remove_stale_locks"]

@@ -110,6 +110,7 @@ def test_every_key_of_the_schema_is_one_of_a_site_and_has_words() -> None:
     assert all(item["description"] for item in properties.values())
 
 
+@pytest.mark.fault("site-file", "error", "names file, line and key, and the nearest known key")
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -177,6 +178,7 @@ def test_what_cannot_be_run_is_one_error_and_nothing_is_written(words, error, to
     assert told in str(caught.value) and not (home.path / "job").exists()
 
 
+@pytest.mark.fault("job-config", "error", "names the file, its line and what is expected; writes nothing")
 def test_a_config_that_upstream_cannot_read_is_named(home: Home) -> None:
     (home.sat / "configs" / "sft.yaml").write_text("args: [", encoding="utf-8")
     with pytest.raises(InputError, match=r"sft\.yaml:\d+: .*expected a config"):
@@ -202,6 +204,7 @@ def test_prompts_from_a_keyboard_are_refused(home: Home) -> None:
                  "--base", "configs/model.yaml", "--base", "configs/inference.yaml")  # fmt: skip
 
 
+@pytest.mark.fault("job-edited", "error", "leaves it, and says how to replace it or to write elsewhere")
 def test_an_edited_script_is_never_lost(home: Home) -> None:
     home.train()
     home.train()  # the same again is no conflict
@@ -215,6 +218,7 @@ def test_an_edited_script_is_never_lost(home: Home) -> None:
     assert "# mine" not in script.read_text(encoding="utf-8")
 
 
+@pytest.mark.fault("slurm-missing", "error", "writes the script, and names the command of Slurm that is missing")
 def test_without_slurm_the_script_is_written_and_submitting_says_what_is_missing(
     home: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -252,6 +256,7 @@ def test_a_release_is_named_by_itself_so_that_a_job_keeps_it(home: Home, tmp_pat
         home.run(*words)
 
 
+@pytest.mark.fault("slurm-refuses", "error", "sbatch's own reason; the script stays")
 def test_sbatch_answers_with_a_number_or_with_its_reason(
     home: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

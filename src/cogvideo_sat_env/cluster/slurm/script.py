@@ -153,7 +153,8 @@ def _values(job: Job) -> list[str]:
         )
         lines.append(f"REQUEUES={job.site.requeues} # how often this job goes on by itself, at most")
     lines.append(f"SATENV={quoted['program']}")
-    lines.append(f"DOCTOR={job.doctor} # its level before the first step; empty: none")
+    level = f"--level {job.doctor}" if job.doctor else ""
+    lines.append(f"DOCTOR=({level}) # its options before the first step, e.g. --skip imports; empty: no doctor")
     lines.append(f"BACKEND={'nccl' if job.gpus else 'gloo'}")
     lines.append(f"INTERFACE={shlex.quote(job.site.interface) if job.site.interface else ''}"
                  " # between the nodes; empty: the one that leads to the other node")  # fmt: skip

@@ -48,12 +48,12 @@ export -f say die own_folder interface rank
 
 # ---- the doctor, on all nodes, once for the nodes of this job -------------------------------------------------------
 checked=$OUTPUT/logs/$SLURM_JOB_ID.checked
-if [ -n "$DOCTOR" ] && [ "$(cat "$checked" 2>/dev/null)" != "$SLURM_JOB_NODELIST" ]; then
+if [ ${#DOCTOR[@]} -gt 0 ] && [ "$(cat "$checked" 2>/dev/null)" != "$SLURM_JOB_NODELIST" ]; then
     together=()
     if [ "$SLURM_NNODES" -gt 1 ]; then
         together=(--nodes "$SLURM_NNODES" --ntasks "$SLURM_NNODES")
     fi
-    "$SATENV" doctor -p "$PREFIX" --level "$DOCTOR" "${together[@]}" ||
+    "$SATENV" doctor -p "$PREFIX" "${DOCTOR[@]}" "${together[@]}" ||
         die "the doctor has found a failure: nothing was started. In a ticket: $OUTPUT/logs/$SLURM_JOB_ID.out"
     printf '%s' "$SLURM_JOB_NODELIST" >"$checked"
 fi
