@@ -91,6 +91,10 @@ JOBS = [  # what Slurm says of a job, its script, whether it uses the first rele
     (("{root}/releases/{first}/bin/python", "RUNNING", NOW), None, True),
     (("x\x1fcogvideo-sat-env release {first}", "RUNNING", NOW), "", True),
     (("(null)", "RUNNING", LONG_AGO), ". {root}/load.sh", True),
+    (("(null)", "RUNNING", LONG_AGO), '. "$(satenv stage {root})"', True),
+    (("(null)", "RUNNING", LONG_AGO), '. "$({root}/stage)"', True),
+    (("(null)", "RUNNING", NOW), "{root}/stage {root}/images/{first}.sqfs", True),
+    (("(null)", "RUNNING", LONG_AGO), "{root}-old/load.sh", False),
     (("(null)", "SUSPENDED", LONG_AGO), "module load gcc cogvideo-sat", True),
     (("(null)", "RUNNING", NOW), ". {root}/load.sh", False),  # it began when another was current
     (("(null)", "PENDING", LONG_AGO), ". {root}/load.sh", False),  # it will take what is current
@@ -190,12 +194,17 @@ def test_bad_records_and_names_are_named(apps: Site) -> None:
     with pytest.raises(InputError, match="nothing that was current before"):
         releases.rollback(apps.path, Silent())
     path = apps.root.releases / f"{name}.json"
-    for text in ("{", "[]", '{"schema": 9}', "\0"):
+    typed = json.dumps({**json.loads(path.read_text()), "bytes": "many"})
+    for text in ("{", "[]", '{"schema": 9}', "\0", typed):
         path.write_text(text)
         with pytest.raises(InputError, match=rf"{name}\.json"):
             releases.list_releases(apps.path)
     path.unlink()
     assert apps.deploy().record["packages"] == 5
+    for text in ("{", "{}", "[1]", '[{"release": 3, "time": 0.0}]'):
+        (apps.path / "history.json").write_text(text)
+        with pytest.raises(InputError, match=r"history\.json"):
+            releases.list_releases(apps.path)
 
 
 @pytest.mark.parametrize(

@@ -254,7 +254,8 @@ def _proven(root: Root, outcome: InstallOutcome, group: int | None, progress: Pr
         f"{prefix} is a release that jobs use, and is never changed. An administrator makes the next one: "
         f"{satenv('deploy', root.path)}. For packages of your own make an environment of your own."
     )
-    write_atomically(prefix / own_files.FROZEN, (json.dumps({"message": message}) + "\n").encode())
+    if not (prefix / own_files.FROZEN).exists():
+        write_atomically(prefix / own_files.FROZEN, (json.dumps({"message": message}) + "\n").encode())
     if group is not None:
         access.share_release(prefix, group)
     found = record.read(root, prefix.name) or record.make(root, prefix.name)

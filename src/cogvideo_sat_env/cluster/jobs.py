@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cogvideo_sat_env.cluster import root as roots
+from cogvideo_sat_env.cluster.image_facts import ENDING
 from cogvideo_sat_env.cluster.root import MODULE, Root
 
 COMMENT = "cogvideo-sat-env release "  # in a job's comment, before the name of the release that it uses
@@ -155,7 +156,8 @@ def _named(root: Root, text: str) -> tuple[set[str], bool]:
     modules = "\n".join(line for line in text.splitlines() if re.search(r"\b(?:module|ml)\b", line))
     named |= {found[1] for found in re.finditer(rf"\b{MODULE}/([0-9][^/\s\"';&|]*)", modules)}
     named |= {found[1] for found in re.finditer(rf"{COMMENT}(\S+)", text)}
-    current = re.search(rf"(?:{places})/(?:current|load\.sh)\b", text)
+    named |= {found[1] for found in re.finditer(rf"(?:{places})/images/(\S+?)\{ENDING}", text)}
+    current = re.search(rf"(?:{places})(?:/(?:current|load\.sh|stage)\b|/?(?=[\s\"')]|$))", text)
     current = current or re.search(rf"\b{MODULE}(?:/current)?(?![\w/.-])", modules)
     return named & there, current is not None
 

@@ -26,6 +26,10 @@ from cogvideo_sat_env.install import receipt
 from cogvideo_sat_env.install.package_manifest import walk
 
 SCHEMA = 1
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    "packages": (int,), "bytes": (int,), "files": (int,), "created": (str,), "by": (str,), "pinned": (bool,),
+    "doctor": (dict, type(None)),
+}  # fmt: skip
 
 
 def path(root: Root, name: str) -> Path:
@@ -43,7 +47,12 @@ def read(root: Root, name: str) -> dict[str, Any] | None:
         raise InputError(
             f"{path(root, name)}: can't be read: {error}", "delete it; deploying the same again writes it anew"
         ) from error
-    if not isinstance(found, dict) or found.get("schema") != SCHEMA or found.get("release") != name:
+    if (
+        not isinstance(found, dict)
+        or found.get("schema") != SCHEMA
+        or found.get("release") != name
+        or not all(isinstance(found.get(key), kind) for key, kind in _KINDS.items())
+    ):
         raise InputError(
             f"{path(root, name)}: expected the record of {name}, of schema {SCHEMA}",
             "delete it; deploying the same again writes it anew",

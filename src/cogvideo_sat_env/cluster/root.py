@@ -149,7 +149,15 @@ def history(root: Root) -> list[dict[str, Any]]:
         return []
     except (OSError, ValueError) as error:
         raise InputError(f"{root.path / 'history.json'}: can't be read: {error}", "move it away") from error
-    return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+    if not isinstance(found, list) or not all(map(_is_entry, found)):
+        raise InputError(
+            f"{root.path / 'history.json'}: expected a list of releases and times", "move it away; rollback starts anew"
+        )
+    return found
+
+
+def _is_entry(entry: object) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("release"), str) and isinstance(entry.get("time"), float)
 
 
 def previous_name(root: Root) -> str | None:
@@ -181,8 +189,9 @@ def point(root: Root, name: str, by: str, how: str) -> None:
         link.unlink(missing_ok=True)
         raise
     entries = history(root)
-    if before and (not entries or entries[-1]["release"] != before):  # killed between link and history
-        entries.append({"release": before, "time": 0.0, "by": "", "how": ""})
-    now = datetime.now(timezone.utc).timestamp()
-    entries.append({"release": name, "time": round(now, 3), "by": by, "how": how})
+    now = float(round(datetime.now(timezone.utc).timestamp(), 3))
+    if before and (not entries or entries[-1]["release"] != before):
+        # a run was killed between link and history: until now either of the two may have been current
+        entries.append({"release": before, "time": now, "by": "", "how": ""})
+    entries.append({"release": name, "time": now, "by": by, "how": how})
     write_atomically(root.path / "history.json", (json.dumps(entries, indent=1) + "\n").encode())

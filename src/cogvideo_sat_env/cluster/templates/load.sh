@@ -47,7 +47,7 @@ if [ -n "${SLURM_JOB_ID-}" ]; then
         echo "cogvideo-sat-env: warning: this job was given GPUs, and $(uname -n) has no NVIDIA driver loaded" >&2
     fi
     if [ -d "${_cogvideo_sat_root}/leases" ] && [ -w "${_cogvideo_sat_root}/leases" ]; then
-        : 2>/dev/null >> "${_cogvideo_sat_root}/leases/${_cogvideo_sat_release##*/}@${SLURM_JOB_ID}" || :
+        touch "${_cogvideo_sat_root}/leases/${_cogvideo_sat_release##*/}@${SLURM_JOB_ID}" 2>/dev/null || :
     fi
 elif [ -e /proc/driver/nvidia/version ]; then
     _cogvideo_sat_here="no job, GPU driver loaded"
