@@ -32,6 +32,7 @@ CUDA = {  # what conda-forge has of CUDA, as far as activation looks at it
     "bin/nvcc": packages.Text("#!/bin/sh\n", executable=True),
     "targets/x86_64-linux/include/cuda.h": packages.Text(""),
     "targets/x86_64-linux/lib/stubs/libcuda.so": packages.Text(""),
+    "etc/conda/activate.d/others.sh": packages.Text("unset OF_THE_SITE\n"),  # what another package may do
 }
 
 

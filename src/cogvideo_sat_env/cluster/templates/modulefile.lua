@@ -49,7 +49,7 @@ local function restore_empty(name)  -- Lmod leaves it unset; in a swap the next 
 end
 
 for kind, name, value in text:gmatch("(%l+):([%w_]+)=(%S*)") do
-    value = value:gsub("%%(%x%x)", function(digits) return string.char(tonumber(digits, 16)) end)
+    value = value:gsub("=.*", ""):gsub("%%(%x%x)", function(digits) return string.char(tonumber(digits, 16)) end)
     if kind == "prepend" then
         prepend_path(name, value)
     elseif kind == "push" then

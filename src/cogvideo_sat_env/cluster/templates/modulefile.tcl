@@ -40,13 +40,18 @@ if {[module-info mode load] || [module-info mode display]} {
     }
 }
 
-foreach {all kind name value} [regexp -all -inline {([a-z]+):(\w+)=(\S*)} $text] {
-    set value [subst -nocommands -novariables [regsub -all {%([0-9A-F]{2})} [string map {\\ \\\\} $value] {\\x\1}]]
+proc decoded {word} {
+    subst -nocommands -novariables [regsub -all {%([0-9A-F]{2})} [string map {\\ \\\\} $word] {\\x\1}]
+}
+foreach {all kind name value old} [regexp -all -inline {([a-z]+):(\w+)=([^\s=]*)=?(\S*)} $text] {
     switch $kind {
-        prepend { prepend-path $name $value }
-        set { setenv $name $value }
-        unset { unsetenv $name }
-        default { pushenv $name $value }
+        prepend { prepend-path $name [decoded $value] }
+        set { setenv $name [decoded $value] }
+        unset { unsetenv $name [decoded $old] }
+        default {
+            # push, blank: unsetenv with a value, which unloading sets; what pushenv keeps is lost in a swap
+            if {[module-info mode remove]} { unsetenv $name [decoded $old] } else { setenv $name [decoded $value] }
+        }
     }
 }
 setenv $record $text

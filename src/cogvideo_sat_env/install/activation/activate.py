@@ -1,7 +1,7 @@
 """Print what bin/activate-cogvideo-sat changes as commands of another shell: activate.py csh|fish activate|deactivate.
 
 activate.py modules activate prints it for modulefiles: KIND:NAME=VALUE with spaces between and %XX in values. KIND is
-prepend (to a list with colons), set (what was not set), blank (what was empty), push (what had another value) or unset.
+prepend (to a list with colons), set (what was not set), blank (was empty), push (NAME=VALUE=OLD), unset (NAME==OLD).
 
 Run by the environment's own Python; standard library only. There is one activation, for every shell.
 """
@@ -45,11 +45,12 @@ def word(text: str, shell: str) -> str:
 def change(name: str, old: str | None, new: str | None) -> str:
     """Return one change as modulefiles read it."""
     if new is None:
-        return f"unset:{name}="
+        return f"unset:{name}=={quote(old or '', safe='/:')}"
     if old and new.endswith(f":{old}"):
         return f"prepend:{name}={quote(new[: -len(old) - 1], safe='/:')}"
     kind = "blank" if old == "" else "push" if old else "prepend" if name.endswith("PATH") else "set"
-    return f"{kind}:{name}={quote(new, safe='/:')}"
+    before = f"={quote(old or '', safe='/:')}" if kind == "push" else ""
+    return f"{kind}:{name}={quote(new, safe='/:')}{before}"
 
 
 def main() -> None:
