@@ -17,8 +17,10 @@ import pytest
 import packages
 from cogvideo_sat_env.base.errors import InputError, MissingToolError
 from cogvideo_sat_env.base.progress import Silent
+from cogvideo_sat_env.install import activation, package_manifest
 from cogvideo_sat_env.report import prefix_manifest
 from cogvideo_sat_env.report.prefix_manifest import Manifest, compare, make, read, write
+from cogvideo_sat_env.source.wheels.python_package import BUILD
 from conftest import PROJECT, Created
 from install.conftest import Site, make_wheel, pin
 
@@ -178,6 +180,42 @@ def test_bytecode_of_another_running_python_is_compared_by_its_place(site: Site)
     assert len(compare(Manifest(there.facts, entries), there).changed) == count  # of the same Python all of it counts
 
 
+def on_running_python(folder: Path, version: str, home: str) -> Path:
+    """An environment as the wheels source makes it: Python's package is links to `home`, linked from a cache."""
+    prefix, package = folder / "env", folder / f"cache/python-{version}-{BUILD}.0"
+    for name in (prefix / "conda-meta", prefix / "bin", prefix / "etc/cogvideo-sat-env", package):
+        name.mkdir(parents=True)
+    (package / "pyvenv.cfg").write_text(f"home = {home}\nversion = {version}\nexecutable = {home}/python3.11\n")
+    os.link(package / "pyvenv.cfg", prefix / "pyvenv.cfg")
+    (prefix / "bin/python3.11").symlink_to(f"{home}/python3.11")
+    sha256 = hashlib.sha256(version.encode()).hexdigest()
+    paths = [{"_path": "pyvenv.cfg", "path_type": "hardlink", "sha256": sha256, "size_in_bytes": 1},
+             {"_path": "bin/python3.11", "path_type": "softlink"}]  # fmt: skip
+    facts = {name: os.lstat(package / name) for name in ("pyvenv.cfg",)}
+    where = package_manifest.manifest_path(package.parent, package.name)
+    package_manifest.write(where, package_manifest.PackageManifest(package, sha256, 1), facts, paths)
+    record = {"name": "python", "version": version, "build": BUILD, "sha256": sha256, "paths_data": {"paths": paths},
+              "extracted_package_dir": str(package), "url": f"file://{folder}"}  # fmt: skip
+    (prefix / f"conda-meta/python-{version}-{BUILD}.json").write_text(json.dumps(record))
+    line = f"+file://{folder}/linux-64::python-{version}-{BUILD}\n"
+    (prefix / "conda-meta/history").write_text(f"==> 2026-01-01 00:00:00 <==\n# cmd: x\n{line}")
+    entry = {"name": "python", "version": version, "build": BUILD, "sha256": sha256, "url": f"file://{folder}"}
+    receipt = {"schema": 1, "variant": "wheels", "platform": "linux-64", "prefix": str(prefix), "made": version,
+               "packages": [entry], "pip": [], "files": {}}  # fmt: skip
+    (prefix / "etc/cogvideo-sat-env/receipt.json").write_text(json.dumps(receipt))
+    return prefix
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_where_the_running_python_lies_and_its_patch_release_make_no_difference(tmp_path: Path, full: bool) -> None:
+    one = manifest(on_running_python(tmp_path / "one", "3.11.7", "/usr/bin"), full)
+    two = manifest(on_running_python(tmp_path / "other-host", "3.11.15", "/opt/python/bin"), full)
+    assert one.entries == two.entries
+    assert one.facts["running_python"] == "3.11.7" and "python" not in one.facts
+    found = compare(one, two)
+    assert found.same and list(found.notes) == ["running_python: 3.11.7 in the manifest, 3.11.15 in the environment"]
+
+
 def test_bytecode_of_another_python_is_read_by_the_environments_own(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,4 +250,8 @@ def test_the_environment_of_wheels_is_the_one_whose_manifest_is_committed(create
         pytest.skip(f"no manifest is committed for {lock}")
     found = compare(read(committed), manifest(created.prefix, full=False))
     remedy = f"if that was meant: satenv manifest PREFIX -o locks/{committed.name}"
-    assert found.same, f"{found.to_text()[:4000]}\n{remedy}"
+    # the program's own scripts aren't the lock's: they are as this version has them
+    scripts = activation.load().scripts
+    assert {name: (created.prefix / name).read_bytes() for name in scripts} == scripts
+    others = set(found.changed) - {*scripts, *activation.TEMPLATES}
+    assert not (others or found.missing or found.added), f"{found.to_text()[:4000]}\n{remedy}"

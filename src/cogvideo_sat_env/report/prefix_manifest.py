@@ -26,7 +26,7 @@ from cogvideo_sat_env.base.files import write_atomically
 from cogvideo_sat_env.base.hashing import sha256_file
 from cogvideo_sat_env.base.progress import Progress
 from cogvideo_sat_env.install import package_manifest
-from cogvideo_sat_env.report.prefix_rules import Prefix, open_prefix
+from cogvideo_sat_env.report.prefix_rules import Prefix, is_running, open_prefix
 
 FIRST = "cogvideo-sat-env manifest"
 FORMAT = 1
@@ -190,7 +190,7 @@ def _known(prefix: Prefix) -> dict[tuple[int, int], tuple[list[Any], int]]:
     found = {}
     for record in prefix.records.values():
         folder = record.get("extracted_package_dir")
-        if not isinstance(folder, str) or not folder:
+        if not isinstance(folder, str) or not folder or is_running(record):  # whose pyvenv.cfg is normalised
             continue
         manifest = package_manifest.manifest_path(Path(folder).parent, Path(folder).name)
         if (there := package_manifest.read(manifest)) is None or there.sha256 != record.get("sha256"):

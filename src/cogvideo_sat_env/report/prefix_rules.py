@@ -66,7 +66,7 @@ class Prefix:
     @cached_property
     def running_python(self) -> str | None:
         """Return the version of the running Python that it is built on; None when Python is one of its packages."""
-        return next((str(r.get("version")) for r in self.records.values() if _is_running(r)), None)
+        return next((str(r.get("version")) for r in self.records.values() if is_running(r)), None)
 
     @cached_property
     def python(self) -> str:
@@ -85,7 +85,7 @@ class Prefix:
     def public(self, path: str) -> str:
         """Return the path under which a file stands in the manifest: without the running Python's version."""
         name = path.removeprefix("conda-meta/")
-        if path != name and name in self.records and _is_running(self.records[name]):
+        if path != name and name in self.records and is_running(self.records[name]):
             return f"conda-meta/python-{PYTHON}-{BUILD}.json"
         return path
 
@@ -147,7 +147,7 @@ class Prefix:
         kept["paths"] = sorted(
             [[str(e["_path"]), e.get("path_type", "hardlink"), self._recorded_sha256(e)] for e in entries], key=str
         )
-        if _is_running(record):
+        if is_running(record):
             return {**kept, "version": PYTHON, "paths": [entry[:2] for entry in kept["paths"]]}
         return kept if self.of_wheels else {**kept, "sha256": record.get("sha256")}
 
@@ -201,7 +201,8 @@ def open_prefix(path: Path) -> Prefix:
     return Prefix(path, receipt.read(path), records)
 
 
-def _is_running(record: Mapping[str, Any]) -> bool:
+def is_running(record: Mapping[str, Any]) -> bool:
+    """Tell whether a record is of the running Python, which the wheels source makes a package of."""
     return record.get("name") == "python" and record.get("build") == BUILD
 
 
