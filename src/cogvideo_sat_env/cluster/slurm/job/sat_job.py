@@ -128,6 +128,9 @@ class Loop:
         place = [args.save]
         dist.broadcast_object_list(place, src=0)  # SAT names it by the minute, each rank by its own clock
         args.save = place[0]
+        for loader in (train_data, more[0]):  # Slurm signals them, too; they end when their rank does
+            if loader is not None:
+                loader.worker_init_fn = _without_signals(loader.worker_init_fn)
         if args.save:
             args.save = os.path.abspath(args.save)
             os.makedirs(args.save, exist_ok=True)
@@ -188,6 +191,8 @@ class Loop:
         dist.all_reduce(flag, op=dist.ReduceOp.MAX)
         if flag.item() and not self.stopping:
             self.stopping = True
+            if dist.get_rank() == 0 and os.environ.get(_RUN):
+                Path(os.environ[_RUN]).with_suffix(".stopped").touch()  # for the script: SAT ends with 0 here
             print_rank0(f"sat_job.py: a signal: step {args.iteration + 1} is the last one, then save and end")
             args.save_interval = args.exit_interval = 1  # SAT's own way to save and to end, in that order
             args.eval_interval = None
@@ -233,6 +238,18 @@ class Loop:
     def keeps(args: Any) -> bool:
         """Tell whether checkpoints get the optimizer's state."""
         return bool(args.save) and os.environ.get(_STATE_OFF) != "no"
+
+
+def _without_signals(own: Any) -> Any:
+    """Return what a worker of a data loader does first: torch lets it die of a SIGTERM, and the rank with it."""
+
+    def start(worker: int) -> None:
+        for number in (signal.SIGUSR1, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        if own is not None:
+            own(worker)
+
+    return start
 
 
 def _device(args: Any) -> Any:

@@ -12,7 +12,7 @@ FIRST_NODE=$(address_of "${nodes[0]}")
 LAST_NODE=$(address_of "${nodes[-1]}")
 MASTER_ADDR=$FIRST_NODE
 if [ -n "$INTERFACE" ]; then # this script runs on the first node
-    MASTER_ADDR=$(ip -o -4 addr show dev "$INTERFACE" | awk '{sub("/.*", "", $4); print $4; exit}')
+    MASTER_ADDR=$({ ip -o -4 addr show dev "$INTERFACE" || :; } | awk '{sub("/.*", "", $4); print $4; exit}')
     [ -n "$MASTER_ADDR" ] || die "${nodes[0]}: interface $INTERFACE has no address; there are: $(ls -m /sys/class/net)"
 fi
 MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))

@@ -4,6 +4,8 @@ start=${SLURM_RESTART_COUNT:-0}
 logs=$OUTPUT/logs/$SLURM_JOB_ID/$start
 mkdir -p "$logs"
 export SATENV_JOB_RUN=$OUTPUT/logs/$SLURM_JOB_ID.run # a file: the folder in which this run saves
+asked=$OUTPUT/logs/$SLURM_JOB_ID.stopped # a file: the ranks were told to end, by whomever
+rm -f "$asked"
 newest() { "$PREFIX/bin/python" -I "$OUTPUT/sat_job.py" step "$SATENV_JOB_RUN"; }
 begin=$("$PREFIX/bin/python" -I "$OUTPUT/sat_job.py" settings \
     "$OUTPUT/logs/$SLURM_JOB_ID.yaml" "$SATENV_JOB_RUN" "$NAME-$SLURM_JOB_ID" "$RESUME")
@@ -25,21 +27,18 @@ done
 step=$(newest)
 
 # ---- how it ended ---------------------------------------------------------------------------------------------------
-if [ "$code" = 0 ] && [ -z "$stopped" ]; then
+if [ "$code" = 0 ] && [ -z "$stopped" ] && [ ! -e "$asked" ]; then
     say "trained to the end; the newest checkpoint is of step $step in $(cat "$SATENV_JOB_RUN")"
     exit 0
 fi
 say "start $start ended with code $code${stopped:+ after SIG$stopped}; the newest whole checkpoint is of step $step"
-if [ "$code" != 0 ]; then
+if [ "$code" != 0 ] && [ ! -e "$asked" ]; then
     tail -n 15 "$logs/rank-0.log" || :
     say "known failures in a log: $SATENV doctor --explain $logs/rank-0.log"
 fi
-if [ "$stopped" = TERM ]; then
-    exit 143 # cancelled, or preempted: then Slurm itself requeues
-fi
 [ "$step" -gt "$before" ] || die "no checkpoint newer than at its start (step $before): it would fail again; not requeued"
 [ "$start" -lt "$REQUEUES" ] || die "started $((start + 1)) times (REQUEUES=$REQUEUES): not requeued"
-case $(scontrol show job "$SLURM_JOB_ID") in
+case $(scontrol show job "$SLURM_JOB_ID") in # a preempted job that ends in its time of grace isn't requeued by Slurm
     *JobState=RUNNING*) ;;
     *) die "the job is being cancelled: not requeued" ;;
 esac
