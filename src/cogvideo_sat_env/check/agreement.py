@@ -83,8 +83,9 @@ def check_floors(
 
 
 def _find(environment: Environment, requirement: Requirement, variant: Variant | None) -> CondaSpec | PipSpec | None:
-    if requirement.conda and environment.conda_spec(requirement.conda):
-        return environment.conda_spec(requirement.conda)
+    conda = environment.conda_spec(requirement.conda or load_names().to_conda(requirement.name))
+    if conda:
+        return conda
     names = [requirement.name]
     change = variant.pip.get(requirement.name, {}) if variant else {}
     if "spec" in change:  # another distribution of the same module, e.g. decord2

@@ -29,6 +29,12 @@ from cogvideo_sat_env.cli.options import OUTPUT, UserPath, examples, require_mai
 )
 @click.option("--conda", metavar="PATH", help="Your conda, mamba or micromamba in place of rattler.")
 @click.option("--update", multiple=True, metavar="NAME", help="Update this package, keep the others.")
+@click.option(
+    "--pieces",
+    type=click.Choice(["auto", "conda", "pip"]),
+    help="Whence what the pip part lists comes: from conda where the channels have it and it fits [auto], from conda "
+    "or not at all, from pip.",
+)
 @click.option("--wheels", is_flag=True, help="Make the wheel locks instead (asks the package index).")
 @click.option("--python", "pythons", multiple=True, metavar="PATH", help="With --wheels: lock for this interpreter.")
 @click.option(
@@ -50,6 +56,7 @@ def lock(
     frozen,
     conda,
     update,
+    pieces,
     wheels,
     pythons,
     with_channel,
@@ -64,10 +71,14 @@ def lock(
     from cogvideo_sat_env.base.progress import choose
     from cogvideo_sat_env.lock import relock
     from cogvideo_sat_env.lock.make import Solver
+    from cogvideo_sat_env.spec.placement import placements_file
 
     require_maintainer_tools()
     progress = choose(json=as_json, quiet=quiet)
     root = project_root()
+    more: dict = {}
+    if pieces and (update or render or wheels or with_channel is not None):
+        raise click.UsageError("--pieces places them at a lock of all that environment.yml asks for")
     if render and (only or frozen or conda or update or wheels):
         raise click.UsageError("--render works from the present locks: it takes none of the other options")
     if with_channel is None and (channel_url or override_channels or out):
@@ -91,8 +102,15 @@ def lock(
         changed = lock_wheels(root, pythons=[Path(python) for python in pythons], progress=progress)
     else:
         solver = Solver(frozen, relock.find_conda(conda))
-        changed = relock.lock_project(root, wanted=only, solver=solver, update=update, progress=progress)
+        relocked = relock.lock_project(
+            root, wanted=only, solver=solver, update=update, pieces=pieces or "auto", progress=progress
+        )
+        changed = relocked.changed
+        if as_json:
+            more = {"pieces": json.loads(placements_file(relocked.placements))}
+        elif not update:
+            click.echo(relocked.pieces_text(), nl=False)
     if as_json:
-        click.echo(json.dumps({"changed": changed}, indent=2))
+        click.echo(json.dumps({"changed": changed, **more}, indent=2))
     else:
         click.echo("".join(f"wrote {path}\n" for path in changed) or "nothing changed\n", nl=False)

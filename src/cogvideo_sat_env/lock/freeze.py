@@ -7,6 +7,7 @@ import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -17,6 +18,7 @@ from cogvideo_sat_env.base.progress import Progress, human_bytes
 from cogvideo_sat_env.lock import pip_index, solve
 from cogvideo_sat_env.lock.freeze_index import freeze_projects
 from cogvideo_sat_env.lock.frozen import FORMAT, MANIFEST, asked_channels
+from cogvideo_sat_env.lock.make import Solver
 from cogvideo_sat_env.lock.read import Document, Lock, load_lock, read_lock
 from cogvideo_sat_env.spec.environment import Environment, read_environment
 from cogvideo_sat_env.spec.pypi_names import load_names
@@ -27,12 +29,13 @@ LEVEL = 19
 _DROPPED = ("url", "channel", "fn", "arch", "platform", "legacy_bz2_md5", "legacy_bz2_size", "license_family")
 
 
-def freeze(root: Path, out: Path, *, frozen: Path | None, progress: Progress) -> dict:
+def freeze(root: Path, out: Path, *, frozen: Path | None, until: datetime | None = None, progress: Progress) -> dict:
     """Write into the folder `out` the records of every name that the project's specs can lead to; return its manifest.
 
     All versions and builds of them, sorted, as `<channel>/<subdir>/repodata.json.zst`, and what pip's resolver asks an
     index for; the same bytes for the same metadata. `frozen` is such a folder to read from in place of the channels,
-    and of the index where it has a part of one. `out` is replaced as a whole.
+    and of the index where it has a part of one; what was published after `until` (UTC) is left out, for locks that were
+    made so. `out` is replaced as a whole.
     Raises InputError, SourceError, both also where something that the project's locks hold is not there any more.
     """
     if out.is_dir() and any(out.iterdir()) and not (out / MANIFEST).is_file():
@@ -43,8 +46,10 @@ def freeze(root: Path, out: Path, *, frozen: Path | None, progress: Progress) ->
         solve.require_answers(list(channels))
         progress.say(f"Reading the metadata of {len(names)} names and of all that they can need")
         records = solve.closure(list(channels), names, subdirs)
+    if until:
+        records = [r for r in records if (r.get("timestamp") or 0) <= until.timestamp() * 1000]
     locks = read_locks(root)
-    projects = freeze_projects(root, environment, locks, frozen, progress)
+    projects = freeze_projects(root, environment, locks, Solver(frozen, until=until), progress)
     _require_locked(locks, records, projects)
     out = out.absolute()
     out.parent.mkdir(parents=True, exist_ok=True)

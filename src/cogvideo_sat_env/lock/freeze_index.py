@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,27 +20,32 @@ from cogvideo_sat_env.fetch import pip_config
 from cogvideo_sat_env.fetch.index import IndexFile
 from cogvideo_sat_env.lock import pip_index, pip_proxy
 from cogvideo_sat_env.lock.frozen import frozen_projects
+from cogvideo_sat_env.lock.make import Solver, iso
 from cogvideo_sat_env.lock.pip_index import Project, Release
 from cogvideo_sat_env.lock.read import Lock
 from cogvideo_sat_env.spec.environment import Environment
+from cogvideo_sat_env.spec.pieces import pieces_of
 from cogvideo_sat_env.spec.pypi_names import conda_to_pypi
 from cogvideo_sat_env.spec.variants import derive, read_variants
 
-DEPTH = 3  # of the releases that a requirement allows: the solver takes the newest, and goes back when it must
+YOUNG = 30  # days: the longest cool-down that a lock from the frozen metadata can keep
+DEPTH = 3  # of the older releases that a requirement allows: the solver takes the newest, and goes back when it must
 
 
 def freeze_projects(
-    root: Path, environment: Environment, locks: Mapping[str, Lock], frozen: Path | None, progress: Progress
+    root: Path, environment: Environment, locks: Mapping[str, Lock], solver: Solver, progress: Progress
 ) -> dict[str, Project]:
     """Return what pip's resolver can ask for, beginning with the pip part of every variant; none without one.
 
     All files of a project; the requirements of the newest release, and, of what each requirement allows, those of the
-    newest DEPTH and of all down to the one that the locks hold. What conda brings in a lock is not asked for.
-    Raises SourceError, InputError.
+    last YOUNG days, of DEPTH older ones and of all down to the one that the locks hold. What conda brings in a lock is
+    not asked for. What was uploaded after the solver's `until` is left out. Raises SourceError, InputError.
     """
     asked: dict[str, set[str]] = {}
     for variant in read_variants():
-        for spec in derive(environment, variant, root / variant.environment).pip:
+        own = derive(environment, variant, root / variant.environment).pip
+        pieces = [piece.pip for piece in pieces_of(environment, variant.pip) if piece.pip]  # should one go back to pip
+        for spec in (*own, *pieces):
             asked.setdefault(canonicalize_name(spec.name), set()).add(spec.specifier)
     if not asked:
         return {}
@@ -49,27 +55,28 @@ def freeze_projects(
             asked.setdefault(canonicalize_name(pin.name), set())
             pinned.setdefault(canonicalize_name(pin.name), set()).add(pin.version)
     brought = {conda_to_pypi(artefact.name) for lock in locks.values() for artefact in lock.conda}
-    kept = frozen_projects(frozen) if frozen else None
+    kept = frozen_projects(solver.frozen) if solver.frozen else None
+    until = iso(solver.until)
     if kept is not None:
-        return _closure(_Frozen(kept), asked, pinned, brought)
+        return _closure(_Frozen(kept, until), asked, pinned, brought)
     progress.say(f"Asking the package index for {len(asked)} projects and what they need")
     with (
         scratch_folder("satenv-index-") as work,
-        pip_proxy.proxy(pip_proxy.SitePages(pip_config.index_urls()[0]), {}) as served,
+        pip_proxy.proxy(pip_proxy.SitePages(pip_config.index_urls()[0]), {}, until) as served,
     ):
-        return _closure(_Site(served, work), asked, pinned, brought)
+        return _closure(_Site(served, work, until), asked, pinned, brought)
 
 
 class _Frozen:
     """An index as it was frozen."""
 
-    def __init__(self, projects: Mapping[str, Project]) -> None:
-        self._projects = projects
+    def __init__(self, projects: Mapping[str, Project], until: str) -> None:
+        self._projects, self._until = projects, until
 
     def files(self, name: str) -> tuple[IndexFile, ...]:
         if name not in self._projects:
             raise SourceError(f"{name}: not in the frozen metadata", "freeze from the package index")
-        return self._projects[name].files
+        return _old_enough(self._projects[name].files, self._until)
 
     def release(self, name: str, version: str) -> Release | None:
         return self._projects[name].releases.get(version)
@@ -78,12 +85,12 @@ class _Frozen:
 class _Site:
     """The site's index, with requirements as the resolver itself reads them."""
 
-    def __init__(self, served: pip_proxy.Served, work: Path) -> None:
+    def __init__(self, served: pip_proxy.Served, work: Path, until: str) -> None:
         # conda-lock's own resolver: what it finds in a file is what it will be given from the frozen metadata
         from conda_lock._vendor.poetry.config.config import Config
         from conda_lock._vendor.poetry.repositories.legacy_repository import LegacyRepository
 
-        self._pages = pip_proxy.SitePages(pip_config.index_urls()[0])
+        self._pages, self._until = pip_proxy.SitePages(pip_config.index_urls()[0]), until
         config = Config()
         config.merge({"cache-dir": str(work)})
         self._open: Callable[[], Any] = lambda: LegacyRepository(
@@ -97,7 +104,7 @@ class _Site:
             raise SourceError(
                 f"the package index refused {name}: {error}", "check pip's index-url (pip config list) and the network"
             ) from error
-        return tuple(file for file in files if pip_index.release_of(file.file_name))
+        return _old_enough([file for file in files if pip_index.release_of(file.file_name)], self._until)
 
     def release(self, name: str, version: str) -> Release | None:
         from conda_lock._vendor.poetry.core.constraints.version import Version as PoetryVersion
@@ -109,6 +116,10 @@ class _Site:
                 f"{name} {version}: its requirements can't be read from the package index: {error}", None
             ) from error
         return Release(tuple(sorted(found.requires_dist or ())), found.requires_python or "")
+
+
+def _old_enough(files: Iterable[IndexFile], until: str) -> tuple[IndexFile, ...]:
+    return tuple(file for file in files if not (until and file.uploaded > until))
 
 
 def _closure(
@@ -147,14 +158,26 @@ def _closure(
 
 def _candidates(files: Iterable[IndexFile], specifiers: set[str], pinned: set[str]) -> list[str]:
     """Return the versions whose requirements are kept."""
-    versions = pip_index.newest(tuple(files))
+    files = tuple(files)
+    versions = pip_index.newest(files)
+    young = _young(files)
     wanted = [version for version in versions if str(version) in pinned or version == versions[0]]
     oldest = min((version for version in versions if str(version) in pinned), default=None)
     for specifier in specifiers:
         allowed = [v for v in versions if SpecifierSet(specifier).contains(v, prereleases=v.is_prerelease)]
-        # the solver may have looked into all down to what it locked
-        wanted += [v for index, v in enumerate(allowed) if index < DEPTH or (oldest and v >= oldest)]
+        # the solver may have looked into all down to what it locked, one that passes over young ones below those
+        older = [v for v in allowed if str(v) not in young]
+        wanted += [v for v in allowed if str(v) in young or v in older[:DEPTH] or (oldest and v >= oldest)]
     return [str(version) for version in dict.fromkeys(wanted)]
+
+
+def _young(files: Sequence[IndexFile]) -> set[str]:
+    """Return the versions that were uploaded in the last YOUNG days of a project's history."""
+    last = max((file.uploaded for file in files), default="")
+    if not last:
+        return set()
+    since = (datetime.fromisoformat(last) - timedelta(days=YOUNG)).isoformat()
+    return {str(pip_index.release_of(file.file_name)) for file in files if file.uploaded > since}
 
 
 def _needs(release: Release, extras: set[str]) -> Iterator[Requirement]:

@@ -92,7 +92,7 @@ def lock_variant(
             served = pip_proxy.Served("")
             if pages:
                 task.note("resolving the pip part")
-                with pip_proxy.proxy(pages, _provided(content), _iso(solver.until)) as served:
+                with pip_proxy.proxy(pages, _provided(content), iso(solver.until)) as served:
                     content = run.lock(served)
             task.advance(1)
             task.note("sizes and rendering")
@@ -110,7 +110,8 @@ def index_pages(frozen: Path | None) -> pip_proxy.Pages:
     return pip_proxy.SitePages(pip_config.index_urls()[0]) if projects is None else pip_proxy.FrozenPages(projects)
 
 
-def _iso(until: datetime | None) -> str:
+def iso(until: datetime | None) -> str:
+    """Return a time as the solvers compare it; "" for none."""
     return until.strftime("%Y-%m-%dT%H:%M:%S") if until else ""
 
 
@@ -143,7 +144,7 @@ class _Run:
         (self.work / "environment.yml").write_text(yaml.safe_dump(source, sort_keys=False), encoding="utf-8")
         variables = child_environment() | {
             CONSTRAINTS: json.dumps([str(spec) for spec in self.environment.conda]),
-            UNTIL: _iso(self.solver.until),
+            UNTIL: iso(self.solver.until),
             "TMPDIR": str(self.work),  # what it leaves goes with the folder
             "POETRY_CACHE_DIR": str(self.work / "poetry"),  # its key is the proxy's port, which another run had
         }

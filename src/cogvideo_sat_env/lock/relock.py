@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cogvideo_sat_env.base.artefacts import PipPin
@@ -12,12 +13,35 @@ from cogvideo_sat_env.base.files import write_atomically
 from cogvideo_sat_env.base.progress import Progress
 from cogvideo_sat_env.base.scratch import scratch_folder
 from cogvideo_sat_env.lock import conda_lock, render
+from cogvideo_sat_env.lock.edit_environment import moved
 from cogvideo_sat_env.lock.make import Solver, lock_variant
+from cogvideo_sat_env.lock.pieces import place
 from cogvideo_sat_env.lock.read import load_lock, read_lock
+from cogvideo_sat_env.lock.render_pieces import pieces_page
 from cogvideo_sat_env.lock.render_recipe import recipe_files
 from cogvideo_sat_env.spec.breakage import read_ledger
-from cogvideo_sat_env.spec.environment import read_environment
+from cogvideo_sat_env.spec.environment import Environment, read_environment
+from cogvideo_sat_env.spec.pieces import pieces_of
+from cogvideo_sat_env.spec.placement import FILE, Placements, placements_file
 from cogvideo_sat_env.spec.variants import Variant, derive, read_variants
+
+
+@dataclass(frozen=True)
+class Relocked:
+    """The files that changed, whence each piece comes by variant, and the names whose age nobody said."""
+
+    changed: list[str]
+    placements: Placements
+    undated: tuple[str, ...] = ()
+
+    def pieces_text(self) -> str:
+        """Return a line for each piece and answer, with the variants that it holds for."""
+        lines: dict[str, list[str]] = {}
+        for variant, pieces in self.placements.items():
+            for name, placement in pieces.items():
+                words = f"{name}: from {placement.origin}" + (f": {placement.why}" if placement.why else "")
+                lines.setdefault(words, []).append(variant)
+        return "".join(f"{words} ({', '.join(variants)})\n" for words, variants in sorted(lines.items()))
 
 
 def lock_project(
@@ -26,20 +50,26 @@ def lock_project(
     wanted: Sequence[str] = (),
     solver: Solver,
     update: Sequence[str] = (),
+    pieces: str = "auto",
     progress: Progress,
-) -> list[str]:
-    """Lock the variants `wanted` (ids; none: all) of the project at `root`; return the files that changed.
+) -> Relocked:
+    """Lock the variants `wanted` (ids; none: all) of the project at `root`.
 
-    The others keep their present locks. Raises InputError, SolveError, SourceError, MissingToolError; then no file
-    has changed.
+    The others keep their present locks. `pieces` says how pieces are placed (lock.pieces); with `update` they stay.
+    Raises InputError, SolveError, SourceError, MissingToolError; then no file has changed.
     """
     environment = read_environment(root / "environment.yml")
     variants = read_variants()
     for name in wanted:
         if name not in {variant.id for variant in variants}:
             raise InputError(f"no variant {name!r}", f"there is: {', '.join(variant.id for variant in variants)}")
-    texts = render.environment_files(environment, variants)
+    texts: dict[str, str] = {}
+    if not update:
+        chosen = [variant for variant in variants if not wanted or variant.id in wanted]
+        environment, texts = _place_pieces(root, environment, chosen, solver, pieces, progress)
+    texts |= render.environment_files(environment, variants)
     sizes = render.read_sizes(root)
+    undated: set[str] = set()
     contents: dict[str, list[dict]] = {}
     locks = {variant.id: _previous(root, variant) for variant in variants}
     _require_known(update, [locks[v.id] for v in variants if not wanted or v.id in wanted])
@@ -52,6 +82,7 @@ def lock_project(
         own = derive(environment, variant, root / variant.environment)
         locked = lock_variant(own, variant, solver, update=update, previous=previous, progress=progress)
         sizes |= locked.sizes
+        undated |= set(locked.undated)
         contents.setdefault(variant.lock, []).append(locked.content)
     texts |= {path: conda_lock.dump(conda_lock.merge(parts), path) for path, parts in contents.items()}
     with scratch_folder("satenv-render-") as folder:  # read back, exactly as `check` will
@@ -59,10 +90,33 @@ def lock_project(
         for variant in present:
             write_atomically(Path(folder) / variant.lock, texts[variant.lock].encode("utf-8"), durable=False)
         rendered, pins = _rendered(Path(folder), present, sizes)
+        made = [(variant, read_lock(Path(folder) / variant.lock, variant.platform)) for variant in present]
     texts |= rendered
+    texts |= pieces_page(root, environment, made)
     if all(variant.lock in texts for variant in variants):  # else a piece of the recipe may have no lock yet
         texts |= recipe_files(root, environment, variants, read_ledger(), pins)
-    return render.write_files(root, texts)
+    return Relocked(render.write_files(root, texts), environment.placements, tuple(sorted(undated)))
+
+
+def _place_pieces(
+    root: Path, environment: Environment, variants: Sequence[Variant], solver: Solver, mode: str, progress: Progress
+) -> tuple[Environment, dict[str, str]]:
+    """Return the environment with each piece where it comes from, and what is to be written for that."""
+    progress.say("Asking the channels for the pieces of the pip part")
+    placements = {variant.id: place(environment, variant, solver, mode) for variant in variants}
+    order = [variant.id for variant in read_variants()]
+    known = {**environment.placements, **placements}
+    placements = {name: dict(known[name]) for name in order if name in known}
+    path = root / "environment.yml"
+    text = path.read_text(encoding="utf-8")
+    for variant in variants:
+        if variant.is_primary:
+            text = moved(text, environment, pieces_of(environment, variant.pip), placements[variant.id])
+    texts = {"environment.yml": text, FILE: placements_file(placements)}
+    with scratch_folder("satenv-pieces-") as folder:
+        for name, content in texts.items():
+            write_atomically(Path(folder) / name, content.encode("utf-8"), durable=False)
+        return replace(read_environment(Path(folder) / "environment.yml"), path=path), texts
 
 
 def render_project(root: Path) -> list[str]:
@@ -72,6 +126,8 @@ def render_project(root: Path) -> list[str]:
     """
     environment, variants = read_environment(root / "environment.yml"), read_variants()
     texts, pins = _rendered(root, variants, render.read_sizes(root))
+    locks = [(variant, read_lock(root / variant.lock, variant.platform)) for variant in variants]
+    texts |= pieces_page(root, environment, locks)
     texts |= render.environment_files(environment, variants)
     texts |= recipe_files(root, environment, variants, read_ledger(), pins)
     return render.write_files(root, texts)

@@ -25,6 +25,7 @@ OWN = ("pyyaml",)  # what the metapackage's own command imports beyond environme
 _BLOCK = re.compile(
     r"^(?P<head>(?P<indent> *)# >>> (?P<device>cuda|cpu): [^\n]*\n)(?:(?!# >>>).)*?^ *# <<<$", re.M | re.S
 )
+_VERSION_OF = re.compile(r"^[^=]*==|\s.*$")  # what stands around the version in a pin
 _VERSION = re.compile(r'^(?P<head>  (?:(?P<piece>\w+)_)?version: )"[^"\n]*"', re.M)
 
 
@@ -33,7 +34,8 @@ def recipe_files(
 ) -> dict[str, str]:
     """Return recipe.yaml of the project at `root` with its generated parts made anew, and pins.txt.
 
-    `pins` are those of all variants' locks; of a piece that several lock, the first one's file is taken.
+    `pins` are those of all variants' locks; of a piece that several lock, the first one's file is taken. A piece that
+    all locks take from conda stays as it was pinned last: the recipe builds it for channels that lack it.
     Raises InputError when the recipe can't be read, lacks a generated part, or builds a piece that no lock has.
     """
     path = root / RECIPE
@@ -49,10 +51,11 @@ def recipe_files(
         variant.id: wanted_specs(derive(environment, variant, root / variant.environment), variant)
         for variant in variants
     }
-    known: dict[str, PipPin] = {}
+    known: dict[str, str] = {}
     for pin in pins:
-        known.setdefault(canonicalize_name(pin.name), pin)
-    used: dict[str, PipPin] = {}
+        known.setdefault(canonicalize_name(pin.name), pin.requirement())
+    known = {**_pinned(root / PINS), **known}
+    used: dict[str, str] = {}
 
     def version(match: re.Match[str]) -> str:
         name = canonicalize_name(match["piece"] or "")
@@ -64,7 +67,7 @@ def recipe_files(
             )
         if name:
             used[name] = known[name]
-        return f'{match["head"]}"{known[name].version if name else __version__}"'
+        return f'{match["head"]}"{_VERSION_OF.sub("", known[name]) if name else __version__}"'
 
     def block(match: re.Match[str]) -> str:
         here = [variant for variant in variants if variant.device == match["device"]]
@@ -77,7 +80,17 @@ def recipe_files(
 
     text = _BLOCK.sub(block, _VERSION.sub(version, text))
     head = "# The file of PyPI that each package of recipe/ is made from; generated from locks/ by `satenv lock`\n"
-    return {RECIPE: text, PINS: head + "".join(f"{used[name].requirement()}\n" for name in sorted(used))}
+    return {RECIPE: text, PINS: head + "".join(f"{used[name]}\n" for name in sorted(used))}
+
+
+def _pinned(path: Path) -> dict[str, str]:
+    """Return the lines of pins.txt by name; none where it can't be read: it is made anew from the locks."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return {}
+    found = (re.match(r"([a-z0-9-]+)==\S+ --hash=sha256:[0-9a-f]{64}$", line) for line in lines)
+    return {match[1]: match[0] for match in found if match}
 
 
 def wanted_specs(environment: Environment, variant: Variant) -> list[str]:

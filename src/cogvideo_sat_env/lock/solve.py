@@ -40,16 +40,8 @@ def solve(
     not. Returns repodata records as dictionaries with `url` and `channel`. Raises SolveError with the solver's reason,
     also when the solver crashes; SourceError when a channel can't be read.
     """
-    request = {
-        "channels": _filled(channels),
-        "specs": list(specs),
-        "subdir": subdir,
-        "virtual_packages": dict(virtual_packages),
-        "constraints": list(constraints),
-        "keep": [list(k) for k in keep],
-        "pin": pin,
-        "until": until,
-    }
+    request = _request(channels, specs, subdir, virtual_packages, until)
+    request |= {"constraints": list(constraints), "keep": [list(k) for k in keep], "pin": pin}
     found = ask(MODULE, request, "the solver")
     if found.get("kind") in _UNREAD:
         raise _unread(channels, found)
@@ -61,12 +53,67 @@ def solve(
     return found["records"]
 
 
+def fits(
+    channels: Sequence[str],
+    specs: Sequence[str],
+    more: Sequence[str],
+    subdir: str,
+    virtual_packages: Mapping[str, str],
+    *,
+    guard: Sequence[str] = (),
+    until: str = "",
+) -> dict[str, str]:
+    """Return for each of the specs `more` why it doesn't fit with `specs`, and with those before it that do; "" if so.
+
+    None may lower the version that a package of `guard` has without them. Raises SourceError when a channel can't be
+    read, SolveError when `specs` alone have no solution.
+    """
+    request = _request(channels, specs, subdir, virtual_packages, until) | {"more": list(more), "guard": list(guard)}
+    found = ask(MODULE, request, "the solver")
+    if found.get("kind") in _UNREAD:
+        raise _unread(channels, found)
+    if found.get("kind"):
+        raise SolveError(f"can't solve for {subdir}: {found['error']}\nspecs: {', '.join(specs)}", None)
+    if "error" not in found:
+        return found["found"]
+    if len(more) == 1:  # the solver died of its own message
+        return {more[0]: "doesn't solve together with the rest"}
+    answers: dict[str, str] = {}
+    for spec in more:
+        taken = [other for other, why in answers.items() if not why]
+        answers |= fits(channels, [*specs, *taken], [spec], subdir, virtual_packages, guard=guard, until=until)
+    return answers
+
+
+def _request(
+    channels: Sequence[str], specs: Sequence[str], subdir: str, virtual_packages: Mapping[str, str], until: str
+) -> dict:
+    return {
+        "channels": _filled(channels),
+        "specs": list(specs),
+        "subdir": subdir,
+        "virtual_packages": dict(virtual_packages),
+        "until": until,
+        "constraints": [],
+        "keep": [],
+        "pin": False,
+    }
+
+
 def lookup(channels: Sequence[str], packages: Sequence[tuple[str, str, str]], subdir: str) -> list[dict]:
     """Return the repodata records of exactly these (name, version, build), as far as the channels have them.
 
     Raises SourceError when a channel can't be read.
     """
     return _records(channels, {"subdir": subdir, "lookup": [list(item) for item in packages]})
+
+
+def named(channels: Sequence[str], names: Sequence[str], subdirs: Sequence[str]) -> list[dict]:
+    """Return all records of exactly these names in `subdirs`.
+
+    Raises SourceError when a channel can't be read.
+    """
+    return _records(channels, {"names": list(names), "subdirs": list(subdirs), "recursive": False}) if names else []
 
 
 def closure(channels: Sequence[str], names: Sequence[str], subdirs: Sequence[str]) -> list[dict]:
@@ -113,56 +160,96 @@ def require_answers(channels: Sequence[str]) -> None:
             raise SourceError(f"{redact(channel)}: {reason} for its noarch/repodata.json", "is that a channel?")
 
 
-async def _solve(request: dict) -> list[dict]:
-    # imported here: only the child needs the engine
-    from rattler import Channel, GenericVirtualPackage, PackageName, Subdir, Version
-    from rattler import solve as rattler_solve
-    from rattler.channel import ChannelPriority
-    from rattler.package import BuildString
-    from rattler.repo_data import Gateway
-
-    gateway = Gateway()
-    channels = [Channel(url) for url in request["channels"]]
-    platforms = [Subdir(request["subdir"]), Subdir("noarch")]
-    virtual = []
-    for name, value in request["virtual_packages"].items():
-        version, _, build = value.partition(" ")
-        virtual.append(GenericVirtualPackage(PackageName(name), Version(version), BuildString(build or "0")))
-    kept = await _exact(gateway, channels, platforms, [tuple(item) for item in request["keep"]])
-    held: Any = {"pinned_packages" if request["pin"] else "locked_packages": kept}
-    records = await rattler_solve(
-        channels,
-        request["specs"],
-        gateway=gateway,
-        platforms=platforms,
-        virtual_packages=virtual,
-        **held,
-        constraints=request["constraints"],
-        channel_priority=ChannelPriority.Strict,
-        exclude_newer=datetime.fromisoformat(request["until"]) if request["until"] else None,
-        timestamp_policy="allow-missing",
-    )
-    return [_as_dict(record) for record in sorted(records, key=lambda record: record.name.normalized)]
+async def _solve(request: dict) -> dict:
+    records = await _Engine(request).solve(request["specs"])
+    return {"records": [_as_dict(record) for record in sorted(records, key=lambda record: record.name.normalized)]}
 
 
-async def _lookup(request: dict) -> list[dict]:
+class _Engine:
+    """rattler on the channels of one request, read once."""
+
+    def __init__(self, request: dict) -> None:
+        from rattler import Channel, GenericVirtualPackage, PackageName, Subdir, Version
+        from rattler.package import BuildString
+        from rattler.repo_data import Gateway
+
+        self._gateway, self._request = Gateway(), request
+        self._channels = [Channel(url) for url in request["channels"]]
+        self._platforms = [Subdir(request["subdir"]), Subdir("noarch")]
+        self._virtual = []
+        for name, value in request["virtual_packages"].items():
+            version, _, build = value.partition(" ")
+            self._virtual.append(GenericVirtualPackage(PackageName(name), Version(version), BuildString(build or "0")))
+
+    async def solve(self, specs: Sequence[str]) -> list[RepoDataRecord]:
+        """Return the solution. Raises rattler's exceptions."""
+        from rattler import solve as rattler_solve
+        from rattler.channel import ChannelPriority
+
+        request = self._request
+        keep = [tuple(item) for item in request["keep"]]
+        kept = await _exact(self._gateway, self._channels, self._platforms, keep)
+        held: Any = {"pinned_packages" if request["pin"] else "locked_packages": kept}
+        return await rattler_solve(
+            self._channels,
+            list(specs),
+            gateway=self._gateway,
+            platforms=self._platforms,
+            virtual_packages=self._virtual,
+            **held,
+            constraints=request["constraints"],
+            channel_priority=ChannelPriority.Strict,
+            exclude_newer=datetime.fromisoformat(request["until"]) if request["until"] else None,
+            timestamp_policy="allow-missing",
+        )
+
+
+async def _fit(request: dict) -> dict:
+    """Say of each of `more` why it doesn't fit with `specs` and those before it; all at once where they do."""
+    from rattler.exceptions import SolverError
+
+    engine, base, more = _Engine(request), request["specs"], request["more"]
+    without: dict[str, Any] = {}
+
+    async def why_not(added: list[str]) -> str:
+        try:
+            found = {record.name.normalized: record.version for record in await engine.solve([*base, *added])}
+        except SolverError:
+            return "doesn't solve together with the rest"
+        if request["guard"] and not without:
+            without.update({record.name.normalized: record.version for record in await engine.solve(base)})
+        for name in request["guard"]:
+            if found[name] < without[name]:
+                return f"would lower {name} from {without[name]} to {found[name]}"
+        return ""
+
+    if not await why_not(more):
+        return {"found": dict.fromkeys(more, "")}
+    answers: dict[str, str] = {}
+    for spec in more:
+        answers[spec] = await why_not([*(taken for taken, why in answers.items() if not why), spec])
+    return {"found": answers}
+
+
+async def _lookup(request: dict) -> dict:
     from rattler import Channel, Subdir
     from rattler.repo_data import Gateway
 
     channels = [Channel(url) for url in request["channels"]]
     platforms = [Subdir(request["subdir"]), Subdir("noarch")]
     packages = [tuple(item) for item in request["lookup"]]
-    return [_as_dict(record) for record in await _exact(Gateway(), channels, platforms, packages)]
+    found = await _exact(Gateway(), channels, platforms, packages)
+    return {"records": [_as_dict(record) for record in found]}
 
 
-async def _closure(request: dict) -> list[dict]:
+async def _closure(request: dict) -> dict:
     from rattler import Channel, Subdir
     from rattler.repo_data import Gateway
 
     channels = [Channel(url) for url in request["channels"]]
     platforms = [Subdir(name) for name in request["subdirs"]]
-    found = await Gateway().query(channels, platforms, request["names"], recursive=True)
-    return [_as_dict(record) for records in found for record in records]
+    found = await Gateway().query(channels, platforms, request["names"], recursive=request.get("recursive", True))
+    return {"records": [_as_dict(record) for records in found for record in records]}
 
 
 async def _exact(gateway: Gateway, channels: list, platforms: list, packages: list[tuple[str, str, str]]) -> list:
@@ -186,8 +273,10 @@ def _as_dict(record: RepoDataRecord) -> dict:
 
 def main(request: dict) -> dict:
     """Solve, look up or collect, as `request` says."""
-    work = _lookup if "lookup" in request else _closure if "names" in request else _solve
-    return {"records": asyncio.run(work(request))}
+    for key, work in {"lookup": _lookup, "names": _closure, "more": _fit}.items():
+        if key in request:
+            return asyncio.run(work(request))
+    return asyncio.run(_solve(request))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
@@ -11,6 +11,7 @@ from packaging.utils import canonicalize_name
 
 from cogvideo_sat_env.base import yamlfile
 from cogvideo_sat_env.base.errors import InputError
+from cogvideo_sat_env.spec.placement import Placements, read_placements
 
 WHAT = "a conda environment file"
 # name, version, build: the positional form that conda, mamba and conda-lock all read in an environment file
@@ -68,6 +69,7 @@ class Environment:
     conda: tuple[CondaSpec, ...]
     pip: tuple[PipSpec, ...]
     variables: dict[str, str]
+    placements: Placements = field(default_factory=dict)  # of the pieces in the variants that are derived from it
 
     def conda_spec(self, name: str) -> CondaSpec | None:
         """Return the match spec for the conda package `name`, or None."""
@@ -127,7 +129,10 @@ def read_environment(path: Path) -> Environment:
             raise InputError(f"{path}:{line}: {item!r} is neither a match spec nor a `pip:` list", "correct that line")
     _refuse_twice(path, conda)
     _refuse_twice(path, pip)
-    return Environment(path, str(data.get("name", "")), tuple(channels), tuple(conda), tuple(pip), dict(variables))
+    placements = read_placements(path.parent)
+    return Environment(
+        path, str(data.get("name", "")), tuple(channels), tuple(conda), tuple(pip), dict(variables), placements
+    )
 
 
 def _comments(path: Path) -> dict[int, str]:

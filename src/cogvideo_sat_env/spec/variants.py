@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,6 +16,9 @@ from cogvideo_sat_env.base import yamlfile
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.base.paths import DATA
 from cogvideo_sat_env.spec.environment import CondaSpec, Environment, PipSpec
+from cogvideo_sat_env.spec.pieces import Piece, pieces_of
+from cogvideo_sat_env.spec.placement import marked
+from cogvideo_sat_env.spec.pypi_names import load_names
 
 WHAT = "the list of variants"
 
@@ -172,46 +175,72 @@ def choose_variant(variants: tuple[Variant, ...], platform: str, device: str) ->
 def derive(environment: Environment, variant: Variant, path: Path) -> Environment:
     """Return environment.yml as changed for `variant`. Raises InputError when a change names what isn't there."""
     names = {spec.name for spec in environment.conda}
-    pip_names = {canonicalize_name(spec.name) for spec in environment.pip}
     for name in [*variant.drop, *variant.set]:
         if name not in names:
             raise InputError(
                 f"variant {variant.id}: '{name}' is not in {environment.path}",
                 "correct src/cogvideo_sat_env/data/variants.yml",
             )
-    conda = []
-    for spec in environment.conda:
-        if spec.name in variant.drop:
-            continue
-        change = variant.set.get(spec.name)
-        if change:
-            spec = CondaSpec(
-                change.get("name", spec.name),
-                change.get("version", spec.version),
-                change.get("build", spec.build),
-                comment=change["reason"],
+    pieces = pieces_of(environment, variant.pip)
+    placed = {} if variant.is_primary else environment.placements.get(variant.id, {})
+    conda: list[CondaSpec] = []
+    pip: list[PipSpec] = []
+    left = {piece.name: piece for piece in pieces}
+
+    def origin_of(piece: Piece) -> str:
+        return placed[piece.name].origin if piece.name in placed else _stands(piece, environment, variant)
+
+    def place(piece: Piece) -> None:
+        del left[piece.name]
+        here, origin = placed.get(piece.name), origin_of(piece)
+        spec = piece.conda if origin == "conda" else piece.pip
+        if spec is None:
+            raise InputError(
+                f"{environment.path}: {piece.name} comes from {origin} in {variant.id}, where its bound can't be said",
+                "write another bound, or lock again",
             )
-        conda.append(spec)
-    pip = []
+        if not variant.is_primary:
+            spec = replace(spec, comment=marked(spec.comment, here if origin == "pip" else None))
+        (conda if isinstance(spec, CondaSpec) else pip).append(spec)  # type: ignore[arg-type]
+
+    by_conda = {piece.conda.name: piece for piece in pieces if piece.conda}
+    dropped = {canonicalize_name(name) for name, change in variant.pip.items() if "drop" in change}
+    dropped_conda = {load_names().to_conda(name) for name in dropped} | set(variant.drop)
+    for spec in environment.conda:
+        piece = by_conda.get(spec.name)
+        if piece is not None and origin_of(piece) == "conda":
+            place(piece)
+        elif piece is None and spec.name not in dropped_conda:
+            conda.append(_set(spec, variant.set.get(spec.name)))
+    by_pip = {canonicalize_name(piece.name): piece for piece in pieces}
     for pinned in environment.pip:
-        change = variant.pip.get(pinned.name)
-        if change is None:
+        name = canonicalize_name(pinned.name)
+        if name in by_pip:
+            place(by_pip[name])
+        elif name not in dropped:
             pip.append(pinned)
-        elif "spec" in change:
-            pip.append(_pip_spec(change))
-    pip += [
-        _pip_spec(change)
-        for name, change in variant.pip.items()
-        if canonicalize_name(name) not in pip_names and "spec" in change
-    ]
+    for piece in list(left.values()):
+        place(piece)
     variables = {key: value for key, value in environment.variables.items() if key not in variant.drop_variables}
     name = environment.name + ("" if variant.is_primary else "-data" if variant.data_only else "")
     return replace(environment, path=path, name=name, conda=tuple(conda), pip=tuple(pip), variables=variables)
 
 
-def _pip_spec(change: dict[str, str]) -> PipSpec:
-    requirement = PipRequirement(change["spec"])
-    return PipSpec(requirement.name, change["spec"][len(requirement.name) :].replace(" ", ""), comment=change["reason"])
+def _stands(piece: Piece, environment: Environment, variant: Variant) -> str:
+    """Return whence a piece comes that no lock has placed: as the files that people write say it."""
+    is_changed = any(canonicalize_name(name) == canonicalize_name(piece.name) for name in variant.pip)
+    return "pip" if is_changed or environment.pip_spec(piece.name) else "conda"
+
+
+def _set(spec: CondaSpec, change: Mapping[str, str] | None) -> CondaSpec:
+    if not change:
+        return spec
+    return CondaSpec(
+        change.get("name", spec.name),
+        change.get("version", spec.version),
+        change.get("build", spec.build),
+        comment=change["reason"],
+    )
 
 
 def render_environment(environment: Environment, variant: Variant) -> str:
@@ -223,7 +252,8 @@ def render_environment(environment: Environment, variant: Variant) -> str:
     ]
     if variant.data_only:
         lines.append(f"# For data preparation only: {variant.data_only}.")
-    lines += [f"# Left out: {name} ({reason})." for name, reason in variant.drop.items()]
+    there = {spec.name for spec in environment.conda}
+    lines += [f"# Left out: {name} ({reason})." for name, reason in variant.drop.items() if name not in there]
     lines += [f"# Left out: {name} ({change['drop']})." for name, change in variant.pip.items() if "drop" in change]
     lines += [f"name: {environment.name}", "channels:"]
     lines += [f"  - {channel}" for channel in environment.channels]

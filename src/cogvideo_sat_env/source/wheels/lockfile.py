@@ -16,6 +16,7 @@ from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.base.paths import current_platform
 from cogvideo_sat_env.source.wheels.interpreter import Interpreter, probe
 from cogvideo_sat_env.spec.environment import Environment
+from cogvideo_sat_env.spec.pieces import pieces_of
 
 PREFERRED_PYTHON = "3.11"  # that of environment.yml
 REMEDY = f"make it again with: {satenv('lock --wheels')}"
@@ -44,7 +45,10 @@ def is_sdist(pin: PipPin) -> bool:
 
 def spec_hash(environment: Environment) -> str:
     """Return the SHA-256 of what the environment file asks for: names and bounds, whatever their order or comments."""
-    asked = sorted(f"conda {spec}" for spec in environment.conda) + sorted(f"pip {spec}" for spec in environment.pip)
+    pieces = {piece.conda.name: piece.pip for piece in pieces_of(environment, {}) if piece.conda and piece.pip}
+    conda = [spec for spec in environment.conda if spec.name not in pieces]  # whence a piece comes is nothing to wheels
+    pip = [*environment.pip, *(pieces[spec.name] for spec in environment.conda if spec.name in pieces)]
+    asked = sorted(f"conda {spec}" for spec in conda) + sorted(f"pip {spec}" for spec in pip)
     return hashlib.sha256("\n".join(asked).encode()).hexdigest()
 
 

@@ -36,7 +36,9 @@ _ATTEMPTS = 20
 _OLDEST = ("--python-version", "3.10", "--only-binary", ":all:", "--target", "/nonexistent")  # pip wants a target
 
 
-def make_wheel_lock(environment: Environment, *, python: Path, out_dir: Path, progress: Progress) -> Path:
+def make_wheel_lock(
+    environment: Environment, *, python: Path, out_dir: Path, until: str = "", progress: Progress
+) -> Path:
     """Resolve the environment file on the configured package index and write the wheel lock into `out_dir`.
 
     For the running platform and the minor version of the interpreter `python`. Writes a second file,
@@ -46,18 +48,23 @@ def make_wheel_lock(environment: Environment, *, python: Path, out_dir: Path, pr
     """
     interpreter = probe(python)
     wanted, _ = divide(environment, load_names())
+    old = ("--uploaded-prior-to", f"{until}Z") if until else ()
     requirements = sorted({item.requirement() for item in wanted})
     with scratch_folder("satenv-lock-") as name:
         work = Path(name)
         with private_venv(interpreter, work / "venv") as venv:
             progress.say(f"Resolving {len(requirements)} names with pip for Python {interpreter.minor}")
-            pins = _resolve(venv, requirements, work, "can't lock the wheels")
+            pins = _resolve(venv, requirements, work, "can't lock the wheels", old)
             sdists = [pin for pin in pins if is_sdist(pin)]
             needs = set()
             for pin in sdists:
                 progress.say(f"{pin.name} {pin.version} has only an sdist: locking what builds it")
                 needs |= set(_build_requirements(venv, pin, work))
-            build = _resolve(venv, sorted(needs), work, "can't lock the build requirements", _OLDEST) if needs else []
+            build = (
+                _resolve(venv, sorted(needs), work, "can't lock the build requirements", (*_OLDEST, *old))
+                if needs
+                else []
+            )
         for pin in sdists:
             _prove_build(interpreter, pin, build, work)
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -165,23 +172,25 @@ def _text(head: Sequence[str], pins: Sequence[PipPin]) -> bytes:
     return "".join(f"{line}\n" for line in lines).encode()
 
 
-def lock_wheels(root: Path, *, pythons: Sequence[Path], progress: Progress) -> list[str]:
+def lock_wheels(root: Path, *, pythons: Sequence[Path], until: str = "", progress: Progress) -> list[str]:
     """Make the wheel locks for these interpreters (none: every Python 3.10 to 3.13 on PATH); return what changed.
 
+    Files uploaded after `until` (ISO 8601, UTC) are passed over.
     Raises InputError, SourceError, SolveError, MissingToolError.
     """
     environment = read_environment(root / "environment.yml")
-    found = list(pythons) or _pythons_on_path()
+    found = list(pythons) or pythons_on_path()
     if not found:
         raise MissingToolError("no Python 3.10 to 3.13 on PATH", "name one with --python")
     before = {path.name: path.read_bytes() for path in (root / "locks").glob("wheels-*.txt")}
     for python in found:
-        make_wheel_lock(environment, python=python, out_dir=root / "locks", progress=progress)
+        make_wheel_lock(environment, python=python, out_dir=root / "locks", until=until, progress=progress)
     after = {path.name: path.read_bytes() for path in sorted((root / "locks").glob("wheels-*.txt"))}
     return [f"locks/{name}" for name, content in after.items() if before.get(name) != content]
 
 
-def _pythons_on_path() -> list[Path]:
+def pythons_on_path() -> list[Path]:
+    """Return the interpreters of Python 3.10 to 3.13 on PATH."""
     found = []
     for minor in range(10, 14):
         path = shutil.which(f"python3.{minor}")
