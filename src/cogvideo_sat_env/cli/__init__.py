@@ -19,8 +19,8 @@ _EXIT_TEXT = "\n".join(f"  {code:<3} {text}" for code, text in EXIT_CODES.items(
 COMPLETION = "_SATENV_COMPLETE"  # asks the program itself for what may follow: set by completion's scripts alone
 _COMMANDS = (
     "attest", "audit", "build", "bundle", "cache", "check", "completion", "create", "deploy", "diff",
-    "doctor", "freeze", "image", "lock", "manifest", "mirror", "plan", "publish", "releases", "report", "sat",
-    "sbom", "size", "slurm", "stage", "undo", "update", "verify", "why",
+    "doctor", "freeze", "freshen", "image", "lock", "manifest", "mirror", "plan", "publish", "releases", "report",
+    "sat", "sbom", "size", "slurm", "stage", "undo", "update", "verify", "why",
 )  # fmt: skip
 _MODULES = {"undo": "update"}  # of a command, where it has another's name
 
