@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
@@ -43,6 +43,7 @@ class Layout:
     targets: Sequence[Sequence[str]]
     claimed: frozenset[str]
     lost: Sequence[frozenset[str]]
+    _own: dict[int, list[str]] = field(default_factory=dict, compare=False)
 
     def site_for(self, package: Package) -> str | None:
         """Return `site` for a noarch Python package, else None."""
@@ -64,13 +65,15 @@ class Layout:
 
     def own(self, package: Package, number: int) -> list[str]:
         """Return the paths of package `number` whose files may not be one with the package's, or aren't its alone."""
-        claimed = frozenset(self.skipped(number))
-        return [
-            target
-            for entry, target in zip(package.paths, self.targets[number], strict=True)
-            if (not package_manifest.is_plain(entry) or target in claimed or entry["_path"].startswith(SCRIPTS))
-            and target not in self.lost[number]
-        ]
+        if number not in self._own:
+            claimed = frozenset(self.skipped(number))
+            self._own[number] = [
+                target
+                for entry, target in zip(package.paths, self.targets[number], strict=True)
+                if (not package_manifest.is_plain(entry) or target in claimed or entry["_path"].startswith(SCRIPTS))
+                and target not in self.lost[number]
+            ]
+        return self._own[number]
 
 
 def of(packages: Sequence[Package]) -> Layout:
