@@ -142,6 +142,20 @@ def staged_elsewhere(root: Path, counts: Counts, copy: Path) -> dict[str, float]
     return found
 
 
+class Rows(dict[str, object]):
+    """What was measured; each is shown for people as soon as it is known."""
+
+    def __setitem__(self, name: str, value: object) -> None:
+        super().__setitem__(name, value)
+        if not isinstance(value, dict):
+            return
+        for temperature, one in value.items() if "cold" in value else [("", value)]:
+            calls, megabytes = one["lookups"] + one["listings"] + one["opens"], one["bytes"] / 1e6
+            seconds = f"{one['seconds']:8.1f}" if "seconds" in one else " " * 8
+            row = f"{f'{name} {temperature}':34}{seconds}{calls:16,}{one['reads']:8,}{megabytes:9,.1f}"
+            print(row, file=sys.stderr, flush=True)
+
+
 def main() -> None:
     """Measure; print a table for people, and all numbers as JSON."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -151,7 +165,9 @@ def main() -> None:
     options.add_argument("--nodes", type=int, default=4)
     options.add_argument("--work", type=Path, default=None)
     given = options.parse_args()
-    found: dict[str, object] = {"milliseconds": given.milliseconds, "load": os.getloadavg()[0]}
+    found = Rows()
+    print(f"{'':34}{'seconds':>8}{'metadata calls':>16}{'reads':>8}{'MB read':>9}", file=sys.stderr)
+    found |= {"milliseconds": given.milliseconds, "load": os.getloadavg()[0]}
     with ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=given.work, prefix="satenv-image-")))
         root = work / "root"
@@ -194,22 +210,6 @@ def main() -> None:
             sums = [counts.since() for _, counts in nodes]
         found[f"plain, {given.nodes} nodes"] = {kind: sum(one[kind] for one in sums) for kind in KINDS}
     print(json.dumps(found, indent=1))
-    print(table(found), file=sys.stderr)
-
-
-def table(found: dict) -> str:
-    """Return the numbers for people."""
-    lines = [f"{'':34}{'seconds':>8}{'metadata calls':>16}{'reads':>8}{'MB read':>9}"]
-    for name, value in found.items():
-        if not isinstance(value, dict):
-            continue
-        for temperature, one in value.items() if "cold" in value else [("", value)]:
-            calls = one["lookups"] + one["listings"] + one["opens"]
-            seconds = f"{one['seconds']:8.1f}" if "seconds" in one else " " * 8
-            lines.append(
-                f"{name + ' ' + temperature:34}{seconds}{calls:16,}{one['reads']:8,}{one['bytes'] / 1e6:9,.1f}"
-            )
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":
