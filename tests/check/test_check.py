@@ -233,6 +233,16 @@ def test_metadata_that_was_frozen_for_another_spec_is_named(project):
     only_finding(project, r"metadata/manifest\.json: .*not the manifest of frozen metadata")
 
 
+def test_the_generated_table_of_pieces_and_their_placements_are_compared(project):
+    (project / "docs").mkdir()
+    page = project / "docs/install.md"
+    page.write_text((PROJECT / "docs/install.md").read_text().replace("| deepspeed | pip", "| deepspeed | conda"))
+    only_finding(project, r"docs/install\.md:\d+: differs from what it is generated from")
+    page.unlink()
+    (project / "locks/pieces.json").unlink()
+    assert "locks/pieces.json: is missing" in "\n".join(findings(project))
+
+
 def test_metadata_that_lacks_a_locked_record_names_it(project):
     shutil.copytree(PROJECT / "metadata", project / "metadata")
     folder = project / "metadata" / "conda-forge" / "noarch"

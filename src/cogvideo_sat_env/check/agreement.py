@@ -17,11 +17,13 @@ from cogvideo_sat_env.check.recipe import check_recipe
 from cogvideo_sat_env.lock import conda_lock, render
 from cogvideo_sat_env.lock.freeze import asked_names, read_locks
 from cogvideo_sat_env.lock.frozen import MANIFEST, frozen_hashes, read_manifest
-from cogvideo_sat_env.lock.read import Document, load_lock, read_lock
+from cogvideo_sat_env.lock.read import Document, Lock, load_lock, read_lock
+from cogvideo_sat_env.lock.render_pieces import pieces_page
 from cogvideo_sat_env.lock.render_recipe import RECIPE, recipe_files
 from cogvideo_sat_env.lock.verify import RELOCK, Mismatch, verify_entries, verify_solution
 from cogvideo_sat_env.source.wheels.lockfile import lock_name, read_wheel_lock, spec_hash
 from cogvideo_sat_env.source.wheels.names import divide
+from cogvideo_sat_env.spec import placement
 from cogvideo_sat_env.spec.breakage import Entry, Ledger, read_ledger
 from cogvideo_sat_env.spec.environment import CondaSpec, Environment, PipSpec, read_environment
 from cogvideo_sat_env.spec.pypi_names import load_names
@@ -182,6 +184,7 @@ def _check_locks(root: Path, environment: Environment, variants: Sequence[Varian
     sizes = render.read_sizes(root)
     used: set[str] = set()
     broken: set[str] = set()
+    read: list[tuple[Variant, Lock]] = []
     documents: dict[str, Document] = {}  # read once, for all platforms: YAML is most of this command's time
     for name in dict.fromkeys(variant.lock for variant in variants):
         try:
@@ -204,6 +207,7 @@ def _check_locks(root: Path, environment: Environment, variants: Sequence[Varian
         if lock.content_hash != conda_lock.content_hash(derived, variant):
             message = f"{variant.platform}: was made from another {variant.environment} or other virtual packages"
             findings.append(Mismatch(variant.lock, message, remedy))
+        read.append((variant, lock))
         findings += verify_solution(derived, variant, lock)
         items = (*lock.conda, *lock.pip)
         unknown = [item.name for item in items if item.size is None]
@@ -221,8 +225,12 @@ def _check_locks(root: Path, environment: Environment, variants: Sequence[Varian
     try:
         for path, text in recipe_files(root, environment, variants, ledger, pins).items():
             findings += _compare(root, path, text)
+        for path, text in pieces_page(root, environment, read).items():
+            findings += _compare(root, path, text)
     except InputError as error:
         findings.append(Mismatch(RECIPE, error.message, error.remedy or RENDER))
+    if not environment.placements:
+        findings.append(Mismatch(placement.FILE, "is missing", RELOCK))
     if set(sizes) - used:
         findings.append(Mismatch(render.SIZES, f"{len(set(sizes) - used)} sizes of artefacts in no lock", RENDER))
     return findings
