@@ -194,3 +194,19 @@ def test_skopeo_and_umoci_read_it(build, base, tmp_path, compression):
         assert os.readlink(root / "bin") == "usr/bin" and (root / "usr/bin/other").stat().st_nlink == 2
         script = (root / "opt/cogvideo-sat/bin/prefixed").read_text()
         assert "/opt/cogvideo-sat/share" in script and str(tmp_path) not in script
+
+
+def test_the_commands_write_an_image_and_deploy_one_for_nodes(apps, base, tmp_path):
+    apps.lock()
+    source = ("--source", "channel", "--variant", "cpu")
+    ran = apps.satenv("image", str(tmp_path / "oci"), "--base", str(base), "--compression", "zstd", "--json", *source)
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads(ran.stdout)
+    index = json.loads((tmp_path / "oci" / "index.json").read_text())
+    assert index["manifests"][0]["digest"] == found["digest"] and found["layers"][0]["name"] == "base"
+    ran = apps.satenv("image", str(tmp_path / "oci"), "--base", str(tmp_path / "no"), *source)
+    assert ran.returncode == 3 and "no such file" in ran.stderr
+    ran = apps.satenv("deploy", str(apps.path), "--at", "/tmp/x", *source)
+    assert ran.returncode == 2 and "--image" in ran.stderr
+    ran = apps.satenv("stage", str(apps.path), "--how", "mount")
+    assert ran.returncode == 3 and "expected a ROOT" in ran.stderr
