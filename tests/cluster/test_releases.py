@@ -157,7 +157,7 @@ def test_where_slurm_does_not_answer_nothing_is_deleted_unless_told(apps: Site) 
 def test_scripts_that_slurm_does_not_show_are_counted(apps: Site) -> None:
     apps.deploy()
     queue(apps, running(1, "x") + running(2, "y"))
-    assert "the scripts of 2 jobs couldn't be read" in releases.list_releases(apps.path).notes[0]
+    assert "its operators: 2" in releases.list_releases(apps.path).notes[0]
 
 
 def test_what_cut_off_runs_left_is_swept(apps: Site) -> None:

@@ -81,7 +81,7 @@ def _jobs(usage: Usage) -> list[_Job] | None:
     listed = _ask(["squeue", "--noheader", "--all", "--states=all", "--format", layout])
     if isinstance(listed, str):
         usage.unknown = True
-        usage.notes.append(f"Slurm doesn't say which jobs there are: squeue: {listed}")
+        usage.notes.append(f"Slurm doesn't say which jobs there are: {listed}")
         return None
     jobs = []
     for line in listed.stdout.splitlines():
@@ -128,7 +128,7 @@ def _scripts(jobs: Iterable[_Job], usage: Usage) -> dict[str, str]:
             found[job.number] = shown.stdout
     if hidden:
         usage.notes.append(
-            f"the scripts of {hidden} jobs couldn't be read: Slurm shows them to their owners and its operators"
+            f"jobs whose scripts couldn't be read, which Slurm shows to their owners and its operators: {hidden}"
         )
     return found
 
@@ -199,7 +199,7 @@ def _processes(root: Root, usage: Usage) -> None:
         named = {os.fsdecode(found) for found in inside.findall(text)} & there
         usage.add(named, f"process {entry.name} on this host")
     if hidden:
-        usage.notes.append(f"{hidden} processes of other users on this host couldn't be looked into")
+        usage.notes.append(f"processes of other users on this host that couldn't be looked into: {hidden}")
 
 
 def _activated(environ: bytes) -> Iterable[bytes]:
