@@ -59,7 +59,7 @@ class Linker:
         reap([self._child])
 
     def link(self, job: Job, packages: Sequence[Package], layout: Layout, workers: WorkerPool) -> None:
-        """Link `packages` so that every embedded path says `job.prefix`, and make their entry points; once.
+        """Link `packages` so that every embedded path says `job.embedded`, and make their entry points; once.
 
         `workers` compare the extracted files with their manifests meanwhile. Link scripts are not run, and records
         are completed later (conda_meta.py).
@@ -71,7 +71,7 @@ class Linker:
         view = root / _VIEW
         named = [_described(package, layout.entries(package, number)) for number, package in enumerate(packages)]
         message = {
-            "staging": str(root), "prefix": str(job.prefix), "platform": job.plan.platform, "view": str(view),
+            "staging": str(root), "prefix": str(job.embedded), "platform": job.plan.platform, "view": str(view),
             "packages": named,
         }  # fmt: skip
         proven = [{"manifest_path": str(p.manifest.path), "folder": str(p.folder)} for p in packages]
@@ -84,7 +84,7 @@ class Linker:
         for number, package in enumerate(packages):
             for script in package.entry_points:
                 if script.path not in layout.lost[number]:
-                    own_files.write(root, script.path, script.script(str(job.prefix / layout.python)), 0o777)
+                    own_files.write(root, script.path, script.script(str(job.embedded / layout.python)), 0o777)
 
     def _run(self, job: Job, message: Mapping[str, Any], meanwhile: Callable[[], list[Any]]) -> list[Any]:
         """Have rattler link; return the result of `meanwhile`, which is done at the same time."""
