@@ -19,7 +19,7 @@ from tinyjob import make_run
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("environment")]
 
-STEPS = 11
+STEPS = 20
 _LOSS = re.compile(r"iteration +(\d+)/ +\d+ .*?total loss ([\d.E+-]+)")
 
 
@@ -111,7 +111,7 @@ def straight(cluster: Cluster) -> dict[int, str]:
     assert yaml.safe_load(cluster.site.read_text(encoding="utf-8"))["partition"] == "test"
     number, log = cluster.submit("train", "--nodes", "2")
     text = cluster.finished(number, log)
-    assert "2 ranks trained" in text and "trained to the end; the newest checkpoint is of step 11" in text, text
+    assert "2 ranks trained" in text and f"trained to the end; the newest checkpoint is of step {STEPS}" in text, text
     ranks = [(log.with_suffix("") / "0" / f"rank-{rank}.log").read_text(encoding="utf-8") for rank in (0, 1)]
     assert "rank 0 of 2 on n1" in ranks[0] and "rank 1 of 2 on n2" in ranks[1] and "gloo over lo" in ranks[1]
     found = losses(log)
@@ -135,7 +135,8 @@ def test_a_killed_step_and_a_signal_end_in_the_losses_of_a_job_that_nothing_inte
     assert not cluster.ask("scancel", "--signal=TERM", f"{number}.0").strip()
     text = cluster.finished(number, log)
 
-    first, *later = (losses(log, start) for start in range(4))
+    # a machine that is slow to ask may signal in the last step: then nothing is left for the last start
+    first, *later = (found for start in range(4) if (found := losses(log, start)))
     resumed = max(step for step in first if step % 2 == 0 and step < min(later[0]))
     begins = [resumed + 1, *(max(part) + 1 for part in later[:-1])]
     assert [min(part) for part in later] == begins and max(later[-1]) == STEPS, (first, later)
