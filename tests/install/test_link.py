@@ -441,3 +441,12 @@ def test_a_working_directory_that_is_gone_is_not_needed(site: Site, monkeypatch:
         assert site.install(site.home / "env").status == "created"
     finally:
         os.chdir("/")
+
+
+def test_an_environment_that_is_seen_elsewhere_says_so_in_every_file_that_embeds_a_path(site: Site) -> None:
+    place, seen_at = site.home / "env", Path("/opt/seen/here")
+    site.install(place, seen_at=seen_at)
+    for name in ("bin/prefixed", "bin/purepy-script", "bin/purepy", "lib/libprefixed.so", "bin/activate-cogvideo-sat",
+                 "etc/cogvideo-sat-env/receipt.json"):  # fmt: skip
+        content = (place / name).read_bytes()
+        assert bytes(seen_at) in content and bytes(place) not in content, name
