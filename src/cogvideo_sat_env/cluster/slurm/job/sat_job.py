@@ -22,6 +22,7 @@ import os
 import runpy
 import signal
 import sys
+import threading
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -241,11 +242,20 @@ class Loop:
 
 
 def _without_signals(own: Any) -> Any:
-    """Return what a worker of a data loader does first: torch lets it die of a SIGTERM, and the rank with it."""
+    """Return what a worker of a data loader does first: it leaves the signals of others to its rank.
+
+    torch lets it die of a SIGTERM, and the rank with it. The rank's own SIGTERM, at its end, still ends it.
+    """
+
+    def obey(rank: int) -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != rank:
+            pass
+        os._exit(0)
 
     def start(worker: int) -> None:
-        for number in (signal.SIGUSR1, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=obey, args=(os.getppid(),), daemon=True).start()
         if own is not None:
             own(worker)
 
