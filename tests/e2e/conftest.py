@@ -12,6 +12,7 @@ import pytest
 from conftest import PROJECT, satenv, shared
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Who needs the channel runs in one process (--dist loadgroup): two would wait for it, minutes."""
     for item in items:
