@@ -341,7 +341,8 @@ def test_a_deploy_killed_at_30_moments_leaves_users_what_they_had_and_the_next_r
             assert seen in (old, new) and whole(apps, seen)
             assert not apps.root.prefix(new).exists() or whole(apps, new)
             assert run() == 0 and current(apps) == new and whole(apps, new)
-            left = [path.name for path in apps.root.releases.iterdir() if path.name.startswith(".")]
+            # a probe of the lock, from a run that was killed while it asked, goes a heartbeat later
+            left = [path.name for path in apps.root.releases.glob(".*") if ".lock." not in path.name]
             assert left == [] and not list(apps.path.glob(".current*"))
         forks.stdin.close()
     assert killed >= 10
