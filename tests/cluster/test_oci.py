@@ -144,8 +144,19 @@ def test_a_base_that_does_not_fit_is_refused_before_anything_is_written(build, b
     (tmp_path / "text").write_text("no archive")
     refused("no whole tar archive", base=tmp_path / "text")
     archive = Path(shutil.make_archive(str(tmp_path / "cut"), "gztar", base))
-    archive.write_bytes(archive.read_bytes()[:300])
-    refused("no whole tar archive", base=archive)
+    whole = archive.read_bytes()
+    for length in (300, 301, len(whole) // 2):
+        archive.write_bytes(whole[:length])
+        refused("no whole tar archive", base=archive)
+    plain = Path(shutil.make_archive(str(tmp_path / "plain"), "tar", base))
+    content = plain.read_bytes().rstrip(b"\0")
+    for length in (
+        700,
+        len(content) // 1024 * 512,
+        -(-len(content) // 512) * 512,
+    ):  # the last one lacks its end mark alone
+        plain.write_bytes(content[:length].ljust(min(length, -(-len(content) // 512) * 512), b"\0"))
+        refused("no whole tar archive", base=plain)
     with tarfile.open(tmp_path / "evil.tar", "w") as evil:
         evil.addfile(tarfile.TarInfo("../etc/passwd"), io.BytesIO(b""))
     refused("leads out", base=tmp_path / "evil.tar")

@@ -18,6 +18,7 @@ from cogvideo_sat_env.base.errors import InputError
 
 _EMPTY = {"proc", "sys", "dev", "run", "tmp", "var/tmp"}  # what a container gets at its start, or needs empty
 _LINKS = 40  # more are a circle, as Linux says
+_NO_END = (tarfile.EmptyHeaderError, tarfile.TruncatedHeaderError, tarfile.InvalidHeaderError)  # type: ignore[attr-defined]
 _REMEDY = "name a root file system: a folder as debootstrap makes it, or a tar archive of one"
 
 
@@ -162,6 +163,17 @@ def _read_archive(path: Path) -> _Archive:
     return found
 
 
+class _Member(tarfile.TarInfo):
+    """A member of an archive that has to end with its end mark: tarfile takes any other end, past the first, for it."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> _Member:  # type: ignore[override]
+        try:
+            return super().fromtarfile(archive)
+        except _NO_END as error:
+            raise tarfile.ReadError(str(error) or "it ends without an end mark") from error
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[tarfile.TarFile]:
     """Open a tar archive: plain, or by gzip, bzip2, xz or zstd."""
@@ -169,7 +181,7 @@ def _opened(path: Path) -> Iterator[tarfile.TarFile]:
         packed = raw.read(4) == b"\x28\xb5\x2f\xfd"
         raw.seek(0)
         stream: IO[bytes] = zstandard.ZstdDecompressor().stream_reader(raw) if packed else raw  # type: ignore[assignment]
-        with tarfile.open(fileobj=stream, mode="r|" if packed else "r|*") as archive:
+        with tarfile.open(fileobj=stream, mode="r|" if packed else "r|*", tarinfo=_Member) as archive:
             yield archive
 
 
