@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -130,6 +131,27 @@ def test_recipes_name_the_lock_and_make_the_same_environment(build, base, tmp_pa
         text = (tmp_path / name).read_text().replace(str(base), "/rootfs")
         golden = Path(__file__).parent / "golden" / name
         assert text == golden.read_text(), f"{golden}: not what is written now:\n{text}"
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_an_image_that_cannot_take_its_place_leaves_what_was_there_and_says_why(
+    build, base, tmp_path, monkeypatch, there
+):
+    out, own = tmp_path / "out", Path.rename
+    if there:
+        write(build, base, out)
+    before = sorted(path.name for path in out.rglob("*"))
+
+    def rename(self: Path, target: Path) -> Path:
+        if target == out and (self / "index.json").exists() and not self.name.endswith(".old"):
+            raise OSError(errno.EIO, "the disk is gone")
+        return own(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises((OSError, SatenvError), match="the disk is gone"):
+        write(build, base, out)
+    assert sorted(path.name for path in out.rglob("*")) == before
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".out")]
 
 
 @pytest.mark.fault("image-base", "error", "names the base and what was expected; no image is written")

@@ -100,7 +100,8 @@ def write_layout(
             try:
                 partial.rename(out)
             except OSError:
-                old.rename(out)
+                if old.exists():  # else there was none, and the error is the rename's own
+                    old.rename(out)
                 raise
             if old.exists():
                 shutil.rmtree(old)
