@@ -28,7 +28,7 @@ sys.path.insert(0, str(ROOT / "src"))
 
 from cogvideo_sat_env.base.progress import human_bytes  # noqa: E402
 from cogvideo_sat_env.bundle.container import open_bundle  # noqa: E402
-from cogvideo_sat_env.bundle.verify import verify  # noqa: E402
+from cogvideo_sat_env.bundle.verify_bundle import verify  # noqa: E402
 from cogvideo_sat_env.bundle.write import Item, write_bundle  # noqa: E402
 from cogvideo_sat_env.fetch.limit import parse_bytes  # noqa: E402
 

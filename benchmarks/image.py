@@ -37,8 +37,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
 from cogvideo_sat_env.base.hashing import sha256_file  # noqa: E402
-from cogvideo_sat_env.cluster.image import _measure, _pack  # noqa: E402
 from cogvideo_sat_env.cluster.image_facts import ImageFacts, facts_path  # noqa: E402
+from cogvideo_sat_env.cluster.squashfs_image import _measure, _pack  # noqa: E402
 from cogvideo_sat_env.cluster.starter import write_starter  # noqa: E402
 
 _IMAGE = Path("images", "r1.sqfs")

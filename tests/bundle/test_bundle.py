@@ -23,9 +23,9 @@ from airgap import Lab
 from cogvideo_sat_env.base.errors import SatenvError, VerificationError
 from cogvideo_sat_env.base.paths import current_platform
 from cogvideo_sat_env.bundle.container import open_bundle
-from cogvideo_sat_env.bundle.inventory import read
+from cogvideo_sat_env.bundle.read_inventory import read
 from cogvideo_sat_env.bundle.unpack_tool import unpack_project
-from cogvideo_sat_env.bundle.verify import verify
+from cogvideo_sat_env.bundle.verify_bundle import verify
 from cogvideo_sat_env.report.difference import diff
 
 pytestmark = [

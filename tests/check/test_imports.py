@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -122,3 +123,16 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
         return found
 
     assert [circle for name in sorted(graph) for circle in visit(name, ())] == []
+
+
+def test_a_file_name_and_a_class_name_mean_one_thing() -> None:
+    """A command's file in cli/ may have the name of what implements it."""
+    files = [path for path in modules() if path.name not in FACE and path.parts[0] != "cli"]
+    assert [name for name, count in Counter(path.name for path in files).items() if count > 1] == []
+    classes = Counter(
+        node.name
+        for path in modules()
+        for node in ast.walk(ast.parse((SOURCE / path).read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
+    )
+    assert [name for name, count in classes.items() if count > 1] == []

@@ -21,9 +21,9 @@ from cogvideo_sat_env.base.paths import current_platform
 from cogvideo_sat_env.base.progress import Silent
 from cogvideo_sat_env.cluster.deploy import Deployed, Deployment, deploy
 from cogvideo_sat_env.cluster.root import Root
-from cogvideo_sat_env.create.create import Request
-from cogvideo_sat_env.doctor.model import FAILED, PASSED, CheckResult
-from cogvideo_sat_env.doctor.report import Report
+from cogvideo_sat_env.create.create import CreateRequest
+from cogvideo_sat_env.doctor.check_result import FAILED, PASSED, CheckResult
+from cogvideo_sat_env.doctor.doctor_report import DoctorReport
 from create.test_create import Machine
 
 HERE = Path(__file__).parent
@@ -71,13 +71,13 @@ class Site:
         self.proven.append(outcome.prefix)
         results = [CheckResult(name, "quick", FAILED, 0.1, "no", None, {}) for name in self.failing]
         results.append(CheckResult("identity.prefix", "quick", PASSED, 0.1, "yes", None, {}))
-        report = Report(outcome.prefix, "quick", datetime.now(timezone.utc), 0.1, tuple(results))
+        report = DoctorReport(outcome.prefix, "quick", datetime.now(timezone.utc), 0.1, tuple(results))
         return replace(outcome, report=report)
 
     def deploy(self, *without: str, **options: Any) -> Deployed:
         """Deploy the lock without some packages."""
         self.lock(*without)
-        request = Request(sources=("channel",), variant="cpu", **options.pop("request", {}))
+        request = CreateRequest(sources=("channel",), variant="cpu", **options.pop("request", {}))
         return deploy(Deployment(self.path, request, **options), Silent(), self.prove)
 
     def satenv(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:

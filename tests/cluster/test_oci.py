@@ -18,9 +18,9 @@ import packages
 from cogvideo_sat_env.base.errors import InputError, PrefixError, SatenvError
 from cogvideo_sat_env.base.paths import current_platform
 from cogvideo_sat_env.base.progress import Silent
-from cogvideo_sat_env.cluster.oci import groups, layout
-from cogvideo_sat_env.cluster.oci.make import Image, make
-from cogvideo_sat_env.create.create import Request
+from cogvideo_sat_env.cluster.oci import groups, image_layout
+from cogvideo_sat_env.cluster.oci.image import Image, make
+from cogvideo_sat_env.create.create import CreateRequest
 from install.conftest import CHANNEL
 
 PYTHON = os.path.realpath(shutil.which("python3") or "/usr/bin/python3")
@@ -49,8 +49,8 @@ def base(tmp_path) -> Path:
     return root
 
 
-def write(build: Any, base: Path, out: Path, **more: Any) -> layout.Written:
-    return make(Image(out, base, **more), build, Request(), Silent())
+def write(build: Any, base: Path, out: Path, **more: Any) -> image_layout.WrittenImage:
+    return make(Image(out, base, **more), build, CreateRequest(), Silent())
 
 
 def names(path: Path) -> set[str]:
@@ -58,11 +58,11 @@ def names(path: Path) -> set[str]:
         return set(archive.getnames())
 
 
-def by_name(written: layout.Written) -> dict[str, str]:
+def by_name(written: image_layout.WrittenImage) -> dict[str, str]:
     return {one.name: one.digest for one in written.layers}
 
 
-def blob(written: layout.Written, digest: str) -> Path:
+def blob(written: image_layout.WrittenImage, digest: str) -> Path:
     return written.path / "blobs" / "sha256" / digest.partition(":")[2]
 
 
@@ -126,7 +126,7 @@ def test_an_update_of_one_package_ships_one_layer_and_the_environments_own(build
 
 def test_recipes_name_the_lock_and_make_the_same_environment(build, base, tmp_path):
     out = Image(tmp_path / "o", base, dockerfile=tmp_path / "Dockerfile", apptainer=tmp_path / "sat.def")
-    make(out, build, Request(), Silent())
+    make(out, build, CreateRequest(), Silent())
     for name in ("Dockerfile", "sat.def"):
         text = (tmp_path / name).read_text().replace(str(base), "/rootfs")
         golden = Path(__file__).parent / "golden" / name

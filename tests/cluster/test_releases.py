@@ -14,7 +14,7 @@ from cluster.admin import Site, slurm
 from cogvideo_sat_env.base.errors import InputError, PrefixError, SatenvError
 from cogvideo_sat_env.base.paths import current_platform
 from cogvideo_sat_env.base.progress import Silent
-from cogvideo_sat_env.cluster import jobs, releases
+from cogvideo_sat_env.cluster import release_usage, releases
 from cogvideo_sat_env.install.prefix_lock import prefix_lock
 
 pytestmark = pytest.mark.skipif(current_platform() != "linux-64", reason="the project's locks are for linux-64")
@@ -232,5 +232,5 @@ def test_the_command_line_lists_and_deploy_refuses_what_contradicts_itself(apps:
 
 
 def test_who_is_shown_in_a_line() -> None:
-    assert jobs.in_words({"a": ["1", "2", "3", "4", "5"]}, "a") == "1, 2, 3 and 2 more"
-    assert jobs.in_words({}, "a") == ""
+    assert release_usage.in_words({"a": ["1", "2", "3", "4", "5"]}, "a") == "1, 2, 3 and 2 more"
+    assert release_usage.in_words({}, "a") == ""

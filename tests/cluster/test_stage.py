@@ -16,12 +16,12 @@ import pytest
 
 from cogvideo_sat_env.base.errors import InputError, PrefixError, SatenvError, VerificationError
 from cogvideo_sat_env.base.progress import Silent
-from cogvideo_sat_env.cluster.image import make_image
 from cogvideo_sat_env.cluster.image_facts import facts_path, read_facts
+from cogvideo_sat_env.cluster.squashfs_image import make_image
 from cogvideo_sat_env.cluster.stage import bring, mounts
 from cogvideo_sat_env.cluster.stage.stage import WAYS, find, release_place, stage
 from cogvideo_sat_env.cluster.starter import write_starter
-from cogvideo_sat_env.create.create import Request
+from cogvideo_sat_env.create.create import CreateRequest
 
 pytestmark = pytest.mark.skipif(shutil.which("mksquashfs") is None, reason="needs squashfs-tools")
 
@@ -67,7 +67,7 @@ def made(sample, tmp_path_factory):
             server, packages.artefacts(sample / "conda-forge", installing.CHANNEL), place / "cache", place
         )
         site.install(place / "root" / "releases" / "r1")
-        make_image(lambda r: site.install(r.prefix, seen_at=r.options.seen_at), Request(),
+        make_image(lambda r: site.install(r.prefix, seen_at=r.options.seen_at), CreateRequest(),
                    place / "root" / "images" / "r1.sqfs", NODE / "sat", None, Silent())  # fmt: skip
     return place / "root"
 

@@ -19,7 +19,7 @@ import packages
 from cogvideo_sat_env.base.artefacts import CondaArtefact
 from cogvideo_sat_env.base.errors import SourceError
 from cogvideo_sat_env.base.paths import current_platform
-from cogvideo_sat_env.create.create import Request, as_made
+from cogvideo_sat_env.create.create import CreateRequest, as_made
 from cogvideo_sat_env.create.source_plan import choose_plan
 from cogvideo_sat_env.install.job import Options
 from cogvideo_sat_env.source.source import Source
@@ -332,7 +332,7 @@ def test_wheels_have_no_cpu_variant(machine):
 def test_a_repair_takes_python_and_source_from_the_receipt(tmp_path: Path) -> None:
     """An environment made with `--python` of another version is repaired on that one, without naming it again."""
     found = {"source": "wheels", "variant": "wheels", "lock": "wheels-linux-64-py312.txt", "python": sys.executable}
-    asked = Request(options=Options(repair=True))
+    asked = CreateRequest(options=Options(repair=True))
     made = as_made(asked, tmp_path, found)
     assert (made.sources, made.python, made.lock) == (["wheels"], Path(sys.executable), None)
     assert as_made(replace(asked, python=Path("/mine")), tmp_path, found).python == Path("/mine")

@@ -58,8 +58,8 @@ def test_a_dead_mirror_is_not_asked_for_every_file(machine, second, channel):  #
     for name in os.listdir(channel / "conda-forge/linux-64") + os.listdir(channel / "conda-forge/noarch"):
         machine.server.fail(name, "503")
     from cogvideo_sat_env.base.progress import Silent
-    from cogvideo_sat_env.fetch.model import Policy, Wanted
     from cogvideo_sat_env.fetch.pool import fetch_files
+    from cogvideo_sat_env.fetch.wanted import Policy, Wanted
 
     wanted = [
         Wanted(

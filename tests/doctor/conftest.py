@@ -16,8 +16,8 @@ import packaging
 import pytest
 
 from cogvideo_sat_env.doctor import CheckResult
-from cogvideo_sat_env.doctor.hardware import GpuFacts, Link
-from cogvideo_sat_env.doctor.model import CheckSpec
+from cogvideo_sat_env.doctor.check_result import CheckSpec
+from cogvideo_sat_env.doctor.gpus import GpuFacts, Link
 from cogvideo_sat_env.doctor.runner import PROBES, Conditions, Doctor
 
 from .overlay import Overlay

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cogvideo_sat_env.doctor.checks.hardware import runs_on
-from cogvideo_sat_env.doctor.hardware import Gpu, GpuFacts
+from cogvideo_sat_env.doctor.gpus import Gpu, GpuFacts
 
 from .conftest import Machine
 

@@ -17,7 +17,7 @@ import pytest
 from cogvideo_sat_env import __version__
 from cogvideo_sat_env.base.errors import InputError, PrefixError
 from cogvideo_sat_env.cli.doctor import doctor as click_command
-from cogvideo_sat_env.doctor import options
+from cogvideo_sat_env.doctor import command_options
 from cogvideo_sat_env.doctor.command import DoctorOptions, read_options
 from cogvideo_sat_env.doctor.find_prefix import find_prefix, named_prefix
 from cogvideo_sat_env.doctor.runner import Doctor
@@ -109,7 +109,7 @@ def test_closed_standard_streams_change_nothing(prefix, tmp_path, program, close
 def test_both_command_lines_have_the_same_options():
     """Click parses for the project, argparse inside an environment, where only the standard library is sure."""
     parser = argparse.ArgumentParser()
-    options.add_to(parser)
+    command_options.add_to(parser)
     inside = {
         tuple(action.option_strings): (action.dest, action.default if action.default else None, bool(action.nargs == 0))
         for action in parser._actions if action.dest != "help"

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from cogvideo_sat_env.base.errors import InputError, MissingToolError, SourceError
-from cogvideo_sat_env.doctor.fleet import compare, launch, slurm
+from cogvideo_sat_env.doctor.fleet import compare, job_step, launch
 from cogvideo_sat_env.doctor.fleet.messages import Client, Coordinator
 
 pytestmark = pytest.mark.slow
@@ -29,21 +29,21 @@ SLURM = {
 
 
 def test_a_step_of_slurm_is_recognised():
-    found = slurm.find(SLURM)
+    found = job_step.find(SLURM)
     assert (found.rank, found.ranks, found.local_rank, found.host, found.address) == (3, 4, 1, "gpu08", "gpu07")
-    assert 20000 <= found.port < 40000 and slurm.find(SLURM | {"SLURM_PROCID": "0"}).port == found.port
+    assert 20000 <= found.port < 40000 and job_step.find(SLURM | {"SLURM_PROCID": "0"}).port == found.port
 
 
 def test_a_step_of_torchrun_is_recognised_and_wins_inside_srun():
     torchrun = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "first", "MASTER_PORT": "29500"}
-    found = slurm.find(SLURM | torchrun)
+    found = job_step.find(SLURM | torchrun)
     assert (found.rank, found.ranks, found.address) == (1, 2, "first")
 
 
 def test_the_batch_script_itself_and_a_single_rank_are_no_step():
-    assert slurm.find({"SLURM_JOB_ID": "77", "SLURM_PROCID": "0", "SLURM_NTASKS": "8"}) is None
-    assert slurm.find(SLURM | {"SLURM_STEP_NUM_TASKS": "1"}) is None
-    assert slurm.find({}) is None
+    assert job_step.find({"SLURM_JOB_ID": "77", "SLURM_PROCID": "0", "SLURM_NTASKS": "8"}) is None
+    assert job_step.find(SLURM | {"SLURM_STEP_NUM_TASKS": "1"}) is None
+    assert job_step.find({}) is None
 
 
 @pytest.mark.parametrize(
@@ -51,13 +51,13 @@ def test_the_batch_script_itself_and_a_single_rank_are_no_step():
     [("node[03-05,9],login", "node03"), ("a,b", "a"), ("gpu-7", "gpu-7"), ("rack[1-2]-ib", "rack1-ib"), ("", None)],
 )
 def test_the_first_host_of_slurms_list(nodes, first):
-    assert slurm.first_host(nodes) == first
+    assert job_step.first_host(nodes) == first
 
 
 @pytest.mark.parametrize("wrong", [{"SLURM_LOCALID": ""}, {"SATENV_FLEET_PORT": "many"}, {"SLURM_STEP_NODELIST": ""}])
 def test_half_a_step_is_refused(wrong):
     with pytest.raises(InputError):
-        slurm.find(SLURM | wrong)
+        job_step.find(SLURM | wrong)
 
 
 @pytest.mark.parametrize(
@@ -338,10 +338,10 @@ def test_names_that_only_slurm_knows_are_a_warning():
 
 def test_a_master_address_of_the_users_own_is_not_replaced(monkeypatch):
     """A job would take it, too; only Slurm's own names are looked up with Slurm."""
-    monkeypatch.setattr(slurm, "resolves", lambda name: False)
-    monkeypatch.setattr(slurm, "addresses", lambda node, environ: ("10.0.0.7",))
-    assert slurm.find(SLURM).otherwise == ("10.0.0.7",)
-    assert slurm.find(SLURM | {"MASTER_ADDR": "first"}).otherwise == ()
+    monkeypatch.setattr(job_step, "resolves", lambda name: False)
+    monkeypatch.setattr(job_step, "addresses", lambda node, environ: ("10.0.0.7",))
+    assert job_step.find(SLURM).otherwise == ("10.0.0.7",)
+    assert job_step.find(SLURM | {"MASTER_ADDR": "first"}).otherwise == ()
 
 
 def test_the_addresses_of_a_node_are_read_from_scontrol(tmp_path, prefix):
@@ -353,8 +353,8 @@ esac
 """
     prefix.program("scontrol", program, tmp_path / "bin")
     environ = {"PATH": f"{tmp_path}/bin:/usr/bin:/bin", "SLURM_LAUNCH_NODE_IPADDR": "127.0.0.4"}
-    assert slurm.addresses("n7", environ) == ("127.0.0.2", "127.0.0.3", "127.0.0.4")
-    assert slurm.addresses("n7", {"PATH": "/nothing"}) == ()
+    assert job_step.addresses("n7", environ) == ("127.0.0.2", "127.0.0.3", "127.0.0.4")
+    assert job_step.addresses("n7", {"PATH": "/nothing"}) == ()
 
 
 def test_a_srun_that_refuses_is_quoted(job, prefix, tmp_path):

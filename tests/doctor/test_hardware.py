@@ -6,7 +6,7 @@ import pytest
 
 from cogvideo_sat_env.base import yamlfile
 from cogvideo_sat_env.base.paths import DATA
-from cogvideo_sat_env.doctor.hardware import Gpu, GpuFacts, NvidiaSmi, parse_query
+from cogvideo_sat_env.doctor.gpus import Gpu, GpuFacts, NvidiaSmi, parse_query
 
 from .conftest import Machine
 

@@ -18,7 +18,7 @@ from cogvideo_sat_env.base.yamlfile import load
 from cogvideo_sat_env.doctor.checks import network
 from cogvideo_sat_env.doctor.checks.imports import TRAINING_TRANSITIVE, TRANSITIVE
 from cogvideo_sat_env.doctor.children import run_child
-from cogvideo_sat_env.doctor.hardware import Gpu, GpuFacts, NvidiaSmi
+from cogvideo_sat_env.doctor.gpus import Gpu, GpuFacts, NvidiaSmi
 from cogvideo_sat_env.doctor.runner import Conditions, Doctor
 
 from .conftest import FakePrefix, Machine

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cogvideo_sat_env.doctor.catalogue import CHECKS
-from cogvideo_sat_env.doctor.hardware import Gpu, GpuFacts
+from cogvideo_sat_env.doctor.gpus import Gpu, GpuFacts
 from cogvideo_sat_env.doctor.runner import PROBES, Conditions, Doctor
 
 from .conftest import FakePrefix, Machine

@@ -6,7 +6,7 @@ import pytest
 
 from cogvideo_sat_env.doctor.checks import network
 from cogvideo_sat_env.doctor.checks._probe import ProbeRequest
-from cogvideo_sat_env.doctor.hardware import Gpu, GpuFacts, Link, NvidiaSmi, parse_links
+from cogvideo_sat_env.doctor.gpus import Gpu, GpuFacts, Link, NvidiaSmi, parse_links
 
 from .conftest import Machine
 

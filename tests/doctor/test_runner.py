@@ -9,8 +9,8 @@ import pytest
 
 from cogvideo_sat_env.base.errors import InputError, PrefixError
 from cogvideo_sat_env.doctor import run
-from cogvideo_sat_env.doctor.hardware import Gpu, GpuFacts
-from cogvideo_sat_env.doctor.model import CheckSpec
+from cogvideo_sat_env.doctor.check_result import CheckSpec
+from cogvideo_sat_env.doctor.gpus import Gpu, GpuFacts
 
 from .conftest import Machine
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from cogvideo_sat_env.base.errors import InputError
-from cogvideo_sat_env.doctor.sat import checkout, clips, code, configs, examine, files, fix, report, rules
+from cogvideo_sat_env.doctor.sat import check_and_fix, checkout, clips, code, configs, examine, fix, rules, weights
 from cogvideo_sat_env.doctor.sat.finding import FAILED, WARNING, Finding
 from satcheckout import make_checkout, model, save_torch, training, write_yaml
 
@@ -29,7 +29,7 @@ def run_of(sat: Path, options: tuple[tuple[str, str], ...] = ()) -> rules.Run:
 
 
 def everything(run: rules.Run) -> list[Finding]:
-    return [*rules.judge(run), *code.targets(run), *files.examine(run), *clips.examine(run)]
+    return [*rules.judge(run), *code.targets(run), *weights.examine(run), *clips.examine(run)]
 
 
 def at(data: dict[str, Any], dotted: str) -> tuple[dict[str, Any], str]:
@@ -212,14 +212,14 @@ def test_a_sharded_t5_is_whole_only_with_all_shards_of_its_index(sat):
     (sat / "t5" / "model.safetensors.index.json").write_text(
         '{"weight_map": {"a": "model.safetensors", "b": "gone.safetensors"}}'
     )
-    (found,) = files.examine(run_of(sat))
+    (found,) = weights.examine(run_of(sat))
     assert "gone.safetensors: no such file" in found.finding
 
 
 def test_the_diffusers_layout_of_t5_is_recognised(sat):
     shutil.rmtree(sat / "t5")
     (sat / "t5" / "text_encoder").mkdir(parents=True)
-    (found,) = files.examine(run_of(sat))
+    (found,) = weights.examine(run_of(sat))
     assert "diffusers layout" in found.finding and "cp " in found.remedy
 
 
@@ -284,7 +284,7 @@ def test_corrected_copies_keep_comments_and_have_nothing_left_to_correct(sat):
     path.write_text("# mine\n" + path.read_text().replace("patch_size: 2", "patch_size: 2  # of the paper"))
     write_yaml(sat / "configs" / "sft.yaml", training(warmup=0, force_train=None))
     before = {file.name: file.read_text() for file in (sat / "configs").iterdir()}
-    done = report.fix(sat, [path, sat / "configs" / "sft.yaml"], out=None, patches=None, undo=False)
+    done = check_and_fix.fix(sat, [path, sat / "configs" / "sft.yaml"], out=None, patches=None, undo=False)
     copies = [Path(done.written[str(path)]), Path(done.written[str(sat / "configs" / "sft.yaml")])]
     assert {name: (sat / "configs" / name).read_text() for name in before} == before
     assert copies[0].read_text().startswith("# mine\n") and "[1, 2, 2]  # of the paper" in copies[0].read_text()
@@ -301,8 +301,8 @@ def test_a_mapping_that_loses_its_last_key_stays_a_mapping():
 
 def test_check_ends_with_one_exactly_when_something_will_fail(sat):
     bases = [sat / "configs" / "model.yaml", sat / "configs" / "sft.yaml"]
-    assert report.check(sat, bases).exit_code == 0
+    assert check_and_fix.check(sat, bases).exit_code == 0
     (sat / "vae" / "3d-vae.pt").unlink()
-    found = report.check(sat, bases)
+    found = check_and_fix.check(sat, bases)
     assert found.exit_code == 1 and "3d-vae.pt" in found.to_text() and found.to_json()["exit_code"] == 1
     save_torch(sat / "vae" / "3d-vae.pt")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cogvideo_sat_env.doctor.fleet import slurm
+from cogvideo_sat_env.doctor.fleet import job_step
 from slurmcluster import two_nodes
 
 pytestmark = pytest.mark.e2e
@@ -75,9 +75,9 @@ def test_a_rank_that_cannot_resolve_rank_0_reaches_the_report_with_its_own_words
 
 
 def test_slurm_is_asked_for_a_nodes_address(cluster):
-    assert slurm.addresses("n2", {**cluster}) == ("127.0.0.1",)
-    assert slurm.addresses("n9", {**cluster, "SLURM_LAUNCH_NODE_IPADDR": "127.0.0.1"}) == ("127.0.0.1",)
-    assert slurm.addresses("n9", {**cluster}) == ()
+    assert job_step.addresses("n2", {**cluster}) == ("127.0.0.1",)
+    assert job_step.addresses("n9", {**cluster, "SLURM_LAUNCH_NODE_IPADDR": "127.0.0.1"}) == ("127.0.0.1",)
+    assert job_step.addresses("n9", {**cluster}) == ()
 
 
 def test_two_nodes_train_together(cluster, good_prefix):

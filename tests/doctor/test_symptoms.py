@@ -9,8 +9,8 @@ import pytest
 
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.doctor.catalogue import ALL_CHECKS
+from cogvideo_sat_env.doctor.check_result import CheckSpec
 from cogvideo_sat_env.doctor.errors_md import to_markdown
-from cogvideo_sat_env.doctor.model import CheckSpec
 from cogvideo_sat_env.doctor.symptoms import explain, read_symptoms
 from cogvideo_sat_env.spec.breakage import read_ledger
 

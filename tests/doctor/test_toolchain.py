@@ -14,7 +14,7 @@ import pytest
 from cogvideo_sat_env.doctor import activated_env
 from cogvideo_sat_env.doctor.checks import toolchain
 from cogvideo_sat_env.doctor.checks._probe import ProbeRequest
-from cogvideo_sat_env.doctor.hardware import Gpu, GpuFacts
+from cogvideo_sat_env.doctor.gpus import Gpu, GpuFacts
 from cogvideo_sat_env.doctor.runner import Conditions, Doctor
 
 from .conftest import Machine

@@ -21,7 +21,7 @@ from cogvideo_sat_env.base.child import child_environment
 from cogvideo_sat_env.base.paths import cache_dir, current_platform
 from cogvideo_sat_env.base.progress import Silent
 from cogvideo_sat_env.install import activation
-from cogvideo_sat_env.package.build.base import find_base
+from cogvideo_sat_env.package.build.build_channels import find_base
 from conftest import satenv
 from e2e.conftest import copy_project
 

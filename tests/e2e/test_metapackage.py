@@ -31,8 +31,8 @@ from cogvideo_sat_env.source.source import Source
 from cogvideo_sat_env.source.wheels.names import divide
 from cogvideo_sat_env.spec.environment import read_environment
 from cogvideo_sat_env.spec.pypi_names import load_names
+from cogvideo_sat_env.spec.reasons import explain
 from cogvideo_sat_env.spec.variants import read_variants
-from cogvideo_sat_env.spec.why import explain
 from conftest import satenv
 from install.test_activation import environment, run, scripts, shells
 
@@ -171,7 +171,7 @@ def test_its_files_are_the_projects_own(installed):
     for name, content in activation.load().scripts.items():
         assert (installed.prefix / name).read_bytes() == content
     inside = installed.prefix / "lib" / NAME / "cogvideo_sat_env"
-    for name in ("data/breakage.yml", "data/requirements.yml", "spec/why.py"):
+    for name in ("data/breakage.yml", "data/requirements.yml", "spec/reasons.py"):
         assert (inside / name).read_bytes() == (PROJECT / "src" / "cogvideo_sat_env" / name).read_bytes()
 
 

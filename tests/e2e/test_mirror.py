@@ -9,7 +9,7 @@ import pytest
 
 from cogvideo_sat_env.base.paths import project_root
 from cogvideo_sat_env.base.progress import Silent
-from cogvideo_sat_env.fetch.model import Policy
+from cogvideo_sat_env.fetch.wanted import Policy
 from cogvideo_sat_env.source.mirror.mirror import make_mirror
 from cogvideo_sat_env.source.mirror.selection import choose, read_part
 

@@ -17,9 +17,9 @@ import channelserver
 from cogvideo_sat_env.base.errors import InputError, SourceError
 from cogvideo_sat_env.base.progress import Silent
 from cogvideo_sat_env.fetch import credentials
-from cogvideo_sat_env.fetch.model import Policy, Wanted
 from cogvideo_sat_env.fetch.pool import fetch_files
 from cogvideo_sat_env.fetch.redact import redact
+from cogvideo_sat_env.fetch.wanted import Policy, Wanted
 from cogvideo_sat_env.source.source import parse_source
 
 SECRET = "s3cr3t-pass"

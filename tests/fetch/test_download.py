@@ -17,9 +17,9 @@ import channelserver
 from cogvideo_sat_env.base.errors import PrefixError, SatenvError, SourceError, VerificationError
 from cogvideo_sat_env.fetch import limit
 from cogvideo_sat_env.fetch.limit import parse_bytes
-from cogvideo_sat_env.fetch.model import Policy, Wanted
 from cogvideo_sat_env.fetch.pool import fetch_files
 from cogvideo_sat_env.fetch.transfer import Live
+from cogvideo_sat_env.fetch.wanted import Policy, Wanted
 
 NAMES = ("one-1-0.conda", "two-1-0.tar.bz2", "three-1-py3-none-any.whl")
 SIZE = 300_000

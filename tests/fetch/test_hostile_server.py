@@ -17,9 +17,9 @@ from cogvideo_sat_env.base.errors import SatenvError, SourceError, VerificationE
 from cogvideo_sat_env.base.progress import Silent
 from cogvideo_sat_env.fetch import connection
 from cogvideo_sat_env.fetch.index import Index
-from cogvideo_sat_env.fetch.model import Policy, Wanted
 from cogvideo_sat_env.fetch.pool import fetch_files
 from cogvideo_sat_env.fetch.reachable import why_unreachable
+from cogvideo_sat_env.fetch.wanted import Policy, Wanted
 
 QUICK = Policy(attempts=2, backoff=0.01, stall=0.4, window=0.4, max_size=1_000_000)
 BODY = b"x" * 1000
@@ -278,7 +278,7 @@ def test_the_ceiling_is_raised_by_an_option() -> None:
     from click.testing import CliRunner
 
     from cogvideo_sat_env.cli import cli
-    from cogvideo_sat_env.fetch.model import MAX_FILE_SIZE
+    from cogvideo_sat_env.fetch.wanted import MAX_FILE_SIZE
 
     for command in (["create"], ["update"], ["mirror", "x"], ["bundle", "pack", "x"]):
         with pytest.MonkeyPatch.context() as patch:

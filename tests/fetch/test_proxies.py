@@ -15,11 +15,11 @@ import pytest
 import channelserver
 from cogvideo_sat_env.base.errors import SourceError
 from cogvideo_sat_env.base.progress import Silent
-from cogvideo_sat_env.fetch.model import Policy, Wanted
 from cogvideo_sat_env.fetch.pip_errors import pip_error
 from cogvideo_sat_env.fetch.pool import fetch_files
 from cogvideo_sat_env.fetch.proxies import lend_socks
 from cogvideo_sat_env.fetch.reachable import why_unreachable
+from cogvideo_sat_env.fetch.wanted import Policy, Wanted
 
 SETTINGS = ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY")
 NAME = "a-1-0.conda"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cogvideo_sat_env.doctor.catalogue import CHECKS
-from cogvideo_sat_env.doctor.model import GPU, NOT_RUN, PASSED, WARNING
+from cogvideo_sat_env.doctor.check_result import GPU, NOT_RUN, PASSED, WARNING
 from cogvideo_sat_env.doctor.runner import run
 
 pytestmark = pytest.mark.gpu

@@ -10,7 +10,7 @@ from rattler import MatchSpec
 from cogvideo_sat_env.base.artefacts import CondaArtefact
 from cogvideo_sat_env.base.errors import SolveError
 from cogvideo_sat_env.lock.solve import solve
-from cogvideo_sat_env.lock.verify import record_of
+from cogvideo_sat_env.lock.verify_lock import record_of
 from cogvideo_sat_env.spec.breakage import read_ledger
 from cogvideo_sat_env.spec.environment import CondaSpec, read_environment
 from cogvideo_sat_env.spec.variants import read_variants

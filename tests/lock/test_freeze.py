@@ -22,7 +22,7 @@ from cogvideo_sat_env.lock import pip_index
 from cogvideo_sat_env.lock.freeze import freeze
 from cogvideo_sat_env.lock.frozen import frozen_channels, frozen_projects
 from cogvideo_sat_env.lock.make import Solver, lock_variant
-from cogvideo_sat_env.lock.pip_index import Release
+from cogvideo_sat_env.lock.pip_index import ProjectRelease
 from cogvideo_sat_env.spec.environment import read_environment
 from cogvideo_sat_env.spec.variants import derive, read_variants
 
@@ -173,7 +173,7 @@ def test_of_an_index_all_files_are_kept_and_the_requirements_of_candidates_witho
     assert sorted(projects) == ["crust", "flour", "pie", "sieve"]
     assert len(projects["pie"].files) == 5 and all(len(file.sha256) == 64 for file in projects["pie"].files)
     assert sorted(projects["pie"].releases) == ["2.0", "3.0", "4.0", "5.0"]  # the newest three allowed, and the newest
-    assert projects["crust"].releases == {"1.0": Release(('flour[fine]; python_version >= "3"',), ">=3.9")}
+    assert projects["crust"].releases == {"1.0": ProjectRelease(('flour[fine]; python_version >= "3"',), ">=3.9")}
     plain = zstandard.ZstdDecompressor().decompress((out / pip_index.PATH).read_bytes(), 1 << 20)
     assert b"127.0.0.1" not in plain and b"://" not in plain
     index.close()

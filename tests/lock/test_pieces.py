@@ -16,7 +16,7 @@ from cogvideo_sat_env.check.agreement import check_project
 from cogvideo_sat_env.lock import relock
 from cogvideo_sat_env.lock.edit_environment import HEADING, moved
 from cogvideo_sat_env.lock.make import Solver
-from cogvideo_sat_env.lock.pieces import place
+from cogvideo_sat_env.lock.place_pieces import place
 from cogvideo_sat_env.spec.environment import read_environment
 from cogvideo_sat_env.spec.pieces import pieces_of
 from cogvideo_sat_env.spec.placement import Placement, read_placements

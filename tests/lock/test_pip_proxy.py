@@ -13,7 +13,7 @@ import requests
 
 from cogvideo_sat_env.base.address import Address
 from cogvideo_sat_env.fetch.index import IndexFile
-from cogvideo_sat_env.lock.pip_index import Project, Release
+from cogvideo_sat_env.lock.pip_index import Project, ProjectRelease
 from cogvideo_sat_env.lock.pip_proxy import FrozenPages, SitePages, file_sizes, proxy
 
 PAGE = (
@@ -89,7 +89,7 @@ def frozen_file(name: str, sha256: str, uploaded: str = "") -> IndexFile:
 
 def test_a_frozen_project_is_served_with_its_metadata_and_without_its_bytes():
     files = (frozen_file("sat-1.0-py3-none-any.whl", "aa"), frozen_file("sat-1!2.0+x.tar.gz", "bb"))
-    projects = {"sat": Project(files, {"1.0": Release(("numpy>=2",), ">=3.9")})}
+    projects = {"sat": Project(files, {"1.0": ProjectRelease(("numpy>=2",), ">=3.9")})}
     with proxy(FrozenPages(projects), {}) as served:
         page = requests.get(f"{served.url}/sat/", timeout=9).text
         links = [part.partition("#")[0] for part in page.split('href="')[1:]]

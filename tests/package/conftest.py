@@ -71,7 +71,7 @@ def small(tmp_path: Path) -> Path:
     return write_small(tmp_path)
 
 
-def build_small(root: Path, out: Path, **options) -> build_module.Outcome:
+def build_small(root: Path, out: Path, **options) -> build_module.BuildOutcome:
     """Build the small project, without its tests unless asked for."""
     progress = options.pop("progress", Silent())
     options = {"platform": "linux-64", "channels": [str(root.parent / "empty")], "test": False, **options}
@@ -101,7 +101,7 @@ def make(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SATENV_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
 
-    def run(out: str = "channel", **options) -> build_module.Outcome:
+    def run(out: str = "channel", **options) -> build_module.BuildOutcome:
         return build_small(small, tmp_path / out, **options)
 
     return run

@@ -13,7 +13,7 @@ import zstandard
 from cogvideo_sat_env.base.errors import InputError, PrefixError, SatenvError, VerificationError
 from cogvideo_sat_env.base.paths import current_platform
 from cogvideo_sat_env.package.build import build as build_module
-from cogvideo_sat_env.package.build.base import Base
+from cogvideo_sat_env.package.build.build_channels import BuildChannels
 from cogvideo_sat_env.package.build.target_channel import Channel
 
 pytestmark = [
@@ -238,7 +238,7 @@ def test_without_a_channel_pytorch_is_fetched_for_tests_only_when_asked(make, sm
     )
     empty = (small.parent / "empty").as_uri()
     fetched = []
-    monkeypatch.setattr(build_module, "find_base", lambda *_: Base((empty,), wheels=True))
+    monkeypatch.setattr(build_module, "find_base", lambda *_: BuildChannels((empty,), wheels=True))
     monkeypatch.setattr(build_module, "whole_environment_to_fetch", lambda _: "100 wheels, 4.1 GB")
     monkeypatch.setattr(build_module, "whole_environment", lambda *_: fetched.append(1) or empty)
 

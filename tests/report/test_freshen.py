@@ -17,10 +17,10 @@ from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.base.progress import Silent
 from cogvideo_sat_env.lock import pip_index
 from cogvideo_sat_env.lock.relock import Relocked
-from cogvideo_sat_env.lock.verify import Mismatch
+from cogvideo_sat_env.lock.verify_lock import Mismatch
 from cogvideo_sat_env.report import freshen as module
 from cogvideo_sat_env.report import probe_bounds, trial_project
-from cogvideo_sat_env.report.freshen import Request, freshen, parse_age
+from cogvideo_sat_env.report.freshen import FreshenRequest, freshen, parse_age
 from cogvideo_sat_env.report.probe_bounds import HOLDS, LIFT, OPEN, beyond, rewritten
 from cogvideo_sat_env.spec.breakage import read_ledger
 from cogvideo_sat_env.spec.environment import read_environment
@@ -53,7 +53,7 @@ def relocked(monkeypatch: pytest.MonkeyPatch) -> dict:
 
 
 def test_what_passes_is_taken_over_and_what_could_not_be_tried_is_named(project, relocked):
-    found = freshen(project, Request(NOW, WEEKS, sources=()), Silent())
+    found = freshen(project, FreshenRequest(NOW, WEEKS, sources=()), Silent())
     assert found.ok and found.written and found.changed == ["environment.yml", "locks/new.txt"]
     assert (project / "locks/new.txt").is_file() and (project / "environment.yml").read_text().endswith("# newer\n")
     text = found.to_markdown()
@@ -66,7 +66,7 @@ def test_a_disagreement_or_a_dry_run_changes_no_file(project, relocked, dry_run)
     before = files(project)
     if not dry_run:
         relocked["findings"] = [Mismatch("recipe/recipe.yaml", "differs", "render")]
-    found = freshen(project, Request(NOW, WEEKS, sources=(), dry_run=dry_run), Silent())
+    found = freshen(project, FreshenRequest(NOW, WEEKS, sources=(), dry_run=dry_run), Silent())
     assert files(project) == before and not found.written and found.ok is dry_run
     assert dry_run or "recipe/recipe.yaml: differs" in found.to_markdown()
 
@@ -74,13 +74,13 @@ def test_a_disagreement_or_a_dry_run_changes_no_file(project, relocked, dry_run)
 @pytest.mark.parametrize(
     ("create", "doctor", "status", "words"),
     [
-        (trial_project.Answer(5, None, "the channel can't be reached"), None, "not tried", "can't be reached"),
-        (trial_project.Answer(4, None, "bytes differ"), None, "failed", "bytes differ"),
-        (trial_project.Answer(0, {"packages": 3, "source": "wheels"}, ""),
-         trial_project.Answer(0, {"results": [{"id": "a.b", "status": "passed", "finding": ""}]}, ""), "passed",
+        (trial_project.CommandEnd(5, None, "the channel can't be reached"), None, "not tried", "can't be reached"),
+        (trial_project.CommandEnd(4, None, "bytes differ"), None, "failed", "bytes differ"),
+        (trial_project.CommandEnd(0, {"packages": 3, "source": "wheels"}, ""),
+         trial_project.CommandEnd(0, {"results": [{"id": "a.b", "status": "passed", "finding": ""}]}, ""), "passed",
          "proves the wheel lock, not the conda lock; doctor --level quick: 1 checks passed"),
-        (trial_project.Answer(0, {"packages": 3, "source": "channel"}, ""),
-         trial_project.Answer(1, {"results": [{"id": "a.b", "status": "failed", "finding": "bad"}]}, ""), "failed",
+        (trial_project.CommandEnd(0, {"packages": 3, "source": "channel"}, ""),
+         trial_project.CommandEnd(1, {"results": [{"id": "a.b", "status": "failed", "finding": "bad"}]}, ""), "failed",
          "a.b: bad"),
     ],
 )  # fmt: skip
@@ -88,7 +88,7 @@ def test_an_environment_of_this_machines_variant_decides(project, relocked, monk
     before = files(project)
     monkeypatch.setattr(module, "guess_device", lambda platform: ("cpu", "no driver"))
     monkeypatch.setattr(trial_project, "ask", lambda copy, what, *rest: create if what == "create" else doctor)
-    found = freshen(project, Request(NOW, WEEKS), Silent())
+    found = freshen(project, FreshenRequest(NOW, WEEKS), Silent())
     by_variant = {item.variant: item for item in found.installed}
     assert (by_variant["linux-64-cpu"].status, by_variant["linux-64-cuda"].words) == (status, "no driver")
     assert words in by_variant["linux-64-cpu"].words
@@ -160,7 +160,7 @@ class Bench(probe_bounds._Bench):
 @pytest.fixture
 def bench(project, frozen) -> Bench:
     """A bench on the frozen metadata."""
-    return Bench(project, Request(NOW, WEEKS, frozen=frozen), Silent())
+    return Bench(project, FreshenRequest(NOW, WEEKS, frozen=frozen), Silent())
 
 
 PASSED, FAILED = "passed", "failed: 'bool' object is not callable"
@@ -201,7 +201,7 @@ def test_what_a_machine_cannot_decide_is_said(bench):
 
 def test_an_unknown_bound_is_named_with_those_there_are(project):
     with pytest.raises(InputError, match=r"no entry torch-9; |no entry torch-9"):
-        probe_bounds.probe(project, Request(NOW, WEEKS), ["torch-9"], Silent())
+        probe_bounds.probe(project, FreshenRequest(NOW, WEEKS), ["torch-9"], Silent())
 
 
 def repack(path: Path, change) -> str:
@@ -244,7 +244,7 @@ def later(folder: Path) -> Path:
 @pytest.mark.e2e
 def test_from_metadata_to_a_later_one_and_back(project, tmp_path):
     """Old enough releases are taken, younger ones are not; what is withheld again goes, and the files are as before."""
-    request = Request(NOW, WEEKS, frozen=later(tmp_path / "later"), sources=(), only=("linux-64-cpu",))
+    request = FreshenRequest(NOW, WEEKS, frozen=later(tmp_path / "later"), sources=(), only=("linux-64-cpu",))
     before = files(project)
     found = freshen(project, request, Silent())
     assert found.ok and found.written, found.refusals
@@ -253,5 +253,7 @@ def test_from_metadata_to_a_later_one_and_back(project, tmp_path):
     changed = {name for name, content in files(project).items() if before.get(name) != content}
     assert changed == set(found.changed) and "locks/linux-64-cpu-conda-lock.yml" in changed
     assert "webdataset==0.2.86.1 " in (project / "locks/pip-linux-64-cpu.txt").read_text()
-    again = freshen(project, Request(NOW, WEEKS, frozen=PROJECT / "metadata", sources=(), only=request.only), Silent())
+    again = freshen(
+        project, FreshenRequest(NOW, WEEKS, frozen=PROJECT / "metadata", sources=(), only=request.only), Silent()
+    )
     assert again.ok and again.written and files(project) == before

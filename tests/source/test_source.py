@@ -11,7 +11,7 @@ from cogvideo_sat_env.base.artefacts import CondaArtefact
 from cogvideo_sat_env.base.errors import InputError, SourceError
 from cogvideo_sat_env.base.progress import Silent
 from cogvideo_sat_env.fetch.archives import fetch
-from cogvideo_sat_env.fetch.model import INDEX
+from cogvideo_sat_env.fetch.wanted import INDEX
 from cogvideo_sat_env.source.source import parse_source, parse_sources
 
 

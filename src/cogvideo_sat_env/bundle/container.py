@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from cogvideo_sat_env.base.errors import InputError, VerificationError
+from cogvideo_sat_env.bundle.bundle_manifest import parse
 from cogvideo_sat_env.bundle.front import first_bytes
-from cogvideo_sat_env.bundle.manifest import parse
 
 MANIFEST = "manifest.json"
 PIECE = 1024 * 1024

@@ -12,7 +12,7 @@ from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.base.progress import Progress
 from cogvideo_sat_env.bundle.pack import Content
 from cogvideo_sat_env.bundle.tool_wheels import PYTHONS
-from cogvideo_sat_env.fetch.model import Policy
+from cogvideo_sat_env.fetch.wanted import Policy
 from cogvideo_sat_env.source.mirror.mirror import make_mirror, read_record
 from cogvideo_sat_env.source.mirror.selection import WHEELHOUSE, CondaFile, Part
 from cogvideo_sat_env.spec.environment import read_environment

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from cogvideo_sat_env.base.artefacts import CondaArtefact, PipPin
-from cogvideo_sat_env.bundle.verify import Sink
+from cogvideo_sat_env.bundle.verify_bundle import Sink
 from cogvideo_sat_env.fetch.archives import artefact_path
 from cogvideo_sat_env.install.extractor import Extractor
 

@@ -23,7 +23,7 @@ from cogvideo_sat_env.base.scratch import scratch_folder
 from cogvideo_sat_env.bundle.container import Bundle, Member, open_bundle
 from cogvideo_sat_env.bundle.extract import Extract, Keep
 from cogvideo_sat_env.bundle.unpack_tool import unpack_project
-from cogvideo_sat_env.bundle.verify import Sink, verify
+from cogvideo_sat_env.bundle.verify_bundle import Sink, verify
 from cogvideo_sat_env.create import create as creation
 from cogvideo_sat_env.create import source_plan
 from cogvideo_sat_env.install import package_cache, receipt
@@ -40,7 +40,7 @@ from cogvideo_sat_env.spec.variants import Variant, choose_variant, guess_device
 
 def install_bundle(
     path: Path,
-    request: creation.Request,
+    request: creation.CreateRequest,
     progress: Progress,
     *,
     base: Path | None = None,

@@ -12,8 +12,8 @@ from cogvideo_sat_env.base.files import write_atomically
 from cogvideo_sat_env.base.hashing import sha256_file
 from cogvideo_sat_env.base.paths import project_root
 from cogvideo_sat_env.bundle.container import open_bundle
-from cogvideo_sat_env.bundle.inventory import is_bundle
-from cogvideo_sat_env.bundle.verify import verify as prove
+from cogvideo_sat_env.bundle.read_inventory import is_bundle
+from cogvideo_sat_env.bundle.verify_bundle import verify as prove
 from cogvideo_sat_env.report import signature, sigstore, statement
 
 DEFAULT = "provenance.intoto.json"

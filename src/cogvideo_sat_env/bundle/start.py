@@ -17,9 +17,9 @@ from pathlib import Path
 from cogvideo_sat_env.base.paths import cache_dir
 from cogvideo_sat_env.base.run import run
 from cogvideo_sat_env.bundle.container import Bundle, open_bundle
-from cogvideo_sat_env.bundle.report import compare, describe, verified
+from cogvideo_sat_env.bundle.describe import compare, describe, verified
 from cogvideo_sat_env.bundle.unpack_tool import unpack_project, unpack_tool
-from cogvideo_sat_env.bundle.verify import verify
+from cogvideo_sat_env.bundle.verify_bundle import verify
 from cogvideo_sat_env.report import signature
 
 _RUN = (

@@ -27,8 +27,8 @@ _SOURCE = Path(__file__).resolve().parents[1]
 _RUNTIME = (
     "__init__.py", "base/__init__.py", "base/complete.py", "base/diskspace.py", "base/errors.py", "base/machine.py",
     "base/paths.py", "base/printable.py", "base/progress.py", "base/run.py", "base/scratch.py", "base/stdio.py",
-    "bundle/__init__.py", "bundle/container.py", "bundle/front.py", "bundle/manifest.py", "bundle/report.py",
-    "bundle/start.py", "bundle/unpack_tool.py", "bundle/verify.py", "report/__init__.py", "report/signature.py",
+    "bundle/__init__.py", "bundle/container.py", "bundle/front.py", "bundle/bundle_manifest.py", "bundle/describe.py",
+    "bundle/start.py", "bundle/unpack_tool.py", "bundle/verify_bundle.py", "report/__init__.py", "report/signature.py",
 )  # fmt: skip
 
 

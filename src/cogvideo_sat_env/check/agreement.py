@@ -20,11 +20,11 @@ from cogvideo_sat_env.lock.frozen import MANIFEST, frozen_hashes, read_manifest
 from cogvideo_sat_env.lock.read import Document, Lock, load_lock, read_lock
 from cogvideo_sat_env.lock.render_pieces import pieces_page
 from cogvideo_sat_env.lock.render_recipe import RECIPE, recipe_files
-from cogvideo_sat_env.lock.verify import RELOCK, Mismatch, verify_entries, verify_solution
+from cogvideo_sat_env.lock.verify_lock import RELOCK, Mismatch, verify_entries, verify_solution
 from cogvideo_sat_env.source.wheels.lockfile import lock_name, read_wheel_lock, spec_hash
 from cogvideo_sat_env.source.wheels.names import divide
 from cogvideo_sat_env.spec import placement
-from cogvideo_sat_env.spec.breakage import Entry, Ledger, read_ledger
+from cogvideo_sat_env.spec.breakage import Ledger, LedgerEntry, read_ledger
 from cogvideo_sat_env.spec.environment import CondaSpec, Environment, PipSpec, read_environment
 from cogvideo_sat_env.spec.pypi_names import load_names
 from cogvideo_sat_env.spec.requirements import Requirement, read_requirements
@@ -165,7 +165,7 @@ def check_proofs(root: Path, ledger: Ledger) -> list[Mismatch]:
     return findings
 
 
-def _no_proof(entry: Entry, proof: str) -> Mismatch:
+def _no_proof(entry: LedgerEntry, proof: str) -> Mismatch:
     return Mismatch(f"{LEDGER}:{entry.line}", f"entry '{entry.id}': its proof '{proof}' does not exist", "write it")
 
 

@@ -9,7 +9,7 @@ from packaging.utils import canonicalize_name
 
 from cogvideo_sat_env.base.errors import SatenvError
 from cogvideo_sat_env.lock.render_recipe import RECIPE
-from cogvideo_sat_env.lock.verify import Mismatch
+from cogvideo_sat_env.lock.verify_lock import Mismatch
 from cogvideo_sat_env.package.build.outputs import METAPACKAGE, Output, render
 from cogvideo_sat_env.spec.breakage import Ledger
 from cogvideo_sat_env.spec.environment import Environment

@@ -30,7 +30,7 @@ def audit(what, advisories, accepted, platforms, as_json) -> None:
     the same for one environment.
     """
     from cogvideo_sat_env.base.paths import project_root
-    from cogvideo_sat_env.bundle.inventory import read
+    from cogvideo_sat_env.bundle.read_inventory import read
     from cogvideo_sat_env.report.audit import audit as compare
 
     found = compare(read(what or project_root() / "conda-lock.yml", platforms), advisories, accepted)

@@ -123,8 +123,8 @@ def verify(file, base, signers, identity, as_json, quiet) -> None:
     """Prove every byte of a bundle against its manifest, and its signature where --signers is given."""
     from cogvideo_sat_env.base.progress import choose
     from cogvideo_sat_env.bundle.container import open_bundle
-    from cogvideo_sat_env.bundle.report import verified
-    from cogvideo_sat_env.bundle.verify import verify as prove
+    from cogvideo_sat_env.bundle.describe import verified
+    from cogvideo_sat_env.bundle.verify_bundle import verify as prove
     from cogvideo_sat_env.report import signature
 
     opened = open_bundle(file, base)
@@ -144,7 +144,7 @@ def verify(file, base, signers, identity, as_json, quiet) -> None:
 def list_members(file, as_json) -> None:
     """Say what is in a bundle and what it needs on the target."""
     from cogvideo_sat_env.bundle.container import open_bundle
-    from cogvideo_sat_env.bundle.report import describe
+    from cogvideo_sat_env.bundle.describe import describe
 
     found, text = describe(open_bundle(file))
     click.echo(json.dumps(found, indent=2) if as_json else text)
@@ -157,7 +157,7 @@ def list_members(file, as_json) -> None:
 def diff(old, new, as_json) -> None:
     """Say what NEW has and OLD has not, and the other way round."""
     from cogvideo_sat_env.bundle.container import open_bundle
-    from cogvideo_sat_env.bundle.report import compare
+    from cogvideo_sat_env.bundle.describe import compare
 
     found, text = compare(open_bundle(old), open_bundle(new))
     click.echo(json.dumps(found, indent=2) if as_json else text)
@@ -186,11 +186,11 @@ def install(file, base, signers, identity, older, no_doctor, as_json, quiet, **g
     """Make the environment out of a bundle: no network, no root. Every byte is proven before the prefix is touched."""
     from cogvideo_sat_env.base.progress import choose
     from cogvideo_sat_env.bundle.install import install_bundle
-    from cogvideo_sat_env.create.create import Request
+    from cogvideo_sat_env.create.create import CreateRequest
 
     if identity and not signers:
         raise click.UsageError("--identity says who of --signers must have signed")
-    request = Request(options=install_options(given), doctor=not no_doctor, **given)
+    request = CreateRequest(options=install_options(given), doctor=not no_doctor, **given)
     progress = choose(json=as_json, quiet=quiet)
     outcome = install_bundle(file, request, progress, base=base, signers=signers, identity=identity, older=older)
     show_outcome(outcome, as_json)

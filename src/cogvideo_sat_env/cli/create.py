@@ -66,8 +66,8 @@ def create(verify, no_doctor, as_json, quiet, **given) -> None:
     """
     from cogvideo_sat_env.base.progress import choose
     from cogvideo_sat_env.create import create as creation
-    from cogvideo_sat_env.create.create import Request
+    from cogvideo_sat_env.create.create import CreateRequest
 
-    request = Request(options=install_options(given, full=verify == "full"), doctor=not no_doctor, **given)
+    request = CreateRequest(options=install_options(given, full=verify == "full"), doctor=not no_doctor, **given)
     outcome = creation.create(request, choose(json=as_json, quiet=quiet))
     show_outcome(outcome, as_json)

@@ -63,8 +63,8 @@ def deploy(root, bundle, base, signers, identity, sources, group, image, image_o
     from cogvideo_sat_env.base.progress import choose
     from cogvideo_sat_env.cluster.deploy import Deployment
     from cogvideo_sat_env.cluster.deploy import deploy as make
-    from cogvideo_sat_env.cluster.image import AT
-    from cogvideo_sat_env.create.create import Request
+    from cogvideo_sat_env.cluster.squashfs_image import AT
+    from cogvideo_sat_env.create.create import CreateRequest
 
     if no_doctor:
         raise click.UsageError("a release is made current after the doctor has passed in it: leave --no-doctor out")
@@ -78,7 +78,7 @@ def deploy(root, bundle, base, signers, identity, sources, group, image, image_o
     if at and not image:
         raise click.UsageError("--at is about an --image")
     options = install_options(given, full=verify == "full")
-    request = Request(sources=sources or ("auto",), options=options, **given)
+    request = CreateRequest(sources=sources or ("auto",), options=options, **given)
     wanted = Deployment(root, request, bundle, base, signers, identity, group, not no_activate,
                         (at or AT) if image else None, image_only)  # fmt: skip
     done = make(wanted, choose(json=as_json, quiet=quiet))

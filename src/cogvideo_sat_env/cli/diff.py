@@ -31,7 +31,7 @@ def diff(a, b, platforms, variant, markdown, as_json) -> None:
     environments, or bundles. Exit code 0: equal; 1: they differ.
     """
     from cogvideo_sat_env.base.printable import printable
-    from cogvideo_sat_env.bundle.inventory import read
+    from cogvideo_sat_env.bundle.read_inventory import read
     from cogvideo_sat_env.report.difference import compare
     from cogvideo_sat_env.report.inventory import of_variant
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from cogvideo_sat_env.cli.options import UserPath, examples
-from cogvideo_sat_env.doctor.options import FLAG, LIST, OPTIONS, PATHS, Option
+from cogvideo_sat_env.doctor.command_options import FLAG, LIST, OPTIONS, PATHS, Option
 
 
 def _click_option(option: Option) -> click.Option:

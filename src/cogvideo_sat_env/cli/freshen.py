@@ -84,7 +84,7 @@ def freshen(min_age, as_of, frozen, wheels, pythons, sources, no_install, bounds
         now = datetime.fromisoformat(as_of).replace(tzinfo=timezone.utc) if as_of else datetime.now(timezone.utc)
     except ValueError as error:
         raise InputError(f"--as-of {as_of}: expected a date", "e.g. --as-of 2026-09-01") from error
-    request = module.Request(
+    request = module.FreshenRequest(
         now=now.replace(microsecond=0), min_age=module.parse_age(min_age), frozen=frozen,
         wheels=tuple(map(Path, pythons or pythons_on_path())) if wheels else (),
         sources=() if no_install else tuple(sources), level=given["level"], dry_run=given["dry_run"],

@@ -60,16 +60,18 @@ def image(out, base, at, tag, compression, dockerfile, apptainer, bundle, source
     """
     from cogvideo_sat_env.base.progress import choose
     from cogvideo_sat_env.bundle.install import install_bundle
-    from cogvideo_sat_env.cluster.oci.make import Image, facts, make, text
-    from cogvideo_sat_env.create.create import Request, create
+    from cogvideo_sat_env.cluster.oci.image import Image, facts, make, text
+    from cogvideo_sat_env.create.create import CreateRequest, create
 
     progress = choose(json=as_json, quiet=quiet)
     if bundle and (sources or given["lock"] or given["python"]):
         raise click.UsageError("--bundle brings its own packages and lock: leave --source, --lock and --python out")
-    request = Request(sources=sources or ("auto",), options=install_options(given, full=verify == "full"), **given)
+    request = CreateRequest(
+        sources=sources or ("auto",), options=install_options(given, full=verify == "full"), **given
+    )
     wanted = Image(out, base, at, tag, compression, dockerfile, apptainer)
 
-    def build(asked: Request) -> object:
+    def build(asked: CreateRequest) -> object:
         return install_bundle(bundle, asked, progress) if bundle else create(asked, progress)
 
     written = make(wanted, build, request, progress)

@@ -20,7 +20,7 @@ from cogvideo_sat_env.base.paths import user_path
 from cogvideo_sat_env.base.printable import printable
 
 if TYPE_CHECKING:
-    from cogvideo_sat_env.fetch.model import Policy
+    from cogvideo_sat_env.fetch.wanted import Policy
     from cogvideo_sat_env.install.job import Options
     from cogvideo_sat_env.install.outcome import InstallOutcome
 
@@ -98,7 +98,7 @@ SELECTION = _together(
 
 def _allow(_: click.Context, __: click.Parameter, value: str | None) -> None:
     from cogvideo_sat_env.fetch.limit import parse_bytes
-    from cogvideo_sat_env.fetch.model import MAX_FILE_SIZE
+    from cogvideo_sat_env.fetch.wanted import MAX_FILE_SIZE
 
     if value is not None:
         parse_bytes(value, "--max-file-size")
@@ -127,7 +127,7 @@ def show(found: Any, as_json: bool) -> None:
 
 def show_outcome(outcome: InstallOutcome, as_json: bool) -> None:
     """Print what was done to an environment, and end with its exit code."""
-    from cogvideo_sat_env.create.outcome import outcome_text
+    from cogvideo_sat_env.create.outcome_text import outcome_text
 
     click.echo(json.dumps(outcome.to_json(), indent=2) if as_json else outcome_text(outcome), nl=as_json)
     sys.exit(outcome.exit_code)
@@ -143,7 +143,7 @@ def install_options(given: dict[str, Any], **more: bool) -> Options:
 def policy(jobs: int, limit_rate: str | None) -> Policy:
     """Return what --jobs and --limit-rate mean. Raises InputError."""
     from cogvideo_sat_env.fetch.limit import parse_bytes
-    from cogvideo_sat_env.fetch.model import Policy
+    from cogvideo_sat_env.fetch.wanted import Policy
 
     return Policy(jobs=jobs, limit_rate=parse_bytes(limit_rate, "--limit-rate") if limit_rate else None)
 

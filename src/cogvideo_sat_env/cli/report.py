@@ -29,7 +29,7 @@ def report(whats, page, platforms, variant, as_json) -> None:
     """
     from cogvideo_sat_env.base.files import write_atomically
     from cogvideo_sat_env.base.printable import printable
-    from cogvideo_sat_env.bundle.inventory import read
+    from cogvideo_sat_env.bundle.read_inventory import read
     from cogvideo_sat_env.report.html import render
     from cogvideo_sat_env.report.inventory import of_variant
     from cogvideo_sat_env.report.project import inventories

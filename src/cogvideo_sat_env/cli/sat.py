@@ -37,9 +37,9 @@ def sat() -> None:
 @JSON
 def check(folder, bases, as_json) -> None:
     """Read the checkout, its scripts and the YAMLs of a run; name what will fail, with file and line."""
-    from cogvideo_sat_env.doctor.sat import report
+    from cogvideo_sat_env.doctor.sat import check_and_fix
 
-    found = report.check(folder, bases)
+    found = check_and_fix.check(folder, bases)
     show(found, as_json)
     sys.exit(found.exit_code)
 
@@ -55,10 +55,10 @@ def check(folder, bases, as_json) -> None:
 def fix(folder, bases, out, code, undo, as_json) -> None:
     """Write corrected copies of the YAMLs; with --code apply small patches, which git can take out again."""
     from cogvideo_sat_env.base.paths import project_root
-    from cogvideo_sat_env.doctor.sat import report
+    from cogvideo_sat_env.doctor.sat import check_and_fix
 
     patches = project_root() / "recipe" / "patches" / "cogvideo" if code or undo else None
-    found = report.fix(folder, bases, out=out, patches=patches, undo=undo)
+    found = check_and_fix.fix(folder, bases, out=out, patches=patches, undo=undo)
     show(found, as_json)
     sys.exit(found.exit_code)
 
@@ -81,6 +81,6 @@ def run(prefix, name, folder, entry, arguments) -> None:
     small enough, to try configs and data.
     """
     from cogvideo_sat_env.doctor.find_prefix import find_prefix, named_prefix
-    from cogvideo_sat_env.doctor.sat.run import run as run_entry
+    from cogvideo_sat_env.doctor.sat.run_entry import run as run_entry
 
     sys.exit(run_entry(find_prefix(prefix, name, named_prefix), folder, entry, arguments))

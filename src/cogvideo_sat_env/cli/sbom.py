@@ -27,7 +27,7 @@ def sbom(what, form, platforms, out) -> None:
     """
     from cogvideo_sat_env.base.files import write_atomically
     from cogvideo_sat_env.base.paths import project_root
-    from cogvideo_sat_env.bundle.inventory import read
+    from cogvideo_sat_env.bundle.read_inventory import read
     from cogvideo_sat_env.report.sbom import render
 
     found = read(what or project_root() / "conda-lock.yml", platforms)

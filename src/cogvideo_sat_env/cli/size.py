@@ -28,7 +28,7 @@ from cogvideo_sat_env.cli.options import JSON, examples
 def size(what, by, platforms, variant, top, everything, as_json) -> None:
     """Say what takes the gigabytes in WHAT: a lock, REVISION:PATH, receipt, prefix or bundle [this machine's lock]."""
     from cogvideo_sat_env.base.printable import printable
-    from cogvideo_sat_env.bundle.inventory import read
+    from cogvideo_sat_env.bundle.read_inventory import read
     from cogvideo_sat_env.report.graph import make_graph
     from cogvideo_sat_env.report.inventory import of_variant
     from cogvideo_sat_env.report.project import inventories

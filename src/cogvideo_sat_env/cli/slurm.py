@@ -52,8 +52,8 @@ def slurm() -> None:
 
 
 def _make(kind: str, prefix, name, site, submit=False, as_json=False, doctor="none", **given: Any) -> None:
-    from cogvideo_sat_env.cluster.slurm import jobs
     from cogvideo_sat_env.cluster.slurm import site as sites
+    from cogvideo_sat_env.cluster.slurm import submit
     from cogvideo_sat_env.doctor.find_prefix import find_prefix, named_prefix
 
     facts = sites.find(site)
@@ -61,10 +61,10 @@ def _make(kind: str, prefix, name, site, submit=False, as_json=False, doctor="no
         prefix = Path(facts.root, "current")
     if prefix is None or not facts.stage:  # what is staged may be an image alone, no folder
         prefix = find_prefix(prefix, name, named_prefix)
-    asked = jobs.Asked(kind, prefix, facts, doctor="" if doctor == "none" else doctor, **given)
-    written = jobs.write(asked)
+    asked = submit.Asked(kind, prefix, facts, doctor="" if doctor == "none" else doctor, **given)
+    written = submit.write(asked)
     if submit:
-        written = jobs.submit(written)
+        written = submit.submit(written)
     show(written, as_json)
 
 

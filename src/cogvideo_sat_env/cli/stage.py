@@ -11,7 +11,9 @@ from cogvideo_sat_env.base.command_name import program_name
 from cogvideo_sat_env.cli.options import JSON, UserPath, examples
 
 # on another node: this program's folder, then the arguments
-_NODE = "import sys; sys.path.insert(0, sys.argv.pop(1)); from cogvideo_sat_env.cluster.stage.command import main; "
+_NODE = (
+    "import sys; sys.path.insert(0, sys.argv.pop(1)); from cogvideo_sat_env.cluster.stage.command_line import main; "
+)
 
 
 @click.command(
@@ -35,7 +37,7 @@ def stage(source, how, release, everybody, here, as_json) -> None:
     Its image is copied to the node, compared, and mounted; else unpacked there; else the shared folder is used. Each
     way down is announced. A node does it once, however many ranks ask.
     """
-    from cogvideo_sat_env.cluster.stage.command import answer
+    from cogvideo_sat_env.cluster.stage.command_line import answer
 
     package = str(Path(__file__).resolve().parents[2])
     node = [sys.executable, "-I", "-c", _NODE + "sys.exit(main('satenv stage', []))", package]

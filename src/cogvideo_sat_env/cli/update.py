@@ -58,10 +58,10 @@ def update(prefix, name, variant, no_keep, verify, no_doctor, as_json, quiet, **
     """
     from cogvideo_sat_env.base.progress import choose
     from cogvideo_sat_env.create import update as updating
-    from cogvideo_sat_env.create.create import Request
+    from cogvideo_sat_env.create.create import CreateRequest
 
     options = install_options(given, keep=not no_keep, full=verify == "full")
-    request = Request(variant=variant or "", options=options, doctor=not no_doctor, **given)
+    request = CreateRequest(variant=variant or "", options=options, doctor=not no_doctor, **given)
     outcome = updating.update(_target(prefix, name), request, choose(json=as_json, quiet=quiet))
     show_outcome(outcome, as_json)
 

@@ -27,7 +27,7 @@ def why(name, what, platforms, as_json) -> None:
     variant is looked into first, then the others. Inside an environment with the metapackage, without the chains:
     cogvideo-sat-env why PACKAGE.
     """
-    from cogvideo_sat_env.bundle.inventory import read
+    from cogvideo_sat_env.bundle.read_inventory import read
     from cogvideo_sat_env.report.project import inventories
     from cogvideo_sat_env.report.why import find_why
 

@@ -20,9 +20,9 @@ from cogvideo_sat_env.base.progress import Progress, human_bytes
 from cogvideo_sat_env.bundle.install import install_bundle
 from cogvideo_sat_env.cluster import access, modulefile, record
 from cogvideo_sat_env.cluster import root as roots
-from cogvideo_sat_env.cluster.image import make_image, require_tool
 from cogvideo_sat_env.cluster.image_facts import ImageFacts, read_facts
 from cogvideo_sat_env.cluster.root import HASH, Root
+from cogvideo_sat_env.cluster.squashfs_image import make_image, require_tool
 from cogvideo_sat_env.cluster.starter import write_starter
 from cogvideo_sat_env.create import create as creation
 from cogvideo_sat_env.install import own_files, preflight, receipt, staging
@@ -42,7 +42,7 @@ class Deployment:
     """
 
     root: Path
-    request: creation.Request
+    request: creation.CreateRequest
     bundle: Path | None = None
     base: Path | None = None
     signers: Path | None = None
@@ -190,7 +190,7 @@ def _make(root: Root, wanted: Deployment, progress: Progress) -> InstallOutcome:
     return _install(request, wanted, progress)
 
 
-def _install(request: creation.Request, wanted: Deployment, progress: Progress) -> InstallOutcome:
+def _install(request: creation.CreateRequest, wanted: Deployment, progress: Progress) -> InstallOutcome:
     if wanted.bundle is None:
         return creation.create(request, progress)
     return install_bundle(

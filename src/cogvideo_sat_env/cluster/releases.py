@@ -12,7 +12,7 @@ from typing import Any
 from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError, PrefixError, SatenvError
 from cogvideo_sat_env.base.progress import Progress, human_bytes
-from cogvideo_sat_env.cluster import jobs, modulefile, record
+from cogvideo_sat_env.cluster import modulefile, record, release_usage
 from cogvideo_sat_env.cluster import root as roots
 from cogvideo_sat_env.cluster.deploy import require_whole
 from cogvideo_sat_env.cluster.image_facts import facts_path
@@ -44,7 +44,7 @@ class Done:
 
 
 @dataclass(frozen=True)
-class Listing:
+class ReleaseListing:
     """The releases of a ROOT, oldest first, each with its record and what else is known of it."""
 
     root: Root
@@ -75,7 +75,7 @@ class Listing:
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         lines = ["  ".join(f"{text:{width}}" for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         lines += [
-            f"{entry['release']} is used by {jobs.in_words({'': entry['used_by']}, '')}"
+            f"{entry['release']} is used by {release_usage.in_words({'': entry['used_by']}, '')}"
             for entry in self.releases
             if entry["used_by"]
         ]
@@ -87,10 +87,10 @@ def _verdict(entry: Mapping[str, Any]) -> str:
     return "not run" if doctor is None else "passed" if doctor["ok"] else f"failed: {', '.join(doctor['failed'][:2])}"
 
 
-def list_releases(path: Path) -> Listing:
+def list_releases(path: Path) -> ReleaseListing:
     """Return the releases of the ROOT at `path`. Raises InputError, PrefixError."""
     root = existing_root(path)
-    usage, current, previous = jobs.find(root), root.current_name(), roots.previous_name(root)
+    usage, current, previous = release_usage.find(root), root.current_name(), roots.previous_name(root)
     found = []
     for name in root.names():
         entry = record.read(root, name)
@@ -105,7 +105,7 @@ def list_releases(path: Path) -> Listing:
             words.append("image only" if root.has(name) else "no folder")
         found.append({"release": name, **(entry or {}), "current": name == current, "state": ", ".join(words),
                       "used_by": usage.uses.get(name, [])})  # fmt: skip
-    return Listing(root, current, previous, tuple(found), tuple(usage.notes))
+    return ReleaseListing(root, current, previous, tuple(found), tuple(usage.notes))
 
 
 def images_of(root: Root, name: str) -> list[Path]:
@@ -166,7 +166,7 @@ def prune(
     if name is not None:
         root.require_release(name)
     with roots.changing(root, progress, break_lock):
-        usage = jobs.find(root)
+        usage = release_usage.find(root)
         if usage.unknown and not ignore_jobs:
             raise SatenvError(
                 f"{root.path}: nothing is deleted: {usage.notes[0]}",
@@ -216,7 +216,7 @@ def _reasons(root: Root, names: list[str], uses: Mapping[str, list[str]]) -> dic
         elif found and found["pinned"]:
             kept[name] = "pinned"
         elif name in uses:
-            kept[name] = f"in use by {jobs.in_words(uses, name)}"
+            kept[name] = f"in use by {release_usage.in_words(uses, name)}"
     return kept
 
 
@@ -242,7 +242,7 @@ def _delete(root: Root, name: str, progress: Progress) -> None:
         record.path(root, name).unlink(missing_ok=True)
 
 
-def _sweep(root: Root, usage: jobs.Usage, progress: Progress) -> None:
+def _sweep(root: Root, usage: release_usage.Usage, progress: Progress) -> None:
     """Delete what deployments and deletions that were cut off have left, and the leases of jobs that have ended."""
     left = {path.name[1:].partition(".satenv-")[0] for path in root.releases.iterdir() if ".satenv-" in path.name}
     for name in sorted(left):

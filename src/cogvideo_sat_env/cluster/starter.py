@@ -12,7 +12,7 @@ _SOURCE = Path(__file__).resolve().parents[1]
 _MODULES = (
     "__init__.py", "base/__init__.py", "base/errors.py", "base/machine.py", "base/printable.py", "base/progress.py",
     "base/run.py", "base/stdio.py", "cluster/__init__.py", "cluster/image_facts.py", "cluster/stage/__init__.py",
-    "cluster/stage/bring.py", "cluster/stage/command.py", "cluster/stage/job.py", "cluster/stage/mounts.py",
+    "cluster/stage/bring.py", "cluster/stage/command_line.py", "cluster/stage/all_nodes.py", "cluster/stage/mounts.py",
     "cluster/stage/place.py", "cluster/stage/stage.py",
 )  # fmt: skip
 # one open file on the shared file system: the shell's lines, then what Python reads, a zip archive
@@ -28,7 +28,7 @@ echo "stage: no Python 3.9 or newer on this node: name one in SATENV_PYTHON" >&2
 exit 8
 """
 _MAIN = """import os, sys
-from cogvideo_sat_env.cluster.stage.command import main
+from cogvideo_sat_env.cluster.stage.command_line import main
 me = os.path.abspath(sys.argv[0])
 from pathlib import Path
 root = Path(os.path.dirname(me))

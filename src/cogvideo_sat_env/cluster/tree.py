@@ -20,7 +20,7 @@ from cogvideo_sat_env.base import diskspace
 from cogvideo_sat_env.base.errors import InputError, SatenvError
 from cogvideo_sat_env.base.paths import cache_dir
 from cogvideo_sat_env.base.scratch import scratch_folder
-from cogvideo_sat_env.create.create import Request
+from cogvideo_sat_env.create.create import CreateRequest
 from cogvideo_sat_env.install.own_files import HISTORY, RECEIPT
 
 EPOCH = 1577836800  # 2020-01-01: the time of making would change the bytes
@@ -29,7 +29,7 @@ _NOWHERE = ("extracted_package_dir", "package_tarball_full_path", "link")  # of 
 
 
 @contextmanager
-def made_for(seen_at: Path, make: Callable[[Request], Any], request: Request) -> Iterator[Path]:
+def made_for(seen_at: Path, make: Callable[[CreateRequest], Any], request: CreateRequest) -> Iterator[Path]:
     """Have `make` make what `request` says, for the path `seen_at`; yield the folder that it is in, for the block.
 
     `make` is what creates an environment: create() or a bundle's. Everybody may read it, its times and records are the

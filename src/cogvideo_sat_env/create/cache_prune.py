@@ -41,7 +41,7 @@ _UNLOCKED = (TOOLS, BUNDLES)  # may be in use by commands that haven't locked th
 
 
 @dataclass(frozen=True)
-class Listing:
+class CacheListing:
     """What the cache holds: for each kind the count, the bytes, and those of them that deleting the kind would free."""
 
     cache: Path
@@ -98,13 +98,13 @@ def parse_age(text: str) -> float:
     return int(found[1]) * _UNITS[found[2]]
 
 
-def list_cache(cache: Path) -> Listing:
+def list_cache(cache: Path) -> CacheListing:
     """Return what `cache` holds. Raises OSError."""
     entries = read_contents(cache)
     room = Room(entries)
     by_kind = {kind: [entry for entry in entries if entry.kind == kind] for kind in KINDS}
     kinds = tuple((kind, len(of), room.taken(of), room.freed(of)) for kind, of in by_kind.items() if of)
-    return Listing(cache, kinds, room.taken(entries))
+    return CacheListing(cache, kinds, room.taken(entries))
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from cogvideo_sat_env.spec.variants import Variant, choose_variant, guess_device
 
 
 @dataclass(frozen=True)
-class Request:
+class CreateRequest:
     """What the user asked for.
 
     `sources` in the order to try them, `variant` "auto", "cuda" or "cpu", `python` the one to build wheels on, `lock` a
@@ -44,7 +44,7 @@ class Request:
     place: Callable[[Plan], Path] | None = None
 
 
-def create(request: Request, progress: Progress) -> InstallOutcome:
+def create(request: CreateRequest, progress: Progress) -> InstallOutcome:
     """Make the environment and prove it. Raises the errors of base/errors.py."""
     root = project_root()
     environment = read_environment(root / "environment.yml")
@@ -97,7 +97,7 @@ def target_prefix(prefix: Path | None, name: str | None, environment: Environmen
     return Path(os.path.abspath(folder))
 
 
-def as_made(request: Request, prefix: Path, found: Mapping[str, Any]) -> Request:
+def as_made(request: CreateRequest, prefix: Path, found: Mapping[str, Any]) -> CreateRequest:
     """Return `request` with what the user left open as the environment at `prefix` was made, by its receipt `found`.
 
     Raises InputError for one that was made from a bundle, or whose own lock is gone.

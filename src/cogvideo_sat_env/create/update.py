@@ -12,7 +12,7 @@ from cogvideo_sat_env.base import diskspace
 from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.base.progress import Progress, human_bytes
-from cogvideo_sat_env.create.create import Request, as_made, create
+from cogvideo_sat_env.create.create import CreateRequest, as_made, create
 from cogvideo_sat_env.install import receipt, staging
 from cogvideo_sat_env.install.outcome import InstallOutcome
 from cogvideo_sat_env.install.package_manifest import walk
@@ -32,7 +32,7 @@ class Undone:
         return {"prefix": str(self.prefix), "status": self.status}
 
 
-def update(prefix: Path, request: Request, progress: Progress) -> InstallOutcome:
+def update(prefix: Path, request: CreateRequest, progress: Progress) -> InstallOutcome:
     """Bring the environment at `prefix` to the present lock; the former one is kept for `undo` if `options` say so.
 
     Sources, variant ("") and lock file are those that it was made with, unless `request` has others. Raises InputError

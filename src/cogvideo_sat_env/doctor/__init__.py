@@ -6,13 +6,13 @@ Needs only the standard library and PyYAML, so that it runs in the tool's own en
 from __future__ import annotations
 
 from cogvideo_sat_env.doctor.catalogue import ALL_CHECKS
-from cogvideo_sat_env.doctor.hardware import Gpu, GpuFacts, Hardware, NvidiaSmi
-from cogvideo_sat_env.doctor.model import LEVELS, CheckResult, CheckSpec
-from cogvideo_sat_env.doctor.report import Report
+from cogvideo_sat_env.doctor.check_result import LEVELS, CheckResult, CheckSpec
+from cogvideo_sat_env.doctor.doctor_report import DoctorReport
+from cogvideo_sat_env.doctor.gpus import Gpu, GpuFacts, Hardware, NvidiaSmi
 from cogvideo_sat_env.doctor.runner import Conditions, run
 
 __all__ = [
-    "LEVELS", "CheckResult", "CheckSpec", "Conditions", "Gpu", "GpuFacts", "Hardware", "NvidiaSmi", "Report",
+    "LEVELS", "CheckResult", "CheckSpec", "Conditions", "DoctorReport", "Gpu", "GpuFacts", "Hardware", "NvidiaSmi",
     "list_checks", "run",
 ]  # fmt: skip
 

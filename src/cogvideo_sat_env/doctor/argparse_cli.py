@@ -14,10 +14,10 @@ from pathlib import Path
 from cogvideo_sat_env import __version__
 from cogvideo_sat_env.base.errors import EXIT_CODES
 from cogvideo_sat_env.base.run import run
-from cogvideo_sat_env.doctor import options
+from cogvideo_sat_env.doctor import command_options
 from cogvideo_sat_env.doctor.command import DoctorOptions, answer
 from cogvideo_sat_env.doctor.find_prefix import find_prefix
-from cogvideo_sat_env.spec import why
+from cogvideo_sat_env.spec import reasons
 
 PROGRAM = "cogvideo-sat-env"
 
@@ -53,10 +53,10 @@ def _run_version(parsed: argparse.Namespace) -> int:
 
 COMMANDS: dict[str, Command] = {
     "doctor": Command(
-        "prove that the environment trains; say what to type when it doesn't", options.add_to, run_doctor
+        "prove that the environment trains; say what to type when it doesn't", command_options.add_to, run_doctor
     ),
     "version": Command("print the version", _add_nothing, _run_version),
-    "why": Command("say why a package is needed or bounded", why.add_arguments, why.run),
+    "why": Command("say why a package is needed or bounded", reasons.add_arguments, reasons.run),
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cogvideo_sat_env.base.errors import InputError
-from cogvideo_sat_env.doctor.model import FULL, GPU, LEVELS, QUICK, CheckSpec
+from cogvideo_sat_env.doctor.check_result import FULL, GPU, LEVELS, QUICK, CheckSpec
 
 # DeepSpeed's first start compiles its CPU communication extension: 40 to 110 s on two cores, longer on a busy node.
 _FIRST_COMPILATION = 600.0

@@ -16,11 +16,11 @@ from typing import Any
 
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.doctor.catalogue import ALL_CHECKS, CHECKS, SAT_CHECKS, select
+from cogvideo_sat_env.doctor.check_result import CheckResult
+from cogvideo_sat_env.doctor.doctor_report import DoctorReport
 from cogvideo_sat_env.doctor.find_prefix import find_python
 from cogvideo_sat_env.doctor.fleet import nodes
 from cogvideo_sat_env.doctor.junit import check_target, write_junit
-from cogvideo_sat_env.doctor.model import CheckResult
-from cogvideo_sat_env.doctor.report import Report
 from cogvideo_sat_env.doctor.runner import Conditions, run
 from cogvideo_sat_env.doctor.sat.examine import SatOptions, open_run
 from cogvideo_sat_env.doctor.sat.explain import explain, explain_file
@@ -122,7 +122,7 @@ def _fleet_options(request: DoctorOptions, options: dict[str, Any]) -> nodes.Fle
     )
 
 
-def show(report: Report, request: DoctorOptions) -> str:
+def show(report: DoctorReport, request: DoctorOptions) -> str:
     """Return the report as asked for, and write the JUnit file if one is."""
     if request.junit:
         write_junit(report, request.junit)
@@ -212,7 +212,7 @@ def show_check(result: CheckResult) -> None:
         print(f"  {result.status:<8} {result.id} ({result.seconds:.1f} s)", file=sys.stderr, flush=True)
 
 
-def report_text(report: Report) -> str:
+def report_text(report: DoctorReport) -> str:
     """Return the report for people: coloured on a terminal, unless NO_COLOR is set."""
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     width = shutil.get_terminal_size((80, 24)).columns if sys.stdout.isatty() else 80

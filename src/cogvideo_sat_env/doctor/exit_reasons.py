@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cogvideo_sat_env.doctor.model import STATUSES
+from cogvideo_sat_env.doctor.check_result import STATUSES
 
 _CANNOT_LOAD = 70  # checks/_harness.py
 _EXCEPTION = re.compile(r"(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:Error|Exception|Interrupt|Exit|Expired): ")

@@ -1,4 +1,4 @@
-"""The GPU proof: what a machine with its own torch has to show, in one report. What packed it: package/gpu_proof.py."""
+"""The GPU proof: what a machine with its own torch has to show, in one report. See package/pack_gpu_proof.py."""
 
 from __future__ import annotations
 

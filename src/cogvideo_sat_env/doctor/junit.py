@@ -9,14 +9,14 @@ from xml.etree import ElementTree
 
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.base.files import replacing
-from cogvideo_sat_env.doctor.model import FAILED, NOT_RUN, WARNING, CheckResult
-from cogvideo_sat_env.doctor.report import Report
+from cogvideo_sat_env.doctor.check_result import FAILED, NOT_RUN, WARNING, CheckResult
+from cogvideo_sat_env.doctor.doctor_report import DoctorReport
 
 # XML 1.0 has no way to write these
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def to_junit(report: Report) -> bytes:
+def to_junit(report: DoctorReport) -> bytes:
     """Return the report as JUnit XML in UTF-8. Failed is `failure`, not run is `skipped`, a warning is `system-out`."""
     root = ElementTree.Element("testsuites", name="satenv doctor", time=f"{report.duration:.3f}")
     suites: dict[str, list[CheckResult]] = {}
@@ -49,7 +49,7 @@ def check_target(path: Path) -> None:
         )
 
 
-def write_junit(report: Report, path: Path) -> None:
+def write_junit(report: DoctorReport, path: Path) -> None:
     """Write the report as JUnit XML to `path`, whole or not at all. Raises InputError when it can't be written."""
     try:
         with replacing(path) as partial:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cogvideo_sat_env.spec.breakage import Entry, Ledger
+from cogvideo_sat_env.spec.breakage import Ledger, LedgerEntry
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ def advise(ledger: Ledger, check: str, output: str, named: Iterable[str] = ()) -
     """
     wanted = set(named)
     text = _squeeze(output)
-    best: Entry | None = None
+    best: LedgerEntry | None = None
     for entry in (*ledger.entries, *ledger.variables):
         if entry.id in wanted:
             return _advice(entry)
@@ -90,7 +90,7 @@ def _with_pip(part: str, requirements: Iterable[Mapping[str, Any]]) -> str:
     return f"pip install {' '.join(wanted)}" if wanted else part
 
 
-def _advice(entry: Entry) -> Advice:
+def _advice(entry: LedgerEntry) -> Advice:
     return Advice(entry.id, " ".join(entry.breaks.split()), entry.remedy)
 
 

@@ -19,9 +19,9 @@ from typing import Any
 from cogvideo_sat_env.base.command_name import satenv, spell_out
 from cogvideo_sat_env.base.errors import InputError, SatenvError
 from cogvideo_sat_env.doctor.causes import Suspect, import_culprits
+from cogvideo_sat_env.doctor.check_result import FAILED, GPU, NOT_RUN, PASSED, WARNING, CheckResult, CheckSpec
 from cogvideo_sat_env.doctor.checks._probe import loader_errors
 from cogvideo_sat_env.doctor.exit_reasons import how_it_ended, last_words, read_outcome, stale_lock
-from cogvideo_sat_env.doctor.model import FAILED, GPU, NOT_RUN, PASSED, WARNING, CheckResult, CheckSpec
 from cogvideo_sat_env.doctor.remedies import advise, fit, install
 from cogvideo_sat_env.doctor.symptoms import explain, read_symptoms
 from cogvideo_sat_env.spec.breakage import Ledger

@@ -20,11 +20,11 @@ from cogvideo_sat_env.base.errors import PrefixError
 from cogvideo_sat_env.base.paths import DATA
 from cogvideo_sat_env.doctor import activated_env, catalogue
 from cogvideo_sat_env.doctor.causes import start_culprits, suspects
+from cogvideo_sat_env.doctor.check_result import LEVELS, CheckResult, CheckSpec
+from cogvideo_sat_env.doctor.doctor_report import DoctorReport
 from cogvideo_sat_env.doctor.gpu_memory import verdicts
-from cogvideo_sat_env.doctor.hardware import Hardware, NvidiaSmi
+from cogvideo_sat_env.doctor.gpus import Hardware, NvidiaSmi
 from cogvideo_sat_env.doctor.lock_of_prefix import locked
-from cogvideo_sat_env.doctor.model import LEVELS, CheckResult, CheckSpec
-from cogvideo_sat_env.doctor.report import Report
 from cogvideo_sat_env.doctor.run_checks import PROBES, CheckRun, Setup, writing_to
 from cogvideo_sat_env.doctor.sat.examine import SatOptions, inputs
 from cogvideo_sat_env.spec.breakage import Ledger, read_ledger
@@ -96,7 +96,7 @@ class Doctor:
         only: Sequence[str] = (),
         skip: Sequence[str] = (),
         on_check: Callable[[CheckResult], None] | None = None,
-    ) -> Report:
+    ) -> DoctorReport:
         """Run the checks of `level`; `on_check` is called in this thread as each one ends."""
         chosen = catalogue.select(level, only, skip, self._checks)
         started, clock = datetime.now(timezone.utc), time.monotonic()
@@ -123,7 +123,7 @@ class Doctor:
             )  # fmt: skip
             results = CheckRun(folder, setup).all(chosen, on_check)
         seconds = time.monotonic() - clock
-        return Report(
+        return DoctorReport(
             self.prefix, level, started, seconds, tuple(results), python=self.python if self._foreign else None
         )
 
@@ -267,7 +267,7 @@ def run(
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
     on_check: Callable[[CheckResult], None] | None = None,
-) -> Report:
+) -> DoctorReport:
     """Examine the environment in `prefix` and return the report.
 
     `only` and `skip` take ids or subjects; `on_check` is called as each check ends (not in the report's order).

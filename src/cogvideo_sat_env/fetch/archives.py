@@ -10,7 +10,7 @@ from cogvideo_sat_env.base.address import Address
 from cogvideo_sat_env.base.artefacts import CondaArtefact
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.base.progress import Progress
-from cogvideo_sat_env.fetch.model import Policy, Wanted
+from cogvideo_sat_env.fetch.wanted import Policy, Wanted
 
 JOBS = 16  # small packages come as fast as a server answers: more at once hide its latency
 ATTEMPTS = Policy.attempts

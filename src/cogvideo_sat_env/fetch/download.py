@@ -16,11 +16,11 @@ from cogvideo_sat_env.base.files import link_or_copy, replacing
 from cogvideo_sat_env.base.hashing import sha256_file
 from cogvideo_sat_env.base.progress import Progress, Task, human_bytes
 from cogvideo_sat_env.fetch.limit import Limiter
-from cogvideo_sat_env.fetch.model import Policy, Wanted
 from cogvideo_sat_env.fetch.partial import Partial, hold
 from cogvideo_sat_env.fetch.proxies import is_usable
 from cogvideo_sat_env.fetch.session import Sessions
 from cogvideo_sat_env.fetch.transfer import AgainError, Live, RefusedError, StoppedError, TooLongError, Transfer
+from cogvideo_sat_env.fetch.wanted import Policy, Wanted
 
 _OTHER = "another source (--source; for mirror and bundle: --from)"
 _BEFORE_THE_NEXT = 2  # tries in vain of an address while there is another one: a dead mirror shall not cost minutes

@@ -13,9 +13,9 @@ from cogvideo_sat_env.base.hashing import sha256_file
 from cogvideo_sat_env.base.progress import Progress, Task
 from cogvideo_sat_env.fetch.download import Downloader
 from cogvideo_sat_env.fetch.limit import Limiter
-from cogvideo_sat_env.fetch.model import Policy, Wanted
 from cogvideo_sat_env.fetch.session import Sessions
 from cogvideo_sat_env.fetch.transfer import Live, StoppedError
+from cogvideo_sat_env.fetch.wanted import Policy, Wanted
 
 _ENDING_SECONDS = 5.0  # that transfers may take to notice that they shall stop
 

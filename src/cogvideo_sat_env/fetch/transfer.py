@@ -19,10 +19,10 @@ from cogvideo_sat_env.base.printable import printable
 from cogvideo_sat_env.base.progress import Task
 from cogvideo_sat_env.fetch.deadline import Deadline
 from cogvideo_sat_env.fetch.limit import Limiter
-from cogvideo_sat_env.fetch.model import Policy
 from cogvideo_sat_env.fetch.partial import Partial
 from cogvideo_sat_env.fetch.redact import redact
 from cogvideo_sat_env.fetch.session import Sessions
+from cogvideo_sat_env.fetch.wanted import Policy
 
 AGAIN = (408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529)  # 52x: of a proxy in front of the server
 

@@ -22,7 +22,7 @@ _LINK_SCRIPT = re.compile(r"^bin/\.(?P<package>.+)-(?P<kind>post-link|pre-link|p
 
 
 @dataclass(frozen=True)
-class Package:
+class ExtractedPackage:
     """One extracted package: its lock entry, its manifest, and its own info/index.json and info/paths.json."""
 
     artefact: CondaArtefact
@@ -69,7 +69,9 @@ class Package:
         return tuple(str(e["_path"]) for e in self.paths if _LINK_SCRIPT.match(str(e["_path"])))
 
 
-def read_packages(artefacts: Sequence[CondaArtefact], manifests: Mapping[str, PackageManifest]) -> list[Package]:
+def read_packages(
+    artefacts: Sequence[CondaArtefact], manifests: Mapping[str, PackageManifest]
+) -> list[ExtractedPackage]:
     """Read what the extracted packages say; `manifests` by SHA-256. Raises VerificationError."""
     packages = []
     for artefact in artefacts:
@@ -78,11 +80,11 @@ def read_packages(artefacts: Sequence[CondaArtefact], manifests: Mapping[str, Pa
             index = json.loads((proven.folder / "info" / "index.json").read_bytes())
         except (OSError, ValueError) as error:
             raise VerificationError(f"{proven.folder}: can't be read: {error}", "run it again") from error
-        packages.append(Package(artefact, proven, index, package_manifest.read_paths(proven.folder)))
+        packages.append(ExtractedPackage(artefact, proven, index, package_manifest.read_paths(proven.folder)))
     return packages
 
 
-def require_prefix_fits(prefix: Path, packages: Sequence[Package]) -> None:
+def require_prefix_fits(prefix: Path, packages: Sequence[ExtractedPackage]) -> None:
     """Raise PrefixError when `prefix` is longer than the place that binaries have for it."""
     length = len(str(prefix).encode("utf-8"))
     for package in packages:
@@ -96,7 +98,7 @@ def require_prefix_fits(prefix: Path, packages: Sequence[Package]) -> None:
                 )
 
 
-def require_no_link_out(packages: Sequence[Package]) -> None:
+def require_no_link_out(packages: Sequence[ExtractedPackage]) -> None:
     """Raise VerificationError when a file would be written through another package's link out of the prefix."""
     out = {}
     for package in packages:
@@ -120,7 +122,7 @@ def require_no_link_out(packages: Sequence[Package]) -> None:
         )
 
 
-def require_case_fits(folder: Path, packages: Sequence[Package]) -> None:
+def require_case_fits(folder: Path, packages: Sequence[ExtractedPackage]) -> None:
     """Raise PrefixError when paths that differ in case only would overwrite each other in `folder`."""
     if not folds_case(folder):
         return

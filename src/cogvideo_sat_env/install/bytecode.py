@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cogvideo_sat_env.base.errors import SatenvError
 from cogvideo_sat_env.base.progress import Progress
-from cogvideo_sat_env.install.archive import Package
+from cogvideo_sat_env.install.archive import ExtractedPackage
 from cogvideo_sat_env.install.bytecode_cache import BytecodeCache
 from cogvideo_sat_env.install.layout import Layout
 from cogvideo_sat_env.install.link import job_of
@@ -26,8 +26,8 @@ _WORTH = 100  # files: fewer aren't worth another process
 
 
 def compile_noarch(
-    python: PrefixPython, packages: Sequence[Package], layout: Layout, cache: BytecodeCache, workers: WorkerPool,
-    progress: Progress,
+    python: PrefixPython, packages: Sequence[ExtractedPackage], layout: Layout, cache: BytecodeCache,
+    workers: WorkerPool, progress: Progress,
 ) -> None:  # fmt: skip
     """Give the noarch Python ones of `packages` bytecode, from `cache` where it has it.
 

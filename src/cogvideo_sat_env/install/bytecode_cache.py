@@ -21,7 +21,7 @@ from filelock import FileLock
 
 from cogvideo_sat_env.base import diskspace
 from cogvideo_sat_env.base.permissions import cache_umask, require_private
-from cogvideo_sat_env.install.archive import Package
+from cogvideo_sat_env.install.archive import ExtractedPackage
 from cogvideo_sat_env.install.package_cache import key
 from cogvideo_sat_env.install.prefix_python import PrefixPython
 from cogvideo_sat_env.install.workers import WorkerPool
@@ -35,7 +35,7 @@ class BytecodeCache:
         self._folder = cache / "bytecode" / f"{python.cache_tag}.{python.build}"
         require_private(cache, self._folder.parent, self._folder)
 
-    def job(self, package: Package) -> dict[str, Any]:
+    def job(self, package: ExtractedPackage) -> dict[str, Any]:
         """Return the arguments of the tasks in bytecode_files.py that tell where the bytecode of `package` is kept."""
         kept = self._folder / key(package.artefact)
         return {"tag": self._tag, "kept": str(kept), "facts_path": f"{kept}.json", "anew": self._full}

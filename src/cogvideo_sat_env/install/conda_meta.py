@@ -16,14 +16,14 @@ from cogvideo_sat_env.base.errors import VerificationError
 from cogvideo_sat_env.base.hashing import sha256_file
 from cogvideo_sat_env.base.permissions import own_mode, umask
 from cogvideo_sat_env.install import own_files
-from cogvideo_sat_env.install.archive import Package
+from cogvideo_sat_env.install.archive import ExtractedPackage
 from cogvideo_sat_env.install.job import Job
 from cogvideo_sat_env.install.layout import Layout
 from cogvideo_sat_env.install.workers import WorkerPool
 
 
 def complete(
-    job: Job, packages: Sequence[Package], layout: Layout, root: Path, tag: str | None, workers: WorkerPool
+    job: Job, packages: Sequence[ExtractedPackage], layout: Layout, root: Path, tag: str | None, workers: WorkerPool
 ) -> None:
     """Complete the records that rattler wrote in the staged prefix `root`, and write the history.
 
@@ -66,7 +66,7 @@ def _follow_umask(root: Path, names: Iterable[str]) -> None:
             os.chmod(root / name, mode)
 
 
-def _not_linked(package: Package, layout: Layout, number: int, root: Path) -> list[dict[str, Any]]:
+def _not_linked(package: ExtractedPackage, layout: Layout, number: int, root: Path) -> list[dict[str, Any]]:
     """Return the entries of what rattler was not shown: conda lists that, too."""
     scripts = {script.path for script in package.entry_points}
     lost = layout.lost[number] | scripts
@@ -96,7 +96,7 @@ def _lost(entry: Mapping[str, Any], target: str, root: Path) -> dict[str, Any]:
     return {"_path": target, **kept, "sha256_in_prefix": sha256_file(there)}
 
 
-def _history(packages: Sequence[Package], requested: Sequence[str]) -> str:
+def _history(packages: Sequence[ExtractedPackage], requested: Sequence[str]) -> str:
     # the newest build time of the packages: the same environment gets the same history
     newest = max((float(p.index.get("timestamp") or 0) for p in packages), default=0.0)
     moment = datetime.fromtimestamp(newest / 1000 if newest > 1e11 else newest, timezone.utc)

@@ -14,7 +14,7 @@ from typing import Any
 
 from cogvideo_sat_env.base.errors import VerificationError
 from cogvideo_sat_env.install import package_manifest
-from cogvideo_sat_env.install.archive import Package
+from cogvideo_sat_env.install.archive import ExtractedPackage
 from cogvideo_sat_env.install.package_files import SCRIPTS, target_of
 
 # Paths that nothing is loaded from: packages of conda-forge do ship such files twice, and either will do.
@@ -45,7 +45,7 @@ class Layout:
     lost: Sequence[frozenset[str]]
     _own: dict[int, list[str]] = field(default_factory=dict, compare=False)
 
-    def site_for(self, package: Package) -> str | None:
+    def site_for(self, package: ExtractedPackage) -> str | None:
         """Return `site` for a noarch Python package, else None."""
         return self.site if package.noarch_python else None
 
@@ -54,7 +54,7 @@ class Layout:
         targets = self.targets[number]
         return [] if self.claimed.isdisjoint(targets) else sorted(self.claimed.intersection(targets))
 
-    def entries(self, package: Package, number: int) -> list[Mapping[str, Any]]:
+    def entries(self, package: ExtractedPackage, number: int) -> list[Mapping[str, Any]]:
         """Return the entries of package `number` that are to be linked."""
         scripts = {script.path for script in package.entry_points}
         left_out = self.lost[number] | scripts
@@ -63,7 +63,7 @@ class Layout:
         pairs = zip(package.paths, self.targets[number], strict=True)
         return [entry for entry, target in pairs if target not in left_out]
 
-    def own(self, package: Package, number: int) -> list[str]:
+    def own(self, package: ExtractedPackage, number: int) -> list[str]:
         """Return the paths of package `number` whose files may not be one with the package's, or aren't its alone."""
         if number not in self._own:
             claimed = frozenset(self.skipped(number))
@@ -76,7 +76,7 @@ class Layout:
         return self._own[number]
 
 
-def of(packages: Sequence[Package]) -> Layout:
+def of(packages: Sequence[ExtractedPackage]) -> Layout:
     """Return where everything goes.
 
     Raises VerificationError where one package has a file or a link in place of another's folder.
@@ -107,7 +107,9 @@ def of(packages: Sequence[Package]) -> Layout:
     return Layout(site, f"bin/python{version}", targets, frozenset(claimed), _lost(packages, targets, claimed))
 
 
-def _lost(packages: Sequence[Package], targets: Sequence[Sequence[str]], claimed: set[str]) -> list[frozenset[str]]:
+def _lost(
+    packages: Sequence[ExtractedPackage], targets: Sequence[Sequence[str]], claimed: set[str]
+) -> list[frozenset[str]]:
     """Return for each package the paths of `claimed` that a later one has, too."""
     taken: dict[str, int] = {}
     own: list[set[str]] = [set()] * len(packages)
@@ -117,7 +119,7 @@ def _lost(packages: Sequence[Package], targets: Sequence[Sequence[str]], claimed
     return [frozenset(path for path in paths if taken[path] != number) for number, paths in enumerate(own)]
 
 
-def link_order(packages: Sequence[Package]) -> list[int]:
+def link_order(packages: Sequence[ExtractedPackage]) -> list[int]:
     """Return the numbers of the packages in the order in which conda links them."""
     numbers = {package.artefact.name: number for number, package in enumerate(packages)}
     needs = {
@@ -143,7 +145,7 @@ def link_order(packages: Sequence[Package]) -> list[int]:
         return order
 
 
-def _blocked(path: str, packages: Sequence[Package], targets: Sequence[Sequence[str]]) -> VerificationError:
+def _blocked(path: str, packages: Sequence[ExtractedPackage], targets: Sequence[Sequence[str]]) -> VerificationError:
     owner = next(p for p, names in zip(packages, targets, strict=True)
                  if path in names or path in [s.path for s in p.entry_points])  # fmt: skip
     other, below = next(
@@ -159,7 +161,7 @@ def _blocked(path: str, packages: Sequence[Package], targets: Sequence[Sequence[
     )
 
 
-def collisions(packages: Sequence[Package], layout: Layout) -> list[str]:
+def collisions(packages: Sequence[ExtractedPackage], layout: Layout) -> list[str]:
     """Return the paths that two packages ship with different content, described; what matters at run time first.
 
     They are reported, not refused: conda only warns as well, and a lock of published packages must install.

@@ -13,7 +13,7 @@ from typing import Any
 from cogvideo_sat_env.base import diskspace, machine
 from cogvideo_sat_env.base.errors import PrefixError, SatenvError, VerificationError
 from cogvideo_sat_env.install import own_files
-from cogvideo_sat_env.install.archive import Package
+from cogvideo_sat_env.install.archive import ExtractedPackage
 from cogvideo_sat_env.install.job import Job
 from cogvideo_sat_env.install.layout import Layout
 from cogvideo_sat_env.install.staging import held_fds
@@ -58,7 +58,7 @@ class Linker:
         self._stderr.close()
         reap([self._child])
 
-    def link(self, job: Job, packages: Sequence[Package], layout: Layout, workers: WorkerPool) -> None:
+    def link(self, job: Job, packages: Sequence[ExtractedPackage], layout: Layout, workers: WorkerPool) -> None:
         """Link `packages` so that every embedded path says `job.embedded`, and make their entry points; once.
 
         `workers` compare the extracted files with their manifests meanwhile. Link scripts are not run, and records
@@ -121,7 +121,7 @@ def _require_same(results: Sequence[object]) -> None:
         raise Changed(changed)
 
 
-def _described(package: Package, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _described(package: ExtractedPackage, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return what link_worker.py needs of a package; without `paths` it may see the whole folder."""
     artefact = package.artefact
     whole = len(entries) == len(package.paths) and not package.entry_points
@@ -132,7 +132,7 @@ def _described(package: Package, entries: Sequence[Mapping[str, Any]]) -> dict[s
     }  # fmt: skip
 
 
-def job_of(package: Package, layout: Layout, number: int, root: Path) -> dict[str, Any]:
+def job_of(package: ExtractedPackage, layout: Layout, number: int, root: Path) -> dict[str, Any]:
     """Return the arguments that the tasks of bytecode_files.py have in common."""
     return {
         "manifest_path": str(package.manifest.path), "root": str(root), "site": layout.site_for(package),

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from cogvideo_sat_env.install import activation
 
 
-class Verdict(Protocol):
+class DoctorVerdict(Protocol):
     """The doctor's report, as far as it is passed on."""
 
     @property
@@ -56,7 +56,7 @@ class InstallOutcome:
     aside_folder: str = ""
     unowned: Sequence[str] = ()
     kept: str = ""
-    report: Verdict | None = None
+    report: DoctorVerdict | None = None
 
     @property
     def exit_code(self) -> int:

@@ -35,8 +35,8 @@ from cogvideo_sat_env.base.progress import Progress, Silent
 from cogvideo_sat_env.base.scratch import scratch_folder
 from cogvideo_sat_env.base.wheel_patch import PatchError, patch_wheel
 from cogvideo_sat_env.fetch.archives import artefact_path
-from cogvideo_sat_env.fetch.model import INDEX, Wanted
 from cogvideo_sat_env.fetch.pip_errors import last_words, pip_error
+from cogvideo_sat_env.fetch.wanted import INDEX, Wanted
 from cogvideo_sat_env.install import activation, own_files
 from cogvideo_sat_env.install.bytecode import compile_files
 from cogvideo_sat_env.install.prefix_python import PrefixPython

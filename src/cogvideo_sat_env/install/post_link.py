@@ -15,7 +15,7 @@ from pathlib import Path
 from cogvideo_sat_env.base.errors import SatenvError
 from cogvideo_sat_env.base.progress import Progress
 from cogvideo_sat_env.install import own_files
-from cogvideo_sat_env.install.archive import Package
+from cogvideo_sat_env.install.archive import ExtractedPackage
 from cogvideo_sat_env.install.own_files import PENDING
 from cogvideo_sat_env.install.prefix_python import prefix_environment
 
@@ -30,7 +30,7 @@ class LinkScript:
     path: str
 
     @classmethod
-    def of(cls, package: Package, path: str) -> LinkScript:
+    def of(cls, package: ExtractedPackage, path: str) -> LinkScript:
         """Return the script at `path` of `package`."""
         artefact = package.artefact
         return cls(artefact.name, artefact.version, int(package.index.get("build_number") or 0), path)

@@ -18,7 +18,7 @@ from cogvideo_sat_env.install.prefix_lock import prefix_lock
 from cogvideo_sat_env.install.receipt import is_up_to_date
 
 if TYPE_CHECKING:
-    from cogvideo_sat_env.install.stage import Staged
+    from cogvideo_sat_env.install.stage_prefix import StagedPrefix
 
 ATTEMPTS = 3  # at linking packages that something changes
 
@@ -127,10 +127,10 @@ def _make(job: Job, clock: Clock, found: dict[str, Any] | None) -> InstallOutcom
     )
 
 
-def _staged(job: Job, clock: Clock) -> tuple[Path, Staged]:
+def _staged(job: Job, clock: Clock) -> tuple[Path, StagedPrefix]:
     """Stage what `job` says; do it again with the packages of the cache that turn out to be changed."""
     from cogvideo_sat_env.install.link import Changed
-    from cogvideo_sat_env.install.stage import forget, provide, stage
+    from cogvideo_sat_env.install.stage_prefix import forget, provide, stage
     from cogvideo_sat_env.install.workers import WorkerPool
 
     for _ in range(ATTEMPTS):

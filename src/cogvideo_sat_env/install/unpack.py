@@ -25,8 +25,8 @@ from cogvideo_sat_env.base.errors import VerificationError
 from cogvideo_sat_env.base.hashing import sha256_file
 from cogvideo_sat_env.base.permissions import shared_mode, umask
 from cogvideo_sat_env.install import archive_size, package_info, package_manifest
+from cogvideo_sat_env.install.open_folders import with_open_folders
 from cogvideo_sat_env.install.package_manifest import PackageManifest
-from cogvideo_sat_env.install.repack import with_open_folders
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from cogvideo_sat_env.fetch.index import IndexFile
 from cogvideo_sat_env.lock import pip_index, pip_proxy
 from cogvideo_sat_env.lock.frozen import frozen_projects
 from cogvideo_sat_env.lock.make import Solver, iso
-from cogvideo_sat_env.lock.pip_index import Project, Release
+from cogvideo_sat_env.lock.pip_index import Project, ProjectRelease
 from cogvideo_sat_env.lock.read import Lock
 from cogvideo_sat_env.spec.environment import Environment
 from cogvideo_sat_env.spec.pieces import pieces_of
@@ -78,7 +78,7 @@ class _Frozen:
             raise SourceError(f"{name}: not in the frozen metadata", "freeze from the package index")
         return _old_enough(self._projects[name].files, self._until)
 
-    def release(self, name: str, version: str) -> Release | None:
+    def release(self, name: str, version: str) -> ProjectRelease | None:
         return self._projects[name].releases.get(version)
 
 
@@ -106,7 +106,7 @@ class _Site:
             ) from error
         return _old_enough([file for file in files if pip_index.release_of(file.file_name)], self._until)
 
-    def release(self, name: str, version: str) -> Release | None:
+    def release(self, name: str, version: str) -> ProjectRelease | None:
         from conda_lock._vendor.poetry.core.constraints.version import Version as PoetryVersion
 
         try:
@@ -115,7 +115,7 @@ class _Site:
             raise SourceError(
                 f"{name} {version}: its requirements can't be read from the package index: {error}", None
             ) from error
-        return Release(tuple(sorted(found.requires_dist or ())), found.requires_python or "")
+        return ProjectRelease(tuple(sorted(found.requires_dist or ())), found.requires_python or "")
 
 
 def _old_enough(files: Iterable[IndexFile], until: str) -> tuple[IndexFile, ...]:
@@ -127,7 +127,7 @@ def _closure(
 ) -> dict[str, Project]:
     """Return the projects asked for, and those that their candidates require, until none is new."""
     files: dict[str, tuple[IndexFile, ...]] = {}
-    releases: dict[str, dict[str, Release]] = {}
+    releases: dict[str, dict[str, ProjectRelease]] = {}
     bounds = {name: set(texts) for name, texts in asked.items()}
     extras: dict[str, set[str]] = {}
     todo = set(bounds)
@@ -180,7 +180,7 @@ def _young(files: Sequence[IndexFile]) -> set[str]:
     return {str(pip_index.release_of(file.file_name)) for file in files if file.uploaded > since}
 
 
-def _needs(release: Release, extras: set[str]) -> Iterator[Requirement]:
+def _needs(release: ProjectRelease, extras: set[str]) -> Iterator[Requirement]:
     """Yield what a release requires on any platform, with these extras of it; names are normalised."""
     for text in release.requires:
         try:

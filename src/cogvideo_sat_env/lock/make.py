@@ -84,7 +84,9 @@ def lock_variant(
             if previous is None:
                 raise InputError(f"{variant.lock}: no lock to update", f"make one first: {satenv('lock')}")
             _write_previous(work / "conda-lock.yml", previous, channels)
-        run = _Run(work, solver.conda or _front_end(work), environment, variant, channels, tuple(update), solver)
+        run = _CondaLockRun(
+            work, solver.conda or _front_end(work), environment, variant, channels, tuple(update), solver
+        )
         with progress.task(f"{variant.id}: locking", 3, "steps") as task:
             task.note("solving the conda part")
             content = run.lock()
@@ -124,7 +126,7 @@ def _front_end(work: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class _Run:
+class _CondaLockRun:
     """One variant in conda-lock's hands, in the folder `work`."""
 
     work: Path

@@ -19,7 +19,7 @@ _NOWHERE = Address("")
 
 
 @dataclass(frozen=True)
-class Release:
+class ProjectRelease:
     """One version of a project, as its metadata has it; `requires` are its Requires-Dist."""
 
     requires: tuple[str, ...] = ()
@@ -31,7 +31,7 @@ class Project:
     """All files that an index has of a project, and the releases whose requirements are known."""
 
     files: tuple[IndexFile, ...]
-    releases: Mapping[str, Release]
+    releases: Mapping[str, ProjectRelease]
 
 
 def release_of(file_name: str) -> Version | None:
@@ -82,7 +82,7 @@ def parse(packed: bytes, name: str) -> dict[str, Project]:
             project_name: Project(
                 tuple(_file(item) for item in project["files"]),
                 {
-                    version: Release(tuple(release["requires"]), release["requires-python"])
+                    version: ProjectRelease(tuple(release["requires"]), release["requires-python"])
                     for version, release in project["releases"].items()
                 },
             )
@@ -98,7 +98,7 @@ def _file(item: Mapping) -> IndexFile:
     )
 
 
-def metadata(name: str, version: str, release: Release) -> bytes:
+def metadata(name: str, version: str, release: ProjectRelease) -> bytes:
     """Return a release's metadata file (PEP 658), as far as a resolver reads it."""
     lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
     lines += [f"Requires-Python: {release.requires_python}"] if release.requires_python else []

@@ -15,7 +15,7 @@ from cogvideo_sat_env.base.scratch import scratch_folder
 from cogvideo_sat_env.lock import conda_lock, render
 from cogvideo_sat_env.lock.edit_environment import moved
 from cogvideo_sat_env.lock.make import Solver, lock_variant
-from cogvideo_sat_env.lock.pieces import place
+from cogvideo_sat_env.lock.place_pieces import place
 from cogvideo_sat_env.lock.read import load_lock, read_lock
 from cogvideo_sat_env.lock.render_pieces import pieces_page
 from cogvideo_sat_env.lock.render_recipe import recipe_files
@@ -55,7 +55,7 @@ def lock_project(
 ) -> Relocked:
     """Lock the variants `wanted` (ids; none: all) of the project at `root`.
 
-    The others keep their present locks. `pieces` says how pieces are placed (lock.pieces); with `update` they stay.
+    The others keep their present locks. `pieces` says how pieces are placed; with `update` they stay.
     Raises InputError, SolveError, SourceError, MissingToolError; then no file has changed.
     """
     environment = read_environment(root / "environment.yml")

@@ -16,7 +16,7 @@ from cogvideo_sat_env.base.scratch import scratch_folder
 from cogvideo_sat_env.lock import conda_lock, render
 from cogvideo_sat_env.lock.make import Solver, lock_variant
 from cogvideo_sat_env.lock.read import Lock, load_lock, read_lock
-from cogvideo_sat_env.lock.verify import verify_entries, verify_solution
+from cogvideo_sat_env.lock.verify_lock import verify_entries, verify_solution
 from cogvideo_sat_env.package.publish.built import read_built
 from cogvideo_sat_env.spec.environment import CondaSpec, Environment, read_environment
 from cogvideo_sat_env.spec.variants import Variant, read_variants

@@ -23,7 +23,7 @@ class Audit:
     packages: int = 0
     others: list[str] = field(default_factory=list)
     advisories: int = 0
-    hits: dict[_osv.Hit, list[str]] = field(default_factory=dict)  # and the platforms that it is on
+    hits: dict[_osv.AdvisoryHit, list[str]] = field(default_factory=dict)  # and the platforms that it is on
     unjudged: dict[str, list[str]] = field(default_factory=dict)
     accepted: set[str] = field(default_factory=set)
 

@@ -14,7 +14,7 @@ from packaging.version import InvalidVersion, Version
 from cogvideo_sat_env.base.address import Address
 from cogvideo_sat_env.base.artefacts import CondaArtefact
 from cogvideo_sat_env.base.errors import InputError
-from cogvideo_sat_env.lock.verify import record_of
+from cogvideo_sat_env.lock.verify_lock import record_of
 from cogvideo_sat_env.report.graph import environment_of
 from cogvideo_sat_env.report.inventory import Inventory, Package
 from cogvideo_sat_env.spec.breakage import read_ledger

@@ -31,7 +31,7 @@ _FOLD = 25  # rows of a Markdown table that stand open
 
 
 @dataclass(frozen=True)
-class Hit:
+class Crossing:
     """A version or build that crosses a floor or a bound of the ledger: `inside` says whether the new one is within."""
 
     package: str
@@ -130,7 +130,7 @@ class Difference:
     before: Inventory
     after: Inventory
     changes: tuple[Change, ...]
-    hits: tuple[Hit, ...]
+    hits: tuple[Crossing, ...]
     note: str = ""  # what was left out of the comparison
 
     @property
@@ -213,7 +213,7 @@ class Difference:
         return "\n".join(lines) + "\n"
 
 
-def _hit(hit: Hit) -> str:
+def _hit(hit: Crossing) -> str:
     verb = "now keeps" if hit.inside else "leaves"
     return f"{hit.package} {hit.before} → {hit.after} {verb} {hit.bound} ({hit.id}): {hit.why}"
 
@@ -315,7 +315,7 @@ def _compare(before: Package, after: Package) -> int:
     return (ours > theirs) - (ours < theirs)
 
 
-def _hits(change: Change) -> list[Hit]:
+def _hits(change: Change) -> list[Crossing]:
     before, after = change.before, change.after
     if after is None:
         return []
@@ -324,7 +324,7 @@ def _hits(change: Change) -> list[Hit]:
         was, now = (holds(before, bound) if before else None), holds(after, bound)
         if now is not None and was is not now and not (was is None and now):
             old = _version(before, True) if before else "nothing"
-            found.append(Hit(after.name, bound.id, bound.text, now, old, _version(after, True), bound.why))
+            found.append(Crossing(after.name, bound.id, bound.text, now, old, _version(after, True), bound.why))
     return found
 
 

@@ -12,7 +12,7 @@ from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.base.paths import current_platform
 from cogvideo_sat_env.base.progress import Progress
 from cogvideo_sat_env.check.agreement import METADATA, check_project
-from cogvideo_sat_env.doctor.model import FAILED
+from cogvideo_sat_env.doctor.check_result import FAILED
 from cogvideo_sat_env.lock import freeze
 from cogvideo_sat_env.lock.frozen import MANIFEST
 from cogvideo_sat_env.lock.make import Solver, iso
@@ -28,7 +28,7 @@ _HOURS = {"h": 1, "d": 24, "w": 168}
 
 
 @dataclass(frozen=True)
-class Request:
+class FreshenRequest:
     """What is asked: nothing younger than `min_age` at `now` (UTC), from the channels or the metadata in `frozen`.
 
     `wheels`: the wheel locks of these Pythons, too. `sources` are those of `satenv create` for the environment that is
@@ -103,7 +103,7 @@ def parse_age(text: str) -> timedelta:
     return timedelta(hours=int(match[1]) * _HOURS[match[2]])
 
 
-def freshen(root: Path, request: Request, progress: Progress) -> Freshened:
+def freshen(root: Path, request: FreshenRequest, progress: Progress) -> Freshened:
     """Lock the project at `root` anew in a copy, check and try the result, and take it over when all passes.
 
     Raises the errors of `lock`, `freeze` and `check`; then, as with a refusal, no file of the project has changed.
@@ -149,7 +149,7 @@ def _difference(root: Path, copy: Path) -> str:
     return "\n\n".join(parts)
 
 
-def _try(copy: Path, request: Request, progress: Progress) -> list[Installed]:
+def _try(copy: Path, request: FreshenRequest, progress: Progress) -> list[Installed]:
     """Make an environment of this machine's variant and have the doctor examine it; say it of the others."""
     platform = current_platform()
     device, why = guess_device(platform)
@@ -167,7 +167,7 @@ def _try(copy: Path, request: Request, progress: Progress) -> list[Installed]:
     return found
 
 
-def _install(copy: Path, variant: Variant, request: Request) -> Installed:
+def _install(copy: Path, variant: Variant, request: FreshenRequest) -> Installed:
     prefix = copy.parent / "env"
     sources = [part for source in request.sources for part in ("--source", source)]
     made = trial.ask(copy, "create", "-p", str(prefix), "--variant", variant.device, "--no-doctor", *sources)

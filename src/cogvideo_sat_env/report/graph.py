@@ -20,7 +20,7 @@ REQUESTED, PIP_PIECE, LEFT = "requested", "pip piece", "needed by nothing in it"
 
 
 @dataclass(frozen=True)
-class Root:
+class RootRequirement:
     """A requirement: the package that it names (key), its words, where they stand, why; `kind` as above."""
 
     key: str
@@ -31,7 +31,7 @@ class Root:
 
 
 @dataclass(frozen=True)
-class Step:
+class ChainStep:
     """One package on a chain, and the words with which the one before it asks for it ("" for the first)."""
 
     key: str
@@ -50,11 +50,11 @@ class Graph:
     packages: Mapping[str, tuple[Package, ...]]
     needs: Mapping[str, Mapping[str, str]]
     needed_by: Mapping[str, Mapping[str, str]]
-    roots: tuple[Root, ...]
+    roots: tuple[RootRequirement, ...]
     owner: Mapping[str, int] = field(default_factory=dict)
     reach: tuple[frozenset[str], ...] = ()
 
-    def chains(self, key: str) -> list[tuple[Root, tuple[Step, ...]]]:
+    def chains(self, key: str) -> list[tuple[RootRequirement, tuple[ChainStep, ...]]]:
         """Return a shortest chain to a package from each root that leads to it, the shortest first."""
         back: dict[str, str] = {}  # the next package on the way to `key`
         queue = deque([key])
@@ -70,10 +70,10 @@ class Graph:
         for number, root in enumerate(self.roots):
             if root.key not in seen:
                 continue
-            steps, at = [Step(root.key)], root.key
+            steps, at = [ChainStep(root.key)], root.key
             while at != key:
                 at, before = back[at], at
-                steps.append(Step(at, self.needs[before][at]))
+                steps.append(ChainStep(at, self.needs[before][at]))
             found.append((len(steps), number, root, tuple(steps)))
         return [(root, steps) for _, _, root, steps in sorted(found, key=lambda item: item[:2])]
 
@@ -131,7 +131,7 @@ def environment_of(inventory: Inventory) -> Environment | None:
     return environment if name.startswith("wheels") or inventory.kind == "wheels" else None
 
 
-def _roots(environment: Environment, packages: Mapping[str, object]) -> list[Root]:
+def _roots(environment: Environment, packages: Mapping[str, object]) -> list[RootRequirement]:
     names, found = load_names(), {}
     specs: list[CondaSpec | PipSpec] = [*environment.conda, *environment.pip]
     for spec in specs:
@@ -141,13 +141,13 @@ def _roots(environment: Environment, packages: Mapping[str, object]) -> list[Roo
         key = next((key for key in keys if key in packages), None)
         if key is not None and key not in found:
             where = f"{environment.path.name}:{spec.line}" if spec.line else environment.path.name
-            found[key] = Root(key, str(spec), PIP_PIECE if in_pip else REQUESTED, where, spec.comment)
+            found[key] = RootRequirement(key, str(spec), PIP_PIECE if in_pip else REQUESTED, where, spec.comment)
     return list(found.values())
 
 
 def _left(
-    roots: Sequence[Root], needs: Mapping[str, Mapping[str, str]], needed_by: Mapping[str, Mapping[str, str]]
-) -> list[Root]:
+    roots: Sequence[RootRequirement], needs: Mapping[str, Mapping[str, str]], needed_by: Mapping[str, Mapping[str, str]]
+) -> list[RootRequirement]:
     """Return roots for what those that there are don't lead to: of each circle, one."""
     seen: set[str] = set()
     for root in roots:
@@ -156,7 +156,7 @@ def _left(
     rest = [key for key in sorted(needs) if key not in seen]
     for key in sorted(rest, key=lambda key: (bool(set(needed_by[key]) - {key}), key)):
         if key not in seen:
-            found.append(Root(key, key, LEFT))
+            found.append(RootRequirement(key, key, LEFT))
             seen |= _closure(key, needs, seen)
     return found
 
@@ -174,7 +174,7 @@ def _closure(
 
 
 def _spread(
-    roots: Sequence[Root], needs: Mapping[str, Mapping[str, str]]
+    roots: Sequence[RootRequirement], needs: Mapping[str, Mapping[str, str]]
 ) -> tuple[dict[str, int], tuple[frozenset[str], ...]]:
     """Return each package's nearest root, by a search from all roots at once, and what each root leads to."""
     owner = {root.key: number for number, root in reversed(list(enumerate(roots)))}

@@ -9,13 +9,13 @@ from typing import Any
 
 from cogvideo_sat_env.base.errors import MissingToolError
 from cogvideo_sat_env.base.progress import human_bytes
-from cogvideo_sat_env.report.report import Report, View
+from cogvideo_sat_env.report.report import InventoryReport, View
 from cogvideo_sat_env.report.size import bytes_of, largest
 
 PARTS = Path(__file__).parent / "page"
 
 
-def render(report: Report) -> bytes:
+def render(report: InventoryReport) -> bytes:
     """Return the page. Raises MissingToolError where plotly, which draws, isn't among the tools."""
     try:
         from plotly.offline import get_plotlyjs
@@ -38,7 +38,7 @@ def render(report: Report) -> bytes:
     return "".join(parts[piece] if number % 2 else piece for number, piece in enumerate(pieces)).encode("utf-8")
 
 
-def _charts(report: Report, view: View) -> dict[str, Any]:
+def _charts(report: InventoryReport, view: View) -> dict[str, Any]:
     """Return plotly's figures of one view; the page gives them the colours of its mode."""
     from plotly.graph_objects import Bar, Figure, Treemap
 

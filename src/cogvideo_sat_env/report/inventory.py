@@ -1,6 +1,6 @@
 """What is in it: one view of the packages of a lock, a receipt, a prefix or a bundle.
 
-report/sources.py reads them, bundle/inventory.py whatever a user names:
+report/sources.py reads them, bundle/read_inventory.py whatever a user names:
 
     read("conda-lock.yml", ["linux-64"])     -> one Inventory for each platform that is asked for (none asked: all)
     read("HEAD~1:conda-lock.yml"), read(prefix), read(prefix / "etc/cogvideo-sat-env/receipt.json"), …

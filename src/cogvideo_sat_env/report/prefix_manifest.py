@@ -38,7 +38,7 @@ _MOST = 1 << 28  # bytes of a manifest: 256 MiB are some 2 million files
 
 
 @dataclass(frozen=True)
-class Entry:
+class ManifestEntry:
     """One path. `kind` is folder, file, bytecode, link or other; `digest` a SHA-256, or a link's target."""
 
     path: str
@@ -58,7 +58,7 @@ class Manifest:
     """The entries by path, and what the environment was made from: platform, python, running_python, lock."""
 
     facts: Mapping[str, str]
-    entries: Mapping[str, Entry]
+    entries: Mapping[str, ManifestEntry]
 
     def to_json(self) -> dict[str, Any]:
         """Return it for scripts; `read` takes that, too."""
@@ -72,7 +72,7 @@ class Manifest:
 
 
 @dataclass(frozen=True)
-class Difference:
+class Deviations:
     """What differs between a manifest and a prefix; `changed` says how. `skipped` is the bytecode of another Python."""
 
     total: int
@@ -111,21 +111,21 @@ def make(path: Path, *, full: bool, progress: Progress) -> Manifest:
     prefix = open_prefix(path)
     found = sorted(_walk(prefix), key=lambda item: item[0])
     known = {} if full else _known(prefix)
-    entries: dict[str, Entry] = {}
+    entries: dict[str, ManifestEntry] = {}
     code, plain = [], []
     for name, there in found:
         kind, mode = _kind(name, there), "0755" if there.st_mode & stat.S_IXUSR else "0644"
         if kind == "link":
-            entries[name] = Entry(
+            entries[name] = ManifestEntry(
                 prefix.public(name), kind, "-", None, prefix.link(name, os.readlink(prefix.path / name))
             )
         elif kind == "folder":
-            entries[name] = Entry(name, kind, "0755")
+            entries[name] = ManifestEntry(name, kind, "0755")
         elif kind == "other":
-            entries[name] = Entry(name, kind)
+            entries[name] = ManifestEntry(name, kind)
         else:
             special = there.st_mode & (stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX)
-            entries[name] = Entry(prefix.public(name), kind, f"{special >> 9}{mode[1:]}")
+            entries[name] = ManifestEntry(prefix.public(name), kind, f"{special >> 9}{mode[1:]}")
             fact = known.get((there.st_dev, there.st_ino)) if kind == "file" else None
             if fact is None or package_manifest.is_changed(there, fact[0], fact[1]):
                 (code if kind == "bytecode" else plain).append((name, there.st_size))
@@ -211,8 +211,8 @@ def _plain(prefix: Prefix, name: str) -> tuple[int, str]:
     return len(content), hashlib.sha256(content).hexdigest()
 
 
-def _hashed(entry: Entry, size: int, sha256: str) -> Entry:
-    return Entry(entry.path, entry.kind, entry.mode, size, sha256)
+def _hashed(entry: ManifestEntry, size: int, sha256: str) -> ManifestEntry:
+    return ManifestEntry(entry.path, entry.kind, entry.mode, size, sha256)
 
 
 def _shares(items: Sequence[tuple[str, int]]) -> list[list[tuple[str, int]]]:
@@ -282,7 +282,7 @@ def _parse(text: str) -> Manifest:
     if text.lstrip()[:1] == "{":
         found = json.loads(text)
         _require_format(found["format"])
-        rows = [Entry(*row) for row in found["entries"]]
+        rows = [ManifestEntry(*row) for row in found["entries"]]
         facts = {key: str(found[key]) for key in _FACTS if key in found}
     else:
         head, _, body = text.partition("\n\n")
@@ -305,7 +305,7 @@ def _require_format(found: object) -> None:
         raise ValueError(f"it has format {found!r}; this program reads {FORMAT}")
 
 
-def _entry(line: str) -> Entry:
+def _entry(line: str) -> ManifestEntry:
     kind, mode, size, rest = line.split(" ", 3)
     if rest.startswith('"'):
         digest, end = json.JSONDecoder().raw_decode(rest)
@@ -313,7 +313,7 @@ def _entry(line: str) -> Entry:
     else:
         digest, _, rest = rest.partition(" ")
     path = json.loads(rest) if rest.startswith('"') else rest
-    return Entry(path, kind, mode, None if size == "-" else int(size), digest)
+    return ManifestEntry(path, kind, mode, None if size == "-" else int(size), digest)
 
 
 def _quoted(text: str) -> str:
@@ -330,7 +330,7 @@ def write(manifest: Manifest, path: Path) -> int:
     return len(content)
 
 
-def compare(wanted: Manifest, found: Manifest) -> Difference:
+def compare(wanted: Manifest, found: Manifest) -> Deviations:
     """Return what of `found` isn't as in `wanted`.
 
     Bytecode that another running Python made is compared by its place only: two patch releases may compile otherwise.
@@ -355,10 +355,10 @@ def compare(wanted: Manifest, found: Manifest) -> Difference:
     missing = [path for path in wanted.entries if path not in found.entries]
     added = [path for path in found.entries if path not in wanted.entries]
     total = len(wanted.entries.keys() | found.entries.keys())
-    return Difference(total, changed, missing, added, notes, skipped)
+    return Deviations(total, changed, missing, added, notes, skipped)
 
 
-def _how(wanted: Entry, found: Entry) -> str:
+def _how(wanted: ManifestEntry, found: ManifestEntry) -> str:
     pairs = {
         "kind": (wanted.kind, found.kind), "mode": (wanted.mode, found.mode),
         "target" if wanted.kind == found.kind == "link" else "SHA-256": (wanted.digest[:200], found.digest[:200]),

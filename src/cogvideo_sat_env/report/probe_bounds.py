@@ -15,17 +15,17 @@ from cogvideo_sat_env.base.artefacts import channel_url
 from cogvideo_sat_env.base.errors import InputError, SatenvError, SolveError
 from cogvideo_sat_env.base.paths import current_platform
 from cogvideo_sat_env.base.progress import Progress
-from cogvideo_sat_env.doctor.model import FAILED, PASSED
+from cogvideo_sat_env.doctor.check_result import FAILED, PASSED
 from cogvideo_sat_env.lock import pip_index, solve
 from cogvideo_sat_env.lock.frozen import asked_channels
 from cogvideo_sat_env.lock.make import Solver, index_pages, iso
 from cogvideo_sat_env.lock.pip_proxy import RefusalError
 from cogvideo_sat_env.lock.relock import lock_project
 from cogvideo_sat_env.report import trial_project as trial
-from cogvideo_sat_env.report.freshen import Request
+from cogvideo_sat_env.report.freshen import FreshenRequest
 from cogvideo_sat_env.source.wheels.lockfile import choose_python, read_wheel_lock
 from cogvideo_sat_env.source.wheels.make_lock import lock_wheels
-from cogvideo_sat_env.spec.breakage import Entry, read_ledger
+from cogvideo_sat_env.spec.breakage import LedgerEntry, read_ledger
 from cogvideo_sat_env.spec.environment import CondaSpec, Environment, PipSpec, read_environment
 from cogvideo_sat_env.spec.variants import derive, guess_device, read_variants
 
@@ -35,7 +35,7 @@ _BEYOND = {"<": ">=", "<=": ">", ">=": "<", ">": "<=", "==": "!=", "!=": "=="}
 
 
 @dataclass(frozen=True)
-class Verdict:
+class BoundVerdict:
     """What is known of one bound: HOLDS, LIFT or OPEN, and why in words; `decided_by` are ids of doctor checks."""
 
     id: str
@@ -49,7 +49,7 @@ class Verdict:
 class Probed:
     """The verdicts of all bounds that were probed."""
 
-    verdicts: list[Verdict] = field(default_factory=list)
+    verdicts: list[BoundVerdict] = field(default_factory=list)
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return them for scripts."""
@@ -73,7 +73,7 @@ def beyond(bound: str) -> str | None:
     return f"{_BEYOND[operator]}{bound[len(operator) :]}" if operator in _BEYOND else None
 
 
-def probe(root: Path, request: Request, wanted: Sequence[str], progress: Progress) -> Probed:
+def probe(root: Path, request: FreshenRequest, wanted: Sequence[str], progress: Progress) -> Probed:
     """Try beyond each bound (`wanted`: ids of entries; none: all) of the project at `root`.
 
     First the solvers are asked for what lies beyond it, with the other bounds, then without them. Where an environment
@@ -96,62 +96,64 @@ def probe(root: Path, request: Request, wanted: Sequence[str], progress: Progres
 class _Bench:
     """One machine on which bounds are tried, with what it learnt of the environment that keeps them."""
 
-    def __init__(self, root: Path, request: Request, progress: Progress) -> None:
+    def __init__(self, root: Path, request: FreshenRequest, progress: Progress) -> None:
         self._root, self._request, self._progress = root, request, progress
         self._environment = read_environment(root / "environment.yml")
         self._solver = Solver(request.frozen, until=request.now - request.min_age)
         self._variant = next(variant for variant in read_variants() if variant.is_primary)
         self._kept: dict[str, dict[str, str]] = {}  # results by check of the environment with all bounds
 
-    def verdict(self, entry: Entry, entries: Sequence[Entry]) -> Verdict:
+    def verdict(self, entry: LedgerEntry, entries: Sequence[LedgerEntry]) -> BoundVerdict:
         """Return what is known of the bound of `entry`."""
         clause = beyond(entry.bound)
         if clause is None:
             words = f"needs a machine where the solver has a choice: {entry.bound!r} is a build, not a version"
-            return Verdict(entry.id, f"{entry.package} {entry.bound}", OPEN, words)
+            return BoundVerdict(entry.id, f"{entry.package} {entry.bound}", OPEN, words)
         said = f"{entry.package} {entry.bound}"
         spec = self._spec(entry)
         if spec is None:
-            return Verdict(entry.id, said, OPEN, "environment.yml doesn't ask for it")
+            return BoundVerdict(entry.id, said, OPEN, "environment.yml doesn't ask for it")
         try:
             version, lifted = self._beyond(entry, spec, clause, entries)
         except SolveError as error:
-            return Verdict(entry.id, said, OPEN, f"nothing beyond it solves: {error.message.splitlines()[0]}")
+            return BoundVerdict(entry.id, said, OPEN, f"nothing beyond it solves: {error.message.splitlines()[0]}")
         with_it = f" (with {', '.join(other.id for other in lifted)} lifted, too)" if lifted else ""
         checks = [check for check in entry.proof.checks if check != LEDGER_ONLY]
         if not self._request.sources:
-            return Verdict(entry.id, said, OPEN, f"{version} solves{with_it}; no environment was made (--no-install)")
+            return BoundVerdict(
+                entry.id, said, OPEN, f"{version} solves{with_it}; no environment was made (--no-install)"
+            )
         try:
             if self._source() == "wheels" and not entry.pypi_name:
                 raise SolveError("this machine reaches no channel, and no wheel is bounded by it")
             now = self._results(self._changed(entry, clause, lifted), checks, entry)
         except SatenvError as error:
             needs = ", ".join(checks) or "the doctor"
-            return Verdict(entry.id, said, OPEN, f"{version} solves{with_it}; needs {needs}, but {error.message}")
+            return BoundVerdict(entry.id, said, OPEN, f"{version} solves{with_it}; needs {needs}, but {error.message}")
         return self._judge(entry, f"{version}{with_it}", checks, now)
 
-    def _judge(self, entry: Entry, version: str, checks: Sequence[str], now: Mapping[str, str]) -> Verdict:
+    def _judge(self, entry: LedgerEntry, version: str, checks: Sequence[str], now: Mapping[str, str]) -> BoundVerdict:
         said = f"{entry.package} {entry.bound}"
         before = self._results("", checks)
         broken = [check for check, status in now.items() if status.startswith(FAILED) and before.get(check) == PASSED]
         if broken:
             words = f"{version}: {now[broken[0]].partition(': ')[2]}"
-            return Verdict(entry.id, said, HOLDS, words, tuple(broken))
+            return BoundVerdict(entry.id, said, HOLDS, words, tuple(broken))
         passed = tuple(check for check in now if now[check] == PASSED and before.get(check) == PASSED)
         unclear = [check for check in checks if check not in passed]
         if unclear or not passed:
             words = (
                 f"{version}; {', '.join(unclear) or 'the doctor'} doesn't pass on this machine with the bound, either"
             )
-            return Verdict(entry.id, said, OPEN, words)
-        return Verdict(entry.id, said, LIFT, f"{version} passes", passed)
+            return BoundVerdict(entry.id, said, OPEN, words)
+        return BoundVerdict(entry.id, said, LIFT, f"{version} passes", passed)
 
-    def _spec(self, entry: Entry) -> CondaSpec | PipSpec | None:
+    def _spec(self, entry: LedgerEntry) -> CondaSpec | PipSpec | None:
         return self._environment.conda_spec(entry.package) or self._environment.pip_spec(entry.package)
 
     def _beyond(
-        self, entry: Entry, spec: CondaSpec | PipSpec, clause: str, entries: Sequence[Entry]
-    ) -> tuple[str, list[Entry]]:
+        self, entry: LedgerEntry, spec: CondaSpec | PipSpec, clause: str, entries: Sequence[LedgerEntry]
+    ) -> tuple[str, list[LedgerEntry]]:
         """Return the version that is taken beyond the bound, and the other entries that had to be lifted for it."""
         if isinstance(spec, PipSpec):
             return self._newest(spec, clause), []
@@ -182,7 +184,7 @@ class _Bench:
                 return f"{spec.name} {version}"
         raise SolveError(f"the package index has no {spec.name} {clause}")
 
-    def _solved(self, entry: Entry, clause: str, lifted: Sequence[Entry]) -> str:
+    def _solved(self, entry: LedgerEntry, clause: str, lifted: Sequence[LedgerEntry]) -> str:
         environment = rewritten(self._environment, entry, clause, lifted)
         specs = [str(spec) for spec in derive(environment, self._variant, environment.path).conda]
         with asked_channels(environment.channels, self._request.frozen) as channels:
@@ -193,7 +195,7 @@ class _Bench:
         record = next(record for record in records if record["name"] == entry.package)
         return f"{entry.package} {record['version']}"
 
-    def _changed(self, entry: Entry, clause: str, lifted: Sequence[Entry]) -> str:
+    def _changed(self, entry: LedgerEntry, clause: str, lifted: Sequence[LedgerEntry]) -> str:
         """Return the text of environment.yml that asks for what lies beyond the bound."""
         text = self._environment.path.read_text(encoding="utf-8").splitlines()
         after = rewritten(self._environment, entry, clause, lifted)
@@ -204,7 +206,7 @@ class _Bench:
                 text[old.line - 1] = f"{line[: len(line) - len(line.lstrip())]}- {new}"
         return "\n".join(text) + "\n"
 
-    def _results(self, environment: str, checks: Sequence[str], entry: Entry | None = None) -> dict[str, str]:
+    def _results(self, environment: str, checks: Sequence[str], entry: LedgerEntry | None = None) -> dict[str, str]:
         """Return what the doctor's checks say in an environment of this text; of the project's own for "".
 
         Without `checks` the quick level decides. Raises SatenvError where none can be made here.
@@ -220,7 +222,7 @@ class _Bench:
             self._kept[key] = results
         return results
 
-    def _examined(self, copy: Path, entry: Entry | None, checks: Sequence[str]) -> dict[str, str]:
+    def _examined(self, copy: Path, entry: LedgerEntry | None, checks: Sequence[str]) -> dict[str, str]:
         platform = current_platform()
         device = guess_device(platform)[0]
         variant = next((v for v in read_variants() if (v.platform, v.device) == (platform, device)), None)
@@ -265,7 +267,7 @@ class _Bench:
         return "channel"
 
 
-def rewritten(environment: Environment, entry: Entry, clause: str, lifted: Sequence[Entry]) -> Environment:
+def rewritten(environment: Environment, entry: LedgerEntry, clause: str, lifted: Sequence[LedgerEntry]) -> Environment:
     """Return the environment with `clause` in place of the entry's bound, and without the bounds of `lifted`."""
     changes = {(canonicalize_name(entry.package), entry.bound): clause}
     changes |= {(canonicalize_name(other.package), other.bound): "" for other in lifted}

@@ -39,7 +39,7 @@ class View:
 
 
 @dataclass(frozen=True)
-class Report:
+class InventoryReport:
     """What some inventories hold, side by side; `moment` (seconds since 1970) is what ages are counted to."""
 
     views: tuple[View, ...]
@@ -161,7 +161,7 @@ class Report:
         return align([head, *rows])
 
 
-def make_report(inventories: Sequence[Inventory], moment: int | None = None) -> Report:
+def make_report(inventories: Sequence[Inventory], moment: int | None = None) -> InventoryReport:
     """Return the report of `inventories`, with ages as of `moment` (None: SOURCE_DATE_EPOCH, else now).
 
     Raises InputError when the project's requirements or its ledger can't be read, or SOURCE_DATE_EPOCH is no number.
@@ -170,7 +170,7 @@ def make_report(inventories: Sequence[Inventory], moment: int | None = None) -> 
     for inventory in inventories:
         graph = make_graph(inventory)
         views.append(View(inventory, graph, measure(graph), tuple(judge(inventory))))
-    return Report(tuple(views), _moment() if moment is None else moment)
+    return InventoryReport(tuple(views), _moment() if moment is None else moment)
 
 
 def _moment() -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 from cogvideo_sat_env.base.progress import human_bytes
 from cogvideo_sat_env.report.columns import align
-from cogvideo_sat_env.report.graph import Graph, Root
+from cogvideo_sat_env.report.graph import Graph, RootRequirement
 from cogvideo_sat_env.report.inventory import Package
 
 HOW = (
@@ -38,7 +38,7 @@ class Sum:
 class Share:
     """What a requirement stands for: counted at it, needed by it alone, and all that it leads to."""
 
-    root: Root
+    root: RootRequirement
     counted: Sum
     alone: Sum
     in_all: Sum

@@ -23,7 +23,7 @@ _READ = ("src", "tests", "scripts")  # what `check` looks at besides
 
 
 @dataclass(frozen=True)
-class Answer:
+class CommandEnd:
     """How a command ended: its exit code, its JSON (None without), its last words."""
 
     code: int
@@ -50,7 +50,7 @@ def trial_project(root: Path) -> Iterator[Path]:
         yield copy
 
 
-def ask(project: Path, *arguments: str) -> Answer:
+def ask(project: Path, *arguments: str) -> CommandEnd:
     """Run a command of this program, with --json, on the project at `project`."""
     child = subprocess.run(
         [sys.executable, "-m", "cogvideo_sat_env", *arguments, "--json"],
@@ -63,7 +63,9 @@ def ask(project: Path, *arguments: str) -> Answer:
         data = None
     lines = [line.removeprefix("satenv: ") for line in child.stderr.strip().splitlines() if line.startswith("satenv: ")]
     words = lines[-1] if lines else (child.stderr.strip().splitlines() or [""])[-1]
-    return Answer(child.returncode, data, words or EXIT_CODES.get(child.returncode, f"exit code {child.returncode}"))
+    return CommandEnd(
+        child.returncode, data, words or EXIT_CODES.get(child.returncode, f"exit code {child.returncode}")
+    )
 
 
 def changed_files(root: Path, copy: Path) -> list[str]:

@@ -12,10 +12,10 @@ from packaging.utils import canonicalize_name
 from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.base.progress import human_bytes
-from cogvideo_sat_env.report.graph import PIP_PIECE, REQUESTED, Graph, Root, Step, make_graph
+from cogvideo_sat_env.report.graph import PIP_PIECE, REQUESTED, ChainStep, Graph, RootRequirement, make_graph
 from cogvideo_sat_env.report.inventory import Inventory, Package
 from cogvideo_sat_env.spec.pypi_names import load_names
-from cogvideo_sat_env.spec.why import Answer, explain, spec_key
+from cogvideo_sat_env.spec.reasons import Answer, explain, spec_key
 
 _SHOWN = 6  # chains and direct requirers for people; scripts get all
 
@@ -26,7 +26,7 @@ class Presence:
 
     graph: Graph
     package: Package
-    chains: tuple[tuple[Root, tuple[Step, ...]], ...]
+    chains: tuple[tuple[RootRequirement, tuple[ChainStep, ...]], ...]
 
     @property
     def reasons(self) -> list[str]:

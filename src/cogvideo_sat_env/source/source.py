@@ -10,8 +10,8 @@ from urllib.parse import quote, urlsplit
 from cogvideo_sat_env.base.address import Address, local_path
 from cogvideo_sat_env.base.artefacts import CondaArtefact
 from cogvideo_sat_env.base.errors import InputError
-from cogvideo_sat_env.fetch.model import INDEX
 from cogvideo_sat_env.fetch.reachable import why_unreachable
+from cogvideo_sat_env.fetch.wanted import INDEX
 
 _EXAMPLE = "e.g. --source mirror=/data/mirror or --source mirror=https://mirror.example.org/conda"
 _NOWHERE = Address("")

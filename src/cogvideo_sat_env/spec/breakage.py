@@ -21,7 +21,7 @@ class Proof:
 
 
 @dataclass(frozen=True)
-class Entry:
+class LedgerEntry:
     """One bound of environment.yml beyond the floors (or one variable), and why it is there."""
 
     id: str
@@ -42,12 +42,12 @@ class Ledger:
     """All entries: bounds by package, variables, and the patches that recipe/ applies (`bound`: the file's name)."""
 
     path: Path
-    entries: tuple[Entry, ...]
-    variables: tuple[Entry, ...]
-    patches: tuple[Entry, ...] = ()
+    entries: tuple[LedgerEntry, ...]
+    variables: tuple[LedgerEntry, ...]
+    patches: tuple[LedgerEntry, ...] = ()
 
     @property
-    def all(self) -> tuple[Entry, ...]:
+    def all(self) -> tuple[LedgerEntry, ...]:
         """Every entry of every kind."""
         return (*self.entries, *self.variables, *self.patches)
 
@@ -81,7 +81,7 @@ def read_ledger(path: Path = DATA / "breakage.yml") -> Ledger:
     return Ledger(path, entries, variables, patches)
 
 
-def _entry(path: Path, line: int, item: object, keys: tuple[str, str]) -> Entry:
+def _entry(path: Path, line: int, item: object, keys: tuple[str, str]) -> LedgerEntry:
     where = f"{path}:{line}"
     if not isinstance(item, dict):
         raise InputError(f"{where}: expected a ledger entry with the keys id, {keys[0]}, {keys[1]}, …", None)
@@ -100,7 +100,7 @@ def _entry(path: Path, line: int, item: object, keys: tuple[str, str]) -> Entry:
     pypi = item.get("pypi") or {}
     if not isinstance(pypi, dict) or not all(isinstance(pypi.get(k, ""), str) for k in ("name", "bound")):
         raise InputError(f"{where}: entry {item['id']!r}: 'pypi' must have a name and a bound", "correct that entry")
-    return Entry(
+    return LedgerEntry(
         item["id"],
         item[keys[0]],
         item[keys[1]],

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cogvideo_sat_env import __version__
-from cogvideo_sat_env.cluster.jobs import COMMENT
+from cogvideo_sat_env.cluster.release_usage import COMMENT
 from cogvideo_sat_env.cluster.slurm.site import Site
 
 TRAIN, SAMPLE, SHELL = "train", "sample", "shell"
@@ -22,7 +22,7 @@ _TITLES = {
 
 
 @dataclass(frozen=True)
-class Job:
+class JobScript:
     """What a script runs. All paths are absolute.
 
     gpus     a node; 0 is the CPU, one rank a node
@@ -61,7 +61,7 @@ class Job:
         return self.output / (f"{SHELL}.sh" if self.kind == SHELL else f"{self.kind}.sbatch")
 
 
-def render(job: Job) -> str:
+def render(job: JobScript) -> str:
     """Return the script, for bash."""
     values, setup = "\n".join(_values(job)), "\n".join(_setup(job))
     body = _template("environment").replace("@@values@@", values).replace("@@setup@@", setup)
@@ -81,14 +81,14 @@ def _template(name: str) -> str:
     return (_TEMPLATES / f"{name}.sh").read_text(encoding="utf-8")
 
 
-def _title(job: Job) -> str:
+def _title(job: JobScript) -> str:
     per = f"{job.gpus} GPUs each" if job.gpus > 1 else "one GPU each" if job.gpus else "on their CPUs"
     where = f"{job.nodes} node{'s' if job.nodes > 1 else ''}, {per}".replace("1 node, one GPU each", "one GPU")
     site = f", for {job.site.name}" if job.site.name else ""
     return f"{_TITLES[job.kind]}: {where}{site}. Written by satenv {__version__}; it is yours to edit."
 
 
-def _how(job: Job) -> list[str]:
+def _how(job: JobScript) -> list[str]:
     log = job.output / "logs" / "JOB.out"
     lines = [f"#   sbatch {shlex.quote(str(job.script))}", f"#   tail -f {shlex.quote(str(log))}"]
     if job.kind == TRAIN:
@@ -96,7 +96,7 @@ def _how(job: Job) -> list[str]:
     return lines
 
 
-def _options(job: Job) -> list[str]:
+def _options(job: JobScript) -> list[str]:
     """Return the options of sbatch and salloc that say what is asked of the cluster."""
     site = job.site
     kind = f"{site.gpu_type}:" if site.gpu_type else ""
@@ -120,7 +120,7 @@ def _options(job: Job) -> list[str]:
     return [*found, *site.sbatch]
 
 
-def _batch_options(job: Job) -> list[str]:
+def _batch_options(job: JobScript) -> list[str]:
     found = [f"--output={str(job.output).replace('%', '%%')}/logs/%j.out"]
     if job.kind == TRAIN:
         found += ["--requeue", "--open-mode=append", f"--signal=B:USR1@{job.site.signal_seconds}"]
@@ -134,7 +134,7 @@ def _directive(word: str) -> str:
     return word if re.fullmatch(r"[^\s#\"'\\]+", word) else '"' + re.sub(r'(["\\])', r"\\\1", word) + '"'
 
 
-def _values(job: Job) -> list[str]:
+def _values(job: JobScript) -> list[str]:
     """Return the assignments at the top of the script."""
     quoted = {name: shlex.quote(str(getattr(job, name))) for name in ("prefix", "sat", "output", "program", "name")}
     lines = [f"PREFIX={quoted['prefix']}", f"SAT={quoted['sat']}", f"OUTPUT={quoted['output']}"]
@@ -166,7 +166,7 @@ def _values(job: Job) -> list[str]:
     return lines
 
 
-def _stage(job: Job) -> list[str]:
+def _stage(job: JobScript) -> list[str]:
     how = job.site.stage
     return [f"STAGE={how} # how each node gets the release's image: auto, mount, copy, shared"] if how else []
 
@@ -176,7 +176,7 @@ def _inner(text: str) -> str:
     return shlex.quote(text) if text else ""
 
 
-def _setup(job: Job) -> list[str]:
+def _setup(job: JobScript) -> list[str]:
     """Return the lines that set the site's modules, proxies and variables, and activate the environment."""
     site = job.site
     lines: list[str] = []

@@ -24,7 +24,7 @@ PYPI = "PyPI"
 
 
 @dataclass(frozen=True)
-class Hit:
+class AdvisoryHit:
     """One advisory that names an installed version; `fixed` are the versions that correct it.
 
     `judged` is False when it only names the package: one of the versions to compare isn't PEP 440.
@@ -40,7 +40,7 @@ class Hit:
 
 
 @dataclass
-class Findings:
+class Advisories:
     """What advisories say of packages: how many there are by ecosystem, what applies, what was accepted.
 
     `unjudged` are, by package and version, those that can't be compared with it.
@@ -48,18 +48,18 @@ class Findings:
 
     count: int = 0
     ecosystems: Counter[str] = field(default_factory=Counter)
-    hits: list[Hit] = field(default_factory=list)
+    hits: list[AdvisoryHit] = field(default_factory=list)
     accepted: set[str] = field(default_factory=set)
     unjudged: dict[str, list[str]] = field(default_factory=dict)
 
 
-def search(path: Path, packages: Mapping[str, str], accepted: Collection[str] = ()) -> Findings:
+def search(path: Path, packages: Mapping[str, str], accepted: Collection[str] = ()) -> Advisories:
     """Return what the advisories in `path` say of `packages` (normalised PyPI name to version).
 
     `accepted` are ids or aliases that are left out. Raises what `read` and `hits` raise; ValueError, too, where there
     is no advisory, or none is about PyPI.
     """
-    found = Findings()
+    found = Advisories()
     for advisory in read(path):
         found.count += 1
         found.ecosystems.update(ecosystems(advisory))
@@ -102,7 +102,7 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
         yield from _parse(path.read_bytes(), str(path))
 
 
-def hits(advisory: dict[str, Any], installed: Mapping[str, str]) -> Iterator[Hit]:
+def hits(advisory: dict[str, Any], installed: Mapping[str, str]) -> Iterator[AdvisoryHit]:
     """Yield what `advisory` says about `installed` (normalised PyPI name to version). Withdrawn ones say nothing.
 
     Raises ValueError, naming the advisory, for one that isn't as OSV's schema says.
@@ -115,7 +115,7 @@ def hits(advisory: dict[str, Any], installed: Mapping[str, str]) -> Iterator[Hit
         raise ValueError(f"{advisory['id']}: {error}; expected an advisory in OSV's JSON format") from error
 
 
-def _hits(advisory: dict[str, Any], installed: Mapping[str, str]) -> Iterator[Hit]:
+def _hits(advisory: dict[str, Any], installed: Mapping[str, str]) -> Iterator[AdvisoryHit]:
     for affected in advisory.get("affected") or []:
         package = affected.get("package") or {}
         name = key(str(package.get("name", "")))
@@ -124,7 +124,7 @@ def _hits(advisory: dict[str, Any], installed: Mapping[str, str]) -> Iterator[Hi
         version = installed[name]
         verdict = is_affected(version, affected)
         if verdict is not False:
-            yield Hit(
+            yield AdvisoryHit(
                 str(advisory["id"]), tuple(map(str, advisory.get("aliases") or [])), name, version,
                 " ".join(str(advisory.get("summary") or "").split()), tuple(fixed_in(affected)), verdict is not None,
             )  # fmt: skip

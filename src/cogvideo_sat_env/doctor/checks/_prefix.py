@@ -26,7 +26,7 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Distribution:
+class PipDistribution:
     """One distribution as pip sees it; `info` is its metadata folder's name, `installer` who says to have put it."""
 
     name: str
@@ -59,7 +59,7 @@ def records(prefix: Path) -> Iterator[Record]:
             raise ValueError(f"{path}: not a record of conda's ({type(error).__name__}: {error})") from error
 
 
-def distributions(site: Path) -> list[Distribution]:
+def distributions(site: Path) -> list[PipDistribution]:
     """Return the distributions whose metadata lies in the folder `site`, in order of name."""
     found = []
     for distribution in metadata.distributions(path=[str(site)]):
@@ -67,7 +67,7 @@ def distributions(site: Path) -> list[Distribution]:
         folder = getattr(distribution, "_path", None)  # not public; without it a distribution is nobody's
         if name and folder is not None:
             installer = (distribution.read_text("INSTALLER") or "").strip()
-            found.append(Distribution(name, distribution.version, Path(folder).name, installer))
+            found.append(PipDistribution(name, distribution.version, Path(folder).name, installer))
     return sorted(found, key=lambda item: key(item.name))
 
 

@@ -195,7 +195,7 @@ def _same(first: str, second: str) -> bool:
     return first == second if one is None or other is None else one.public == other.public
 
 
-def _record_files(prefix: Path, site: str, item: _prefix.Distribution) -> list[str]:
+def _record_files(prefix: Path, site: str, item: _prefix.PipDistribution) -> list[str]:
     """Return the files of a distribution, as paths below the prefix."""
     path = prefix / site / item.info / "RECORD"
     try:

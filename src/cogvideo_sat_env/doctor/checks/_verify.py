@@ -29,7 +29,7 @@ class RecordedFile:
 
 
 @dataclass
-class Findings:
+class FileFindings:
     """What verification found. `changed` and `missing`: paths by package; the counts say what was looked at."""
 
     changed: dict[str, list[str]] = field(default_factory=dict)
@@ -71,9 +71,9 @@ def items(records: Iterable[Record], receipt_files: Mapping[str, Mapping[str, An
     return list(found.values()), bytecode
 
 
-def verify(prefix: Path, wanted: list[RecordedFile], seconds: float) -> Findings:
+def verify(prefix: Path, wanted: list[RecordedFile], seconds: float) -> FileFindings:
     """Compare the size of every file and, for at most about `seconds`, the SHA-256: code first, then by size."""
-    result = Findings()
+    result = FileFindings()
     deadline = time.monotonic() + seconds
     left = []
     for item in wanted:

@@ -56,7 +56,7 @@ def _not_judged(found: dict[str, list[str]], before: str = "") -> str:
     return f"{before}not judged, because the versions aren't all PEP 440: {first}{more}"
 
 
-def _mended(hit: _osv.Hit) -> str:
+def _mended(hit: _osv.AdvisoryHit) -> str:
     return f" (fixed in {', '.join(hit.fixed)})" if hit.fixed else ""
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cogvideo_sat_env.base.command_name import satenv
-from cogvideo_sat_env.doctor.model import FAILED, NOT_RUN, PASSED, QUICK, WARNING, CheckResult
+from cogvideo_sat_env.doctor.check_result import FAILED, NOT_RUN, PASSED, QUICK, WARNING, CheckResult
 
 Hello = Mapping[str, Any]
 _WORST = (FAILED, WARNING, PASSED, NOT_RUN)

@@ -16,7 +16,7 @@ from typing import Any
 
 from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError, MissingToolError, SatenvError, SourceError
-from cogvideo_sat_env.doctor.fleet import slurm
+from cogvideo_sat_env.doctor.fleet import job_step
 from cogvideo_sat_env.doctor.fleet.messages import GONE, Client
 
 _PASS_ON = 30.0  # seconds to reach rank 0, which may start later than the rank that gave up
@@ -62,12 +62,12 @@ def launch(prefix: Path, nodes: int, ranks: int, arguments: Sequence[str], envir
             str(prefix / "bin" / "python"), "-m", "torch.distributed.run", "--standalone",
             "--local-addr=127.0.0.1", f"--nproc-per-node={ranks}", "--no-python", *rank,
         ]  # fmt: skip
-    key, port = secrets.token_hex(16), environ.get(slurm.PORT) or str(20000 + secrets.randbelow(20000))
+    key, port = secrets.token_hex(16), environ.get(job_step.PORT) or str(20000 + secrets.randbelow(20000))
     env = {
-        **environ, slurm.KEY: key, slurm.PORT: port, "OMP_NUM_THREADS": environ.get("OMP_NUM_THREADS", "1")
+        **environ, job_step.KEY: key, job_step.PORT: port, "OMP_NUM_THREADS": environ.get("OMP_NUM_THREADS", "1")
     }  # fmt: skip
-    first = slurm.first_host(environ.get("SLURM_JOB_NODELIST", ""))
-    hosts = (first, *slurm.addresses(first, environ)) if first else ("127.0.0.1",)
+    first = job_step.first_host(environ.get("SLURM_JOB_NODELIST", ""))
+    hosts = (first, *job_step.addresses(first, environ)) if first else ("127.0.0.1",)
     try:
         launcher = subprocess.Popen(
             command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection, Listener, answer_challenge, d
 from typing import Any
 
 from cogvideo_sat_env.base.errors import SourceError
-from cogvideo_sat_env.doctor.fleet.slurm import PORT
+from cogvideo_sat_env.doctor.fleet.job_step import PORT
 
 GONE = "gone"
 _PINGS = 5

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from cogvideo_sat_env.base.errors import InputError, SatenvError
-from cogvideo_sat_env.doctor.fleet import compare, launch, slurm
+from cogvideo_sat_env.doctor.check_result import FULL, QUICK, CheckResult, CheckSpec
+from cogvideo_sat_env.doctor.doctor_report import DoctorReport
+from cogvideo_sat_env.doctor.fleet import compare, job_step, launch
+from cogvideo_sat_env.doctor.fleet.job_step import Step, find
 from cogvideo_sat_env.doctor.fleet.messages import GONE, Client, Coordinator
-from cogvideo_sat_env.doctor.fleet.slurm import Step, find
-from cogvideo_sat_env.doctor.model import FULL, QUICK, CheckResult, CheckSpec
-from cogvideo_sat_env.doctor.report import Report
 from cogvideo_sat_env.doctor.runner import Conditions, Doctor
 
 _CHECKS = (
@@ -38,7 +38,7 @@ _EXTRA = 60.0
 
 
 @dataclass(frozen=True)
-class FleetReport(Report):
+class FleetReport(DoctorReport):
     """A report over several hosts; `hosts` has each rank's host and facts, in the order of the ranks."""
 
     hosts: tuple[dict[str, Any], ...] = ()
@@ -62,7 +62,7 @@ class FleetOptions:
     arguments: Sequence[str]  # the same, to be typed for a rank
 
 
-def examine(prefix: Path, asked: FleetOptions, environ: Mapping[str, str] | None = None) -> Report | None:
+def examine(prefix: Path, asked: FleetOptions, environ: Mapping[str, str] | None = None) -> DoctorReport | None:
     """Examine `prefix` on all ranks and return the report; None in every rank but the first.
 
     In a step of srun or torchrun this process is a rank; outside of one it starts the ranks. Raises InputError for
@@ -99,7 +99,7 @@ def _follow(prefix: Path, asked: FleetOptions, place: Step) -> None:
     client.ask("result", _work(prefix, asked, place, plan), (_CHECKED[asked.level] + _EXTRA) * asked.patience)
 
 
-def _lead(prefix: Path, asked: FleetOptions, place: Step) -> Report:
+def _lead(prefix: Path, asked: FleetOptions, place: Step) -> DoctorReport:
     started, clock = datetime.now(timezone.utc), time.monotonic()
     coordinator = Coordinator(place.port, place.key, place.ranks)
     try:
@@ -110,7 +110,7 @@ def _lead(prefix: Path, asked: FleetOptions, place: Step) -> Report:
         plan = {
             "together": not absent,
             "device": "cuda" if all(item["gpus"] > item["local_rank"] for item in here.values()) else "cpu",
-            "address": place.address if slurm.resolves(place.address) else "127.0.0.1", "port": _free_port(),
+            "address": place.address if job_step.resolves(place.address) else "127.0.0.1", "port": _free_port(),
             "names": sorted({item["name"] for item in here.values()}),
             "nodes": sorted({item["host"] for item in here.values()}),
         }  # fmt: skip
@@ -157,7 +157,7 @@ def _work(prefix: Path, asked: FleetOptions, place: Step, plan: Mapping[str, Any
     if place.local_rank == 0:
         doctor = Doctor(prefix, Conditions(options=asked.options, patience=asked.patience))
         checks = [result.to_json() for result in doctor.run(asked.level, asked.only, asked.skip).results]
-    unknown = {kind: [name for name in plan[kind] if not slurm.resolves(name)] for kind in ("names", "nodes")}
+    unknown = {kind: [name for name in plan[kind] if not job_step.resolves(name)] for kind in ("names", "nodes")}
     return {"training": training, "checks": checks, "unknown": unknown["names"], "unknown_nodes": unknown["nodes"]}
 
 

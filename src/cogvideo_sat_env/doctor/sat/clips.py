@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cogvideo_sat_env.doctor.sat.files import LFS_START, resolve
 from cogvideo_sat_env.doctor.sat.finding import WARNING, Finding
 from cogvideo_sat_env.doctor.sat.rules import Run
+from cogvideo_sat_env.doctor.sat.weights import LFS_START, resolve
 
 _SHOWN = 3
 _OTHER = (".mov", ".avi", ".mkv", ".webm", ".MP4", ".m4v")

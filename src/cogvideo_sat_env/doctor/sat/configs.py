@@ -23,7 +23,7 @@ _FLOAT = re.compile(r"[-+]?(\d[\d_]*\.?|\d*\.\d+)[eE][-+]?\d+")  # 1e-8: a numbe
 
 
 @dataclass(frozen=True)
-class Place:
+class ValuePlace:
     """Where a value stands: file and line (from 1)."""
 
     file: Path
@@ -36,7 +36,7 @@ class Config:
 
     files: tuple[Path, ...]
     data: dict[str, Any]
-    places: dict[Key, Place] = field(default_factory=dict)
+    places: dict[Key, ValuePlace] = field(default_factory=dict)
 
     def get(self, dotted: str, default: Any = None) -> Any:
         """Return the value at `a.b.c`, or `default`."""
@@ -52,18 +52,18 @@ class Config:
         missing = object()
         return self.get(dotted, missing) is not missing
 
-    def place(self, dotted: str) -> Place:
+    def place(self, dotted: str) -> ValuePlace:
         """Return where the value at `a.b.c` comes from, or its nearest ancestor."""
         key: Key = tuple(dotted.split("."))
         while key and key not in self.places:
             key = key[:-1]
-        return self.places.get(key, Place(self.files[0], 1))
+        return self.places.get(key, ValuePlace(self.files[0], 1))
 
 
 def read(files: Sequence[Path]) -> Config:
     """Read and merge the files. Raises InputError for one that is missing, no YAML, or not a mapping."""
     data: dict[str, Any] = {}
-    places: dict[Key, Place] = {}
+    places: dict[Key, ValuePlace] = {}
     for file in files:
         value, _ = yamlfile.load(file, WHAT)
         if not isinstance(value, dict):
@@ -91,14 +91,14 @@ def _numbers(value: Any) -> Any:
     return value
 
 
-def _merge(old: dict, new: dict, node: yaml.Node | None, file: Path, key: Key, places: dict[Key, Place]) -> None:
+def _merge(old: dict, new: dict, node: yaml.Node | None, file: Path, key: Key, places: dict[Key, ValuePlace]) -> None:
     """Merge `new` (read from `node`) into `old`, and note where each of its values stands."""
     nodes = {name.value: (name, value) for name, value in node.value} if isinstance(node, yaml.MappingNode) else {}
     for name, value in new.items():
         here = (*key, name)
         mark, child = nodes.get(str(name), (None, None))
         if mark is not None:
-            places[here] = Place(file, mark.start_mark.line + 1)
+            places[here] = ValuePlace(file, mark.start_mark.line + 1)
         if isinstance(value, dict):
             if not isinstance(old.get(name), dict):
                 old[name] = {}

@@ -13,7 +13,7 @@ from typing import Any
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.base.progress import human_bytes
 from cogvideo_sat_env.doctor import gpu_memory
-from cogvideo_sat_env.doctor.sat import checkout, clips, code, configs, files, rules, shrink
+from cogvideo_sat_env.doctor.sat import checkout, clips, code, configs, rules, shrink, weights
 from cogvideo_sat_env.doctor.sat.finding import FAILED, WARNING, Finding
 from cogvideo_sat_env.doctor.sat.rules import NETWORK, Run
 
@@ -73,7 +73,7 @@ def static_findings(found: checkout.Checkout, run: Run | None, sat: Path | None)
     result = {"scripts": list(code.scripts(found))}
     if run is not None:
         result["configs"] = [*rules.judge(run), *code.targets(run), *code.options(run, sat)]
-        result["weights"] = list(files.examine(run))
+        result["weights"] = list(weights.examine(run))
         result["data"] = list(clips.examine(run))
     return result
 
@@ -168,7 +168,7 @@ def _data(run: Run) -> dict[str, Any]:
     texts: list[str] = []
     if str(run.config.get("data.target", "")).endswith("SFTDataset"):
         for at, value in clips.folders(run):
-            folder = files.resolve(run, value)
+            folder = weights.resolve(run, value)
             if at != "args.train_data" or not folder.is_dir():
                 continue
             try:
@@ -254,7 +254,7 @@ def _disk(run: Run) -> dict[str, Any]:
     steps, interval = get("args.train_iters") or 0, get("args.save_interval") or 0
     saves = max(1, -(-steps // interval)) if steps and interval else 1
     needed = one * saves * (2 if ema else 1)
-    folder = files.resolve(run, get("args.save"))
+    folder = weights.resolve(run, get("args.save"))
     there = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(there).free
     often = f"{saves} checkpoints" if saves > 1 else "one checkpoint"

@@ -14,7 +14,12 @@ from cogvideo_sat_env.base.errors import InputError, SolveError, VerificationErr
 from cogvideo_sat_env.base.paths import cache_dir, current_platform
 from cogvideo_sat_env.base.progress import Progress, human_bytes
 from cogvideo_sat_env.lock.solve import solve
-from cogvideo_sat_env.package.build.base import Base, find_base, whole_environment, whole_environment_to_fetch
+from cogvideo_sat_env.package.build.build_channels import (
+    BuildChannels,
+    find_base,
+    whole_environment,
+    whole_environment_to_fetch,
+)
 from cogvideo_sat_env.package.build.failure import explain, log_lines
 from cogvideo_sat_env.package.build.outputs import READERS, Output, inputs_digest, plan, timestamp
 from cogvideo_sat_env.package.build.repack import repack
@@ -39,7 +44,7 @@ class Built:
 
 
 @dataclass
-class Outcome:
+class BuildOutcome:
     """What a build came to. `status` is built, or up-to-date when nothing had to be made."""
 
     channel: Path
@@ -82,7 +87,7 @@ class BuildOptions:
     all_tests: bool = False
 
 
-def build(root: Path, out: Path, options: BuildOptions, progress: Progress) -> Outcome:
+def build(root: Path, out: Path, options: BuildOptions, progress: Progress) -> BuildOutcome:
     """Build the packages of the recipe of the project `root` into the channel `out`, index last.
 
     What is there already from the same inputs is kept; an existing channel stays whole on any failure.
@@ -93,7 +98,7 @@ def build(root: Path, out: Path, options: BuildOptions, progress: Progress) -> O
     if options.wheelhouse is not None and not options.wheelhouse.is_dir():
         raise InputError(f"{options.wheelhouse}: no such folder; expected the files of PyPI there", "see --wheelhouse")
     outputs = plan(root / "recipe", platform, options.variants)
-    outcome = Outcome(out, platform, "up-to-date")
+    outcome = BuildOutcome(out, platform, "up-to-date")
     if platform in READERS:
         outcome.alternatives["decord"] = f"it has no wheel; {READERS[platform]} is built in its place"
         progress.say(f"decord for {platform}: {outcome.alternatives['decord']}")
@@ -108,7 +113,7 @@ def build(root: Path, out: Path, options: BuildOptions, progress: Progress) -> O
         else:
             for output, (path, made) in have.items():
                 channel.keep(output, path, made.inputs, made.tests)  # later ones are tested with them
-            run = _Run(root, channel, platform, options, progress)
+            run = _BuildRun(root, channel, platform, options, progress)
             with progress.task("Building", len(outputs), "packages") as task:
                 for output in outputs:
                     task.note(output.name)
@@ -132,7 +137,7 @@ def _line(output: Output, status: str, made: Made) -> Built:
     return Built(output.name, output.version, output.build, file, status, tests, made.sha256, made.size)
 
 
-class _Run:
+class _BuildRun:
     """One run: looks for the channels only when something has to be built or tested."""
 
     def __init__(self, root: Path, channel: Channel, platform: str, options: BuildOptions, progress: Progress) -> None:
@@ -140,7 +145,7 @@ class _Run:
         self._wheelhouse, self._progress = options.wheelhouse, progress
 
     @cached_property
-    def _base(self) -> Base:
+    def _base(self) -> BuildChannels:
         return find_base(self._root, self._options.channels, self._progress)
 
     @cached_property

@@ -33,7 +33,7 @@ class ComparedPackage:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ChannelComparison:
     """All packages of the channel, compared with the target."""
 
     target: str
@@ -79,17 +79,17 @@ class Comparison:
         return "\n".join(lines) + "\n"
 
 
-def compare(target: str, packages: Sequence[BuiltPackage], there: Mapping[str, str]) -> Comparison:
+def compare(target: str, packages: Sequence[BuiltPackage], there: Mapping[str, str]) -> ChannelComparison:
     """Compare the packages with the SHA-256 of what is there, by `<subdir>/<file>`."""
     items = []
     for package in packages:
         found = there.get(package.key)
         state = "new" if found is None else "same" if found == package.sha256 else "different"
         items.append(ComparedPackage(package, state, found))
-    return Comparison(target, tuple(items))
+    return ChannelComparison(target, tuple(items))
 
 
-def refuse_different(plan: Comparison) -> None:
+def refuse_different(plan: ChannelComparison) -> None:
     """Raise VerificationError when a package is there with other bytes."""
     different = [item for item in plan.items if item.state == "different"]
     if different:

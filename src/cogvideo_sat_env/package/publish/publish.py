@@ -12,7 +12,7 @@ from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.base.progress import Progress
 from cogvideo_sat_env.package.publish.bucket import Bucket
 from cogvideo_sat_env.package.publish.built import locked_names, read_built
-from cogvideo_sat_env.package.publish.comparison import Comparison, Target, compare, refuse_different
+from cogvideo_sat_env.package.publish.comparison import ChannelComparison, Target, compare, refuse_different
 from cogvideo_sat_env.package.publish.folder import Folder
 from cogvideo_sat_env.package.publish.server import Server
 
@@ -21,7 +21,7 @@ from cogvideo_sat_env.package.publish.server import Server
 class Published:
     """What was found and done. `uploaded`: False after a dry run, and where there was nothing to do."""
 
-    plan: Comparison
+    plan: ChannelComparison
     dry_run: bool
     force: bool
     uploaded: bool

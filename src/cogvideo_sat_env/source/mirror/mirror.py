@@ -22,9 +22,9 @@ from cogvideo_sat_env.base.locked import locked
 from cogvideo_sat_env.base.progress import Progress, human_bytes
 from cogvideo_sat_env.base.simple_page import simple_page
 from cogvideo_sat_env.fetch.index import Index
-from cogvideo_sat_env.fetch.model import Policy, Wanted
 from cogvideo_sat_env.fetch.pip_config import index_urls
 from cogvideo_sat_env.fetch.pool import fetch_files
+from cogvideo_sat_env.fetch.wanted import Policy, Wanted
 from cogvideo_sat_env.source.mirror.repodata import write_channels
 from cogvideo_sat_env.source.mirror.selection import WHEELHOUSE, Part, part_from_json
 from cogvideo_sat_env.source.source import parse_source, parse_sources

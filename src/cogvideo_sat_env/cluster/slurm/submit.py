@@ -19,14 +19,14 @@ from cogvideo_sat_env.base.files import write_atomically
 from cogvideo_sat_env.base.paths import project_root
 from cogvideo_sat_env.cluster.slurm import script
 from cogvideo_sat_env.cluster.slurm import site as sites
-from cogvideo_sat_env.cluster.slurm.script import SAMPLE, SHELL, TRAIN, Job
+from cogvideo_sat_env.cluster.slurm.script import SAMPLE, SHELL, TRAIN, JobScript
 from cogvideo_sat_env.doctor.children import run_child
 from cogvideo_sat_env.doctor.run_checks import PROBES
 from cogvideo_sat_env.doctor.sat import checkout
 from cogvideo_sat_env.doctor.sat.examine import SatOptions, open_run, static_findings
 from cogvideo_sat_env.doctor.sat.finding import FAILED, Finding
 from cogvideo_sat_env.doctor.sat.rules import Run
-from cogvideo_sat_env.doctor.sat.run import cpu_settings
+from cogvideo_sat_env.doctor.sat.run_entry import cpu_settings
 
 JOB_FILE = Path(__file__).resolve().parent / "job" / "sat_job.py"
 _SBATCH = 60.0  # seconds for an answer
@@ -57,10 +57,10 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenJob:
     """A job's folder, ready to be submitted. `findings`: what `sat check` says of the run."""
 
-    job: Job
+    job: JobScript
     files: tuple[Path, ...]
     findings: tuple[Finding, ...] = ()
     number: str | None = None  # of the submitted job
@@ -85,7 +85,7 @@ class Written:
         return "\n".join(lines) + "\n"
 
 
-def write(asked: Asked) -> Written:
+def write(asked: Asked) -> WrittenJob:
     """Write the job's folder. Raises InputError for what can't be run as asked, PrefixError without an environment."""
     if asked.nodes < 1 or asked.gpus < 0:
         raise InputError(
@@ -102,7 +102,7 @@ def write(asked: Asked) -> Written:
     folder, run, findings = _run(asked)
     get = run.config.get if run is not None else lambda name, default=None: default
     prefix, parts = _prefix(asked.prefix, site.stage), get("args.model_parallel_size", 1)
-    job = Job(
+    job = JobScript(
         kind=asked.kind, site=site, prefix=prefix, sat=folder, output=_output(asked),
         nodes=asked.nodes, gpus=asked.gpus, bases=[*run.config.files] if run is not None else (),
         name=str(get("args.experiment_name", "MyModel")), parts=parts if isinstance(parts, int) else 1,
@@ -116,10 +116,10 @@ def write(asked: Asked) -> Written:
             cpu = job.output / "cpu.yaml"
             files[cpu] = yaml.safe_dump(cpu_settings(job.kind == TRAIN), sort_keys=False)
             files[job.output / "_sat_driver.py"] = (PROBES / "_sat_driver.py").read_text(encoding="utf-8")
-            job = Job(**{**vars(job), "bases": (*job.bases, cpu)})
+            job = JobScript(**{**vars(job), "bases": (*job.bases, cpu)})
     files[job.script] = script.render(job)
     _write(job, files, asked.overwrite)
-    return Written(job, tuple(files), tuple(findings))
+    return WrittenJob(job, tuple(files), tuple(findings))
 
 
 def _run(asked: Asked) -> tuple[Path, Run | None, list[Finding]]:
@@ -226,7 +226,7 @@ def _program(prefix: Path, doctor: str) -> str:
     return str(launcher)
 
 
-def _write(job: Job, files: dict[Path, str], overwrite: bool) -> None:
+def _write(job: JobScript, files: dict[Path, str], overwrite: bool) -> None:
     """Write the files; none of them when one that the user may have edited would be lost."""
     try:
         for path, content in files.items():
@@ -247,7 +247,7 @@ def _write(job: Job, files: dict[Path, str], overwrite: bool) -> None:
         ) from error
 
 
-def submit(written: Written) -> Written:
+def submit(written: WrittenJob) -> WrittenJob:
     """Run sbatch; return the same with the job's number.
 
     Raises InputError for a run that is known to fail, MissingToolError without sbatch, SatenvError when Slurm refuses.
@@ -267,7 +267,7 @@ def submit(written: Written) -> Written:
             f"sbatch refuses {written.job.script}: {words.removeprefix('sbatch: error: ')}",
             "correct the site file or the script; `sinfo` lists partitions, `sacctmgr show assoc` accounts",
         )
-    return Written(written.job, written.files, written.findings, number)
+    return WrittenJob(written.job, written.files, written.findings, number)
 
 
 def need(program: str, remedy: str) -> None:

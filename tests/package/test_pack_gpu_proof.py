@@ -18,8 +18,8 @@ import pytest
 from cogvideo_sat_env.base.errors import InputError, MissingToolError
 from cogvideo_sat_env.base.progress import Silent
 from cogvideo_sat_env.doctor import gpu_proof as proof
-from cogvideo_sat_env.doctor.hardware import Gpu, GpuFacts
-from cogvideo_sat_env.package import gpu_proof
+from cogvideo_sat_env.doctor.gpus import Gpu, GpuFacts
+from cogvideo_sat_env.package import pack_gpu_proof
 
 PROJECT = Path(__file__).parents[2]
 TAG = f"cp{sys.version_info[0]}{sys.version_info[1]}"
@@ -70,7 +70,7 @@ def test_wheels_are_unpacked_with_our_patches_applied_the_same_bytes_each_time(
     payloads = []
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        payloads.append(gpu_proof._payload({"any": [wheel]}, toy_project, tmp_path / name, Silent()))
+        payloads.append(pack_gpu_proof._payload({"any": [wheel]}, toy_project, tmp_path / name, Silent()))
     assert payloads[0] == payloads[1]
     assert hashlib.sha256(wheel.read_bytes()).hexdigest() == before, "the cache's own file was changed"
     with tarfile.open(fileobj=io.BytesIO(lzma.decompress(payloads[0]))) as archive:
@@ -81,26 +81,26 @@ def test_wheels_are_unpacked_with_our_patches_applied_the_same_bytes_each_time(
 
 def test_what_is_packed_is_what_the_roots_require_on_linux_but_for_the_machines_own(tmp_path: Path) -> None:
     wheel = toy_wheel(tmp_path)
-    assert list(gpu_proof._requires(wheel, "3.11")) == ["einops"]
-    assert list(gpu_proof._requires(wheel, "3.10")) == ["einops", "tomli"]
+    assert list(pack_gpu_proof._requires(wheel, "3.11")) == ["einops"]
+    assert list(pack_gpu_proof._requires(wheel, "3.10")) == ["einops", "tomli"]
 
 
 def test_a_wheel_that_several_pythons_share_is_there_once() -> None:
     pure, own, newer = (Path(name) for name in ("pure.whl", "own310.whl", "newer.whl"))
     found = {"3.10": {"a": pure, "b": own}, "3.11": {"a": pure, "b": newer}, "3.12": {"a": pure, "b": newer}}
-    assert gpu_proof._groups(found) == {"any": [pure], "cp310": [own], "cp311-cp312": [newer]}
+    assert pack_gpu_proof._groups(found) == {"any": [pure], "cp310": [own], "cp311-cp312": [newer]}
 
 
 @pytest.mark.parametrize(("name", "words"), [("out.zip", "ends with .tar.gz"), ("none/out.tar.gz", "no such folder")])
 def test_a_target_that_cant_be_is_refused_before_anything_is_fetched(tmp_path: Path, name: str, words: str) -> None:
     with pytest.raises(InputError, match=words):
-        gpu_proof.pack(tmp_path / name, PROJECT, Silent())
+        pack_gpu_proof.pack(tmp_path / name, PROJECT, Silent())
 
 
 def test_the_packed_start_names_all_that_the_machine_lacks_before_anything_starts(tmp_path: Path) -> None:
     """As on a machine: the real file with an almost empty payload, unpacked, and started twice at once."""
-    payload = gpu_proof._payload({TAG: [toy_wheel(tmp_path)]}, tmp_path, tmp_path, Silent())
-    gpu_proof._write(tmp_path / "out.tar.gz", PROJECT, payload)
+    payload = pack_gpu_proof._payload({TAG: [toy_wheel(tmp_path)]}, tmp_path, tmp_path, Silent())
+    pack_gpu_proof._write(tmp_path / "out.tar.gz", PROJECT, payload)
     with tarfile.open(tmp_path / "out.tar.gz") as archive:
         archive.extractall(tmp_path)
     home = tmp_path / "gpu-proof"

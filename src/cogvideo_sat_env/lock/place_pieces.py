@@ -13,7 +13,7 @@ from cogvideo_sat_env.base.errors import SolveError
 from cogvideo_sat_env.lock import solve
 from cogvideo_sat_env.lock.frozen import asked_channels
 from cogvideo_sat_env.lock.make import Solver, iso
-from cogvideo_sat_env.lock.verify import record_of
+from cogvideo_sat_env.lock.verify_lock import record_of
 from cogvideo_sat_env.spec.environment import CondaSpec, Environment
 from cogvideo_sat_env.spec.pieces import Piece, pieces_of
 from cogvideo_sat_env.spec.placement import Placement

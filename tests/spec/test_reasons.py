@@ -13,7 +13,7 @@ import pytest
 from cogvideo_sat_env.base.command_name import spell_out
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.spec.breakage import read_ledger
-from cogvideo_sat_env.spec.why import explain
+from cogvideo_sat_env.spec.reasons import explain
 
 SOURCE = Path(__file__).parents[2] / "src"
 

@@ -167,7 +167,9 @@ def test_bytecode_of_another_running_python_is_compared_by_its_place(site: Site)
     site.install(site.home / "env")
     there = manifest(site.home / "env")
     entries = {
-        path: prefix_manifest.Entry(path, entry.kind, entry.mode, 1, "0" * 64) if entry.kind == "bytecode" else entry
+        path: prefix_manifest.ManifestEntry(path, entry.kind, entry.mode, 1, "0" * 64)
+        if entry.kind == "bytecode"
+        else entry
         for path, entry in there.entries.items()
     }
     count = sum(entry.kind == "bytecode" for entry in entries.values())

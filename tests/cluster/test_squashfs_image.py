@@ -13,23 +13,23 @@ import pytest
 
 from cogvideo_sat_env.base.errors import InputError, MissingToolError, SatenvError
 from cogvideo_sat_env.base.progress import Silent
-from cogvideo_sat_env.cluster.image import make_image
 from cogvideo_sat_env.cluster.image_facts import facts_path, read_facts
-from cogvideo_sat_env.create.create import Request
+from cogvideo_sat_env.cluster.squashfs_image import make_image
+from cogvideo_sat_env.create.create import CreateRequest
 
 pytestmark = pytest.mark.skipif(shutil.which("mksquashfs") is None, reason="needs mksquashfs (squashfs-tools)")
 
 
 @pytest.fixture
 def make(site, monkeypatch) -> Any:
-    """What a deploy hands over: it makes the environment of a Request."""
+    """What a deploy hands over: it makes the environment of a CreateRequest."""
     monkeypatch.setenv("SATENV_CACHE", str(site.cache))
     return lambda request: site.install(request.prefix, seen_at=request.options.seen_at)
 
 
 def image_of(make: Any, site: Any, name: str = "r1", folder: str = "releases") -> Path:
     path = site.home / folder / f"{name}.sqfs"
-    make_image(make, Request(), path, site.home / "node", None, Silent())
+    make_image(make, CreateRequest(), path, site.home / "node", None, Silent())
     return path
 
 
@@ -101,7 +101,7 @@ def test_what_is_there_is_left_and_what_differs_is_made_again(site, make):
 
 
 def test_nothing_is_left_where_it_cannot_be_made(site, make, monkeypatch, tmp_path):
-    def refuse(request: Request) -> None:
+    def refuse(request: CreateRequest) -> None:
         raise SatenvError("no")
 
     for image, at, making, kind in (
@@ -111,7 +111,7 @@ def test_nothing_is_left_where_it_cannot_be_made(site, make, monkeypatch, tmp_pa
         (site.home / "r1.sqfs", site.home / "node", refuse, SatenvError),
     ):
         with pytest.raises(kind):
-            make_image(making, Request(), image, at, None, Silent())
+            make_image(making, CreateRequest(), image, at, None, Silent())
     fake = tmp_path / "bin"
     fake.mkdir()
     (fake / "mksquashfs").write_text(

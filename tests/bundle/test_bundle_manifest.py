@@ -15,9 +15,9 @@ from cogvideo_sat_env.base.errors import InputError, SatenvError, VerificationEr
 from cogvideo_sat_env.base.paths import current_platform
 from cogvideo_sat_env.bundle import install
 from cogvideo_sat_env.bundle.container import _read_tail, make_tail, open_bundle
-from cogvideo_sat_env.bundle.report import compare, describe
+from cogvideo_sat_env.bundle.describe import compare, describe
 from cogvideo_sat_env.bundle.unpack_tool import unpack_project, unpack_tool
-from cogvideo_sat_env.bundle.verify import verify
+from cogvideo_sat_env.bundle.verify_bundle import verify
 from cogvideo_sat_env.bundle.write import Item, write_bundle
 
 pytestmark = pytest.mark.slow

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cogvideo_sat_env.doctor.model import LEVELS
+from cogvideo_sat_env.doctor.check_result import LEVELS
 
 FLAG, LIST, PATHS = "flag", "list", "paths"
 

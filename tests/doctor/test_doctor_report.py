@@ -12,7 +12,7 @@ import fastjsonschema
 import pytest
 
 from cogvideo_sat_env.base.errors import InputError
-from cogvideo_sat_env.doctor import CheckResult, Report
+from cogvideo_sat_env.doctor import CheckResult, DoctorReport
 from cogvideo_sat_env.doctor.junit import to_junit, write_junit
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -20,8 +20,8 @@ DOCS = Path(__file__).parents[2] / "docs"
 LONG = "the mixture of " + ", ".join(f"package-{number}" for number in range(40)) + " " + "x" * 120
 
 
-def report(*results: CheckResult) -> Report:
-    return Report(Path("/envs/sat"), "full", datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc), 12.3456, results)
+def report(*results: CheckResult) -> DoctorReport:
+    return DoctorReport(Path("/envs/sat"), "full", datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc), 12.3456, results)
 
 
 GOOD = CheckResult("identity.floors", "quick", "passed", 0.2, "25 requirements installed")

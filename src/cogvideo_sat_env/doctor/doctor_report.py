@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 from cogvideo_sat_env import __version__
-from cogvideo_sat_env.doctor.model import FAILED, NOT_RUN, PASSED, STATUSES, WARNING, CheckResult
+from cogvideo_sat_env.doctor.check_result import FAILED, NOT_RUN, PASSED, STATUSES, WARNING, CheckResult
 
 SCHEMA = 1
 _MARKS = {PASSED: "ok", FAILED: "FAILED", WARNING: "warning", NOT_RUN: "not run"}
@@ -43,7 +43,7 @@ _COLOURS = {PASSED: "32", FAILED: "1;31", WARNING: "33", NOT_RUN: "2"}
 
 
 @dataclass(frozen=True)
-class Report:
+class DoctorReport:
     """What one run of the doctor found; duration in seconds. `strict`: a warning counts as a failure."""
 
     prefix: Path
@@ -65,7 +65,7 @@ class Report:
         """0 when ok, else 1."""
         return 0 if self.ok else 1
 
-    def strictly(self) -> Report:
+    def strictly(self) -> DoctorReport:
         """Return the same report, where a warning counts as a failure."""
         return replace(self, strict=True)
 

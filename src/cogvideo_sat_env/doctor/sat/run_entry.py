@@ -18,7 +18,7 @@ import yaml
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.base.scratch import scratch_folder
 from cogvideo_sat_env.doctor import activated_env
-from cogvideo_sat_env.doctor.hardware import Hardware, NvidiaSmi
+from cogvideo_sat_env.doctor.gpus import Hardware, NvidiaSmi
 from cogvideo_sat_env.doctor.run_checks import PROBES
 from cogvideo_sat_env.doctor.sat import checkout
 

@@ -17,7 +17,7 @@ from cogvideo_sat_env.base.hashing import sha256_file
 from cogvideo_sat_env.base.progress import Progress, human_bytes
 from cogvideo_sat_env.cluster.image_facts import ENDING, ImageFacts, facts_path, read_facts
 from cogvideo_sat_env.cluster.tree import EPOCH, made_for
-from cogvideo_sat_env.create.create import Request
+from cogvideo_sat_env.create.create import CreateRequest
 from cogvideo_sat_env.install import receipt
 
 AT = Path("/tmp/cogvideo-sat")  # on every node, and each node's own
@@ -25,7 +25,12 @@ LEVEL = 6  # of zstd: 15, which is mksquashfs' default, takes four times as long
 
 
 def make_image(
-    make: Callable[[Request], Any], request: Request, image: Path, at: Path, release: Path | None, progress: Progress
+    make: Callable[[CreateRequest], Any],
+    request: CreateRequest,
+    image: Path,
+    at: Path,
+    release: Path | None,
+    progress: Progress,
 ) -> ImageFacts:
     """Write the environment of `request` as a squashfs file at `image`, and IMAGE.json beside it; return its facts.
 

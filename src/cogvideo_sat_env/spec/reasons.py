@@ -17,7 +17,7 @@ from cogvideo_sat_env.base.command_name import spell_out
 from cogvideo_sat_env.base.errors import InputError
 
 if TYPE_CHECKING:
-    from cogvideo_sat_env.spec.breakage import Entry
+    from cogvideo_sat_env.spec.breakage import LedgerEntry
     from cogvideo_sat_env.spec.requirements import Requirement
 
 WIDTH = 100
@@ -29,7 +29,7 @@ class Answer:
 
     name: str
     requirement: Requirement | None
-    entries: tuple[Entry, ...]
+    entries: tuple[LedgerEntry, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Return the answer for scripts."""

@@ -19,7 +19,7 @@ from cogvideo_sat_env import __version__
 from cogvideo_sat_env.base import diskspace
 from cogvideo_sat_env.base.errors import InputError, PrefixError
 from cogvideo_sat_env.base.progress import Progress, human_bytes
-from cogvideo_sat_env.cluster.oci.base import Base, resolve
+from cogvideo_sat_env.cluster.oci.base_image import BaseImage, resolve
 from cogvideo_sat_env.cluster.oci.groups import groups
 from cogvideo_sat_env.cluster.oci.layers import Layer, add_files, write_layer
 
@@ -30,7 +30,7 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenImage:
     """What was written: the manifest's digest, and the layers."""
 
     path: Path
@@ -44,7 +44,7 @@ class Written:
         return sum(layer.size for layer in self.layers)
 
 
-def require_fits(base: Base, prefix: Path, at: str) -> None:
+def require_fits(base: BaseImage, prefix: Path, at: str) -> None:
     """Raise InputError where the environment `prefix` can't be at `at` of `base`, or needs what that lacks."""
     parts = at.strip("/").split("/")
     for end in range(1, len(parts) + 1):
@@ -66,8 +66,15 @@ def require_fits(base: Base, prefix: Path, at: str) -> None:
 
 
 def write_layout(
-    out: Path, tag: str, kind: str, base: Base, prefix: Path, at: str, receipt: Mapping[str, Any], progress: Progress
-) -> Written:
+    out: Path,
+    tag: str,
+    kind: str,
+    base: BaseImage,
+    prefix: Path,
+    at: str,
+    receipt: Mapping[str, Any],
+    progress: Progress,
+) -> WrittenImage:
     """Write the image of `prefix`, seen at `at`, on top of `base` to the folder `out`; a layout there is replaced.
 
     `kind` is how layers are compressed: gzip, zstd or none. Raises InputError, PrefixError (no space, or `out` is
@@ -108,10 +115,10 @@ def write_layout(
     finally:
         if partial.exists():
             shutil.rmtree(partial)
-    return Written(out, tag, str(manifest["digest"]), layers)
+    return WrittenImage(out, tag, str(manifest["digest"]), layers)
 
 
-def _layers(blobs: Path, kind: str, base: Base, prefix: Path, at: str, progress: Progress) -> list[Layer]:
+def _layers(blobs: Path, kind: str, base: BaseImage, prefix: Path, at: str, progress: Progress) -> list[Layer]:
     parts = at.strip("/").split("/")
     there = frozenset("/".join(parts[:end]) for end in range(1, len(parts)) if base.kind("/" + "/".join(parts[:end])))
     jobs: list[tuple[str, Callable[[Any], None]]] = [("base", base.add_to)]

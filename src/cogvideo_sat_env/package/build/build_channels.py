@@ -28,14 +28,14 @@ NEEDED = ("pip", "setuptools", "ninja", "numpy", "braceexpand", "pyyaml")
 
 
 @dataclass(frozen=True)
-class Base:
+class BuildChannels:
     """Channels (URLs, in order of priority) that the builds are made with; `wheels` when they are made of wheels."""
 
     channels: tuple[str, ...]
     wheels: bool = False
 
 
-def find_base(root: Path, named: Sequence[str], progress: Progress) -> Base:
+def find_base(root: Path, named: Sequence[str], progress: Progress) -> BuildChannels:
     """Return the channels `named`, else those of environment.yml when they answer, else a channel made of wheels.
 
     Raises InputError, SourceError, VerificationError, PrefixError.
@@ -46,16 +46,16 @@ def find_base(root: Path, named: Sequence[str], progress: Progress) -> Base:
         if Path(name).is_dir() and not any(Path(name).glob("noarch/repodata.json*")):
             raise InputError(f"{name}: not an indexed channel; expected noarch/repodata.json there", "see --channel")
     if named:
-        return Base(tuple(Path(n).resolve().as_uri() if Path(n).is_dir() else channel_url(n) for n in named))
+        return BuildChannels(tuple(Path(n).resolve().as_uri() if Path(n).is_dir() else channel_url(n) for n in named))
     environment = read_environment(root / "environment.yml")
     urls = [channel_url(name) for name in environment.channels]
     reason = why_unreachable(f"{urls[0]}/noarch/repodata.json.zst")
     if reason is None:
         progress.say(f"Building with {', '.join(environment.channels)}")
-        return Base(tuple(urls))
+        return BuildChannels(tuple(urls))
     progress.say(f"{urls[0]}: {reason}")
     progress.say("Building with Python and pip from wheels of the package index, in conda packages")
-    return Base((_from_wheels(root, progress),), wheels=True)
+    return BuildChannels((_from_wheels(root, progress),), wheels=True)
 
 
 def whole_environment_to_fetch(root: Path) -> str:

@@ -22,7 +22,7 @@ _NO_END = (tarfile.EmptyHeaderError, tarfile.TruncatedHeaderError, tarfile.Inval
 _REMEDY = "name a root file system: a folder as debootstrap makes it, or a tar archive of one"
 
 
-class Base(Protocol):
+class BaseImage(Protocol):
     """A root file system."""
 
     path: Path
@@ -37,12 +37,12 @@ class Base(Protocol):
         """Add all of it to a layer. Raises InputError, OSError."""
 
 
-def open_base(path: Path) -> Base:
+def open_base(path: Path) -> BaseImage:
     """Return the base at `path`. Raises InputError for what is no root file system."""
     if path.is_dir():
         if (path / "oci-layout").exists():
             raise InputError(f"{path}: is an image, not a root file system", f"unpack it: umoci unpack; {_REMEDY}")
-        found: Base = _Folder(path)
+        found: BaseImage = _Folder(path)
     elif path.is_file():
         found = _read_archive(path)
     else:
@@ -52,7 +52,7 @@ def open_base(path: Path) -> Base:
     return found
 
 
-def resolve(base: Base, path: str) -> str | None:
+def resolve(base: BaseImage, path: str) -> str | None:
     """Return `path` with every link on the way followed inside of `base`; None where nothing is there."""
     done, todo = "/", [part for part in path.split("/") if part]
     for _ in range(_LINKS * 10):

@@ -12,10 +12,10 @@ from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.base.files import write_atomically
 from cogvideo_sat_env.base.progress import Progress, human_bytes
 from cogvideo_sat_env.cluster.oci import recipes
-from cogvideo_sat_env.cluster.oci.base import open_base
-from cogvideo_sat_env.cluster.oci.layout import Written, require_fits, write_layout
+from cogvideo_sat_env.cluster.oci.base_image import open_base
+from cogvideo_sat_env.cluster.oci.image_layout import WrittenImage, require_fits, write_layout
 from cogvideo_sat_env.cluster.tree import made_for
-from cogvideo_sat_env.create.create import Request
+from cogvideo_sat_env.create.create import CreateRequest
 from cogvideo_sat_env.install import receipt
 
 AT = Path("/opt/cogvideo-sat")
@@ -37,7 +37,9 @@ class Image:
     apptainer: Path | None = None
 
 
-def make(image: Image, create: Callable[[Request], Any], request: Request, progress: Progress) -> Written:
+def make(
+    image: Image, create: Callable[[CreateRequest], Any], request: CreateRequest, progress: Progress
+) -> WrittenImage:
     """Have `create` make the environment of `request`, write the image and the recipes. Raises what these raise."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", image.tag):
         raise InputError(f"--tag {image.tag!r}: expected letters, digits, '.', '_' and '-'", "e.g. --tag 2026-11")
@@ -61,7 +63,7 @@ def make(image: Image, create: Callable[[Request], Any], request: Request, progr
     return written
 
 
-def text(written: Written) -> str:
+def text(written: WrittenImage) -> str:
     """Return what was written, for people."""
     return (
         f"{written.path}: {len(written.layers)} layers, {human_bytes(written.size)}, {written.digest}\n"
@@ -70,7 +72,7 @@ def text(written: Written) -> str:
     )
 
 
-def facts(written: Written) -> dict[str, Any]:
+def facts(written: WrittenImage) -> dict[str, Any]:
     """Return what was written, for scripts."""
     return {
         "path": str(written.path), "tag": written.tag, "digest": written.digest, "bytes": written.size,

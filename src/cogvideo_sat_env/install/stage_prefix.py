@@ -24,7 +24,7 @@ from cogvideo_sat_env.install import (
     prefix_python,
     receipt,
 )  # fmt: skip
-from cogvideo_sat_env.install.archive import Package
+from cogvideo_sat_env.install.archive import ExtractedPackage
 from cogvideo_sat_env.install.bytecode_cache import BytecodeCache
 from cogvideo_sat_env.install.extractor import Extractor
 from cogvideo_sat_env.install.job import Clock, Job
@@ -38,7 +38,7 @@ _SCRIPT = {"path_type": "unix_python_entry_point"}
 
 
 @dataclass(frozen=True)
-class Staged:
+class StagedPrefix:
     """What was staged: the count of files, the bytes of the packages, paths that two ship, and the link scripts."""
 
     files: int
@@ -75,7 +75,7 @@ def provide(job: Job) -> dict[str, PackageManifest]:
     return manifests | package_cache.load(missing)
 
 
-def inspect(job: Job, manifests: Mapping[str, PackageManifest]) -> tuple[list[Package], Layout]:
+def inspect(job: Job, manifests: Mapping[str, PackageManifest]) -> tuple[list[ExtractedPackage], Layout]:
     """Read what the packages say of themselves; require that they are possible in the prefix, and together.
 
     Raises PrefixError (prefix too long), VerificationError.
@@ -101,7 +101,9 @@ def forget(job: Job, manifests: Mapping[str, PackageManifest], changed: link.Cha
         package_cache.forget(artefact, manifests[artefact.sha256].folder, name)
 
 
-def stage(job: Job, manifests: Mapping[str, PackageManifest], root: Path, clock: Clock, workers: WorkerPool) -> Staged:
+def stage(
+    job: Job, manifests: Mapping[str, PackageManifest], root: Path, clock: Clock, workers: WorkerPool
+) -> StagedPrefix:
     """Make everything in `root`, written for `job.prefix`. Raises link.Changed, and the errors of base/errors.py."""
     prefix, progress, plan = job.embedded, job.progress, job.plan
     with link.Linker(root) as linker:
@@ -149,4 +151,4 @@ def stage(job: Job, manifests: Mapping[str, PackageManifest], root: Path, clock:
             mark_pending(root)
     files = sum(len(package.paths) for package in packages)
     size = sum(package.manifest.archive_size for package in packages)
-    return Staged(files + len(manifest) + 1, size, tuple(collisions), refused, allowed)
+    return StagedPrefix(files + len(manifest) + 1, size, tuple(collisions), refused, allowed)

@@ -14,7 +14,7 @@ from pathlib import Path
 from cogvideo_sat_env.base import machine
 from cogvideo_sat_env.base.errors import SatenvError
 from cogvideo_sat_env.base.run import run
-from cogvideo_sat_env.cluster.stage import job, mounts
+from cogvideo_sat_env.cluster.stage import all_nodes, mounts
 from cogvideo_sat_env.cluster.stage.stage import WAYS, Staged, find, release_place, stage, used
 
 _HOLD = 1.0  # seconds between two looks at a mount that is held
@@ -63,14 +63,14 @@ def _run(program: str, command: Sequence[str], arguments: Sequence[str], beside:
         parser(program).error("--all belongs to --release")
     if given.here and given.hold:
         return _node(given, source)
-    allocation = None if given.here else job.allocation(os.environ)
+    allocation = None if given.here else all_nodes.allocation(os.environ)
     if given.release:
         return _undo(given, allocation, command, source)
     found = find(source)
     nodes = None
     if allocation:
         arguments = [str(found.image or found.folder), "--how", given.how]  # `current` may be moved meanwhile
-        staged, nodes = job.stage_all(found, allocation, command, arguments, _say)
+        staged, nodes = all_nodes.stage_all(found, allocation, command, arguments, _say)
     else:
         staged = stage(found, _ways(given), given.copied, _say)
         if staged.how == mounts.FUSE and os.environ.get("SLURM_STEP_NUM_TASKS"):
@@ -102,10 +102,12 @@ def _node(given: argparse.Namespace, source: Path) -> int:
     return 0
 
 
-def _undo(given: argparse.Namespace, allocation: job.Allocation | None, command: Sequence[str], source: Path) -> int:
+def _undo(
+    given: argparse.Namespace, allocation: all_nodes.Allocation | None, command: Sequence[str], source: Path
+) -> int:
     if allocation:
         arguments = [str(Path(os.path.abspath(source))), "--release", *(["--all"] if given.all else [])]
-        answers = job.release_all(allocation, command, arguments)
+        answers = all_nodes.release_all(allocation, command, arguments)
     else:
         node = os.environ.get("SLURMD_NODENAME") or platform.node()
         try:
