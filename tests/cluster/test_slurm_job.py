@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from cogvideo_sat_env.cluster.slurm import submit
+from cogvideo_sat_env.cluster.slurm import write_job
 from satcheckout import save_torch
 
 
 def sat_job(*words: object, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run the job's helper as the script does: nothing but the standard library."""
-    command = [sys.executable, "-I", "-S", str(submit.JOB_FILE), *map(str, words)]
+    command = [sys.executable, "-I", "-S", str(write_job.JOB_FILE), *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=variables)
 
 
@@ -106,7 +106,7 @@ def test_a_folder_without_a_whole_checkpoint_is_refused(tmp_path: Path) -> None:
 @pytest.mark.fault("compile-killed", "environment", "removes the lock that torch would wait for without an end")
 def test_the_lock_of_a_compilation_that_was_killed_is_removed_and_one_that_goes_on_is_left(tmp_path: Path) -> None:
     """torch waits for such a file without an end: the requeued job would."""
-    remove = runpy.run_path(str(submit.JOB_FILE))["remove_stale_locks"]
+    remove = runpy.run_path(str(write_job.JOB_FILE))["remove_stale_locks"]
     for name in ("killed", "going-on"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "lock").touch()

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from cogvideo_sat_env import __version__
 from cogvideo_sat_env.base.errors import InputError, MissingToolError, PrefixError
 from cogvideo_sat_env.cli.slurm import slurm
-from cogvideo_sat_env.cluster.slurm import site, submit
+from cogvideo_sat_env.cluster.slurm import site, write_job
 from satcheckout import make_checkout, training, write_yaml
 
 PROJECT = Path(__file__).parents[2]
@@ -288,4 +288,4 @@ def test_more_options_are_upstreams_and_are_quoted(home: Home) -> None:
 def test_a_quote_in_a_folder_is_refused_before_anything_is_written(home: Home) -> None:
     with pytest.raises(InputError, match="quote or a line break"):
         home.train("--output", f'{HOME}/my "job"')
-    assert submit.TRAIN == "train"
+    assert write_job.TRAIN == "train"

@@ -53,7 +53,7 @@ def slurm() -> None:
 
 def _make(kind: str, prefix, name, site, submit=False, as_json=False, doctor="none", **given: Any) -> None:
     from cogvideo_sat_env.cluster.slurm import site as sites
-    from cogvideo_sat_env.cluster.slurm import submit
+    from cogvideo_sat_env.cluster.slurm import write_job
     from cogvideo_sat_env.doctor.find_prefix import find_prefix, named_prefix
 
     facts = sites.find(site)
@@ -61,10 +61,10 @@ def _make(kind: str, prefix, name, site, submit=False, as_json=False, doctor="no
         prefix = Path(facts.root, "current")
     if prefix is None or not facts.stage:  # what is staged may be an image alone, no folder
         prefix = find_prefix(prefix, name, named_prefix)
-    asked = submit.Asked(kind, prefix, facts, doctor="" if doctor == "none" else doctor, **given)
-    written = submit.write(asked)
+    asked = write_job.Asked(kind, prefix, facts, doctor="" if doctor == "none" else doctor, **given)
+    written = write_job.write(asked)
     if submit:
-        written = submit.submit(written)
+        written = write_job.submit(written)
     show(written, as_json)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from cogvideo_sat_env.base.errors import InputError, PrefixError, SatenvError
 from cogvideo_sat_env.base.files import write_atomically
 from cogvideo_sat_env.cluster.slurm.site import schema_of_site
-from cogvideo_sat_env.cluster.slurm.submit import need
+from cogvideo_sat_env.cluster.slurm.write_job import need
 from cogvideo_sat_env.doctor.checks._mounts import kind_of
 from cogvideo_sat_env.doctor.children import run_child
 
