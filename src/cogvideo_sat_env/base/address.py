@@ -10,7 +10,6 @@ import os
 import re
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
-from urllib.request import url2pathname
 
 from cogvideo_sat_env.base.errors import InputError
 
@@ -109,7 +108,7 @@ class Address(str):
 
 def local_path(url: str) -> Path:
     """Return the path that a file: address stands for."""
-    return Path(url2pathname(urlsplit(url).path))
+    return Path(unquote(urlsplit(url).path))
 
 
 def _normal(text: str) -> str:

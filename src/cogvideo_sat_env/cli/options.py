@@ -97,10 +97,10 @@ SELECTION = _together(
 
 
 def _allow(_: click.Context, __: click.Parameter, value: str | None) -> None:
-    from cogvideo_sat_env.fetch.limit import parse_bytes
-    from cogvideo_sat_env.fetch.wanted import MAX_FILE_SIZE
-
     if value is not None:
+        from cogvideo_sat_env.fetch.limit import parse_bytes
+        from cogvideo_sat_env.fetch.wanted import MAX_FILE_SIZE
+
         parse_bytes(value, "--max-file-size")
         os.environ[MAX_FILE_SIZE] = value  # for processes that fetch for this one, too
 
