@@ -47,12 +47,14 @@ def channel(tmp_path: Path) -> Path:
 
 
 def lock(channel: object, **options: object) -> list[str]:
-    return lock_with_channel(PROJECT, str(channel), MetapackageOptions(**{"override": True, **options}), Silent())
+    return lock_with_channel(
+        PROJECT, str(channel), MetapackageOptions(**{"override_channels": True, **options}), Silent()
+    )
 
 
 def test_a_site_locks_from_its_one_channel(channel, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    changed = lock(channel, wanted=["linux-64-cuda", "linux-64-cpu"], served_at=SERVED + "/")
+    changed = lock(channel, only=["linux-64-cuda", "linux-64-cpu"], channel_url=SERVED + "/")
     assert [Path(path).name for path in changed] == [
         "cogvideo-sat-env-linux-64-cuda.conda-lock.yml",
         "cogvideo-sat-env-linux-64-cuda.lock",
@@ -91,7 +93,7 @@ def test_a_channel_without_that_device_is_named(tmp_path):
 def test_what_cannot_be_solved_is_named_and_nothing_is_written(tmp_path):
     channel = toy(tmp_path / "channel", "cpu_0", extra=("nowhere-to-be-found >=3",))
     with pytest.raises(SolveError, match="nowhere-to-be-found") as caught:
-        lock(channel, wanted=["linux-64-cpu"], out=tmp_path / "conda-lock.yml")
+        lock(channel, only=["linux-64-cpu"], out=tmp_path / "conda-lock.yml")
     for noise in ('"success"', "CalledProcessError", "self.invoke", "Traceback"):
         assert noise not in caught.value.message
     assert not list(tmp_path.glob("*.lock")) and not list(tmp_path.glob("*.yml"))
@@ -165,7 +167,7 @@ def test_a_lock_holds_no_secret_of_the_channel(channel, tmp_path, monkeypatch, w
     shutil.copytree(channel, tmp_path / "root" / "t" / "tk-99" / "c")
     with channelserver.serving(tmp_path / "root") as server:
         place = written.replace("HOST", server.url.removeprefix("http://"))
-        changed = lock(place, wanted=["linux-64-cpu"], served_at=None)
+        changed = lock(place, only=["linux-64-cpu"], channel_url=None)
     texts = [Path(path).read_text() for path in changed]
     assert len(texts) == 2 and not any("tk-99" in text for text in texts)
     made = read_lock(tmp_path / changed[0], "linux-64")

@@ -6,7 +6,7 @@ import json
 
 import click
 
-from cogvideo_sat_env.cli.options import JSON, UserPath, examples
+from cogvideo_sat_env.cli.options import JSON, UserPath, examples, say
 
 
 @click.command(
@@ -40,9 +40,6 @@ def attest(files, out, key, sigstore, as_json) -> None:
     signed = [signature.sign(out, content, key, signature.STATEMENT)] if key else []
     signed += [by_identity.sign(out)] if sigstore else []
     subjects = len(json.loads(content)["subject"])
-    if as_json:
-        found = {"statement": str(out), "subjects": subjects, "signatures": [str(path) for path in signed]}
-        click.echo(json.dumps(found, indent=2))
-    else:
-        names = ", ".join(str(path) for path in signed) or "nothing: --sign KEY signs it"
-        click.echo(f"wrote {out}: {subjects} subjects; signed: {names}")
+    names = ", ".join(str(path) for path in signed) or "nothing: --sign KEY signs it"
+    found = {"statement": str(out), "subjects": subjects, "signatures": [str(path) for path in signed]}
+    say(found, f"wrote {out}: {subjects} subjects; signed: {names}", as_json)

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from cogvideo_sat_env.cli.options import JSON, UserPath, examples, show
+from cogvideo_sat_env.cli.options import JSON, PLATFORMS, UserPath, examples, show
 
 
 @click.command(
@@ -21,7 +21,7 @@ from cogvideo_sat_env.cli.options import JSON, UserPath, examples, show
               help="Advisories in OSV's JSON format: a file, a folder, or OSV's zip of PyPI.")  # fmt: skip
 @click.option("--accept", "accepted", multiple=True, metavar="ID",
               help="An advisory that doesn't matter here, by id or alias; may be repeated.")  # fmt: skip
-@click.option("--platform", "platforms", multiple=True, metavar="SUBDIR", help="Of a lock; may be repeated.")
+@PLATFORMS
 @JSON
 def audit(what, advisories, accepted, platforms, as_json) -> None:
     """Compare the Python packages with the advisories that you have: known vulnerabilities, and what fixes them.

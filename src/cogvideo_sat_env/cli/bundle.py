@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import click
 
 from cogvideo_sat_env.cli.options import (
     ENVIRONMENT,
+    IN_BUNDLE,
     INSTALLING,
     JSON,
     MAX_FILE_SIZE,
@@ -17,27 +17,17 @@ from cogvideo_sat_env.cli.options import (
     SELECTION,
     TRANSFERS,
     UserPath,
+    create_request,
     examples,
-    install_options,
-    policy,
+    in_bytes,
+    require_signers,
+    say,
     show,
     show_outcome,
+    taken,
 )
 
-
-class _Words(click.types.StringParamType):
-    """A text that isn't empty."""
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if not value.strip():
-            self.fail("expected a value, found an empty one", param, ctx)
-        return super().convert(value, param, ctx)
-
-
 _FILE = UserPath()
-_BASE = click.option("--base", type=_FILE, help="The bundle that a delta applies on top of.")
-_SIGNERS = click.option("--signers", type=_FILE, help="Allowed signers (man ssh-keygen); unsigned is refused then.")
-_IDENTITY = click.option("--identity", type=_Words(), metavar="WHO", help="Who of them must have signed.")
 
 
 @click.group(
@@ -73,12 +63,12 @@ def bundle() -> None:
               help="A Python of the target that the tool shall run with; may be repeated [3.10 to 3.13]. "
               "With wheels: the Python to build on.")  # fmt: skip
 @click.option("--since", type=_FILE, help="Leave out what this bundle has: a delta.")
-@click.option("--volume-size", metavar="BYTES", help="Split the data into volumes of at most so much, e.g. 4G.")
+@click.option("--volume-size", metavar="BYTES", callback=in_bytes,
+              help="Split the data into volumes of at most so much, e.g. 4G.")  # fmt: skip
 @click.option("--sign", "key", type=_FILE, help="Sign with this OpenSSH private key.")
 @TRANSFERS
 @OUTPUT
-def pack(out, folder, source, mirrors, pythons, jobs, limit_rate, as_json, quiet, since, volume_size, key,
-         **selection) -> None:  # fmt: skip
+def pack(out, folder, source, mirrors, pythons, as_json, quiet, **selection) -> None:
     """Write a bundle: channels, wheelhouse, locks, the tool with its own wheels, manifest, SBOM.
 
     The same input gives the same bytes. Every file's SHA-256 is proven while it is packed.
@@ -88,12 +78,11 @@ def pack(out, folder, source, mirrors, pythons, jobs, limit_rate, as_json, quiet
     from cogvideo_sat_env.bundle import content as contents
     from cogvideo_sat_env.bundle.pack import Shape
     from cogvideo_sat_env.bundle.pack import pack as write
-    from cogvideo_sat_env.fetch.limit import parse_bytes
+    from cogvideo_sat_env.fetch.wanted import Policy
     from cogvideo_sat_env.source.mirror.selection import read_parts
 
     progress = choose(json=as_json, quiet=quiet)
-    limit = parse_bytes(volume_size, "--volume-size") if volume_size else None
-    patience = policy(jobs, limit_rate)
+    shape, patience = taken(Shape, selection), taken(Policy, selection)
     root, cache = project_root(), cache_dir()
     if source == "wheels":
         if folder or mirrors or any(value for value in selection.values() if value != "auto"):
@@ -103,7 +92,7 @@ def pack(out, folder, source, mirrors, pythons, jobs, limit_rate, as_json, quiet
         parts = read_parts(root, **selection)
         lock = selection["lock"]
         content = contents.from_mirror(parts, folder or cache / "mirror", mirrors, pythons, lock, patience, progress)
-    packed = write(out, content, Shape(since, limit, key), root, cache, patience, progress)
+    packed = write(out, content, shape, root, cache, patience, progress)
     show(packed, as_json)
 
 
@@ -115,9 +104,7 @@ def pack(out, folder, source, mirrors, pythons, jobs, limit_rate, as_json, quiet
     """)
 )
 @click.argument("file", type=_FILE)
-@_BASE
-@_SIGNERS
-@_IDENTITY
+@IN_BUNDLE
 @OUTPUT
 def verify(file, base, signers, identity, as_json, quiet) -> None:
     """Prove every byte of a bundle against its manifest, and its signature where --signers is given."""
@@ -128,14 +115,13 @@ def verify(file, base, signers, identity, as_json, quiet) -> None:
     from cogvideo_sat_env.report import signature
 
     opened = open_bundle(file, base)
-    if identity and not signers:
-        raise click.UsageError("--identity says who of --signers must have signed")
+    require_signers(identity, signers)
     signer = signature.check(file, opened.tail, signers, identity) if signers else None
     total, start = sum(m.size for m in opened.members.values()), time.perf_counter()
     with choose(json=as_json, quiet=quiet).task(f"Proving {len(opened.members)} files", total, "bytes") as task:
         size = prove(opened, seen=task.advance)
     found, text = verified(opened, size, signer, time.perf_counter() - start)
-    click.echo(json.dumps(found, indent=2) if as_json else text)
+    say(found, text, as_json)
 
 
 @bundle.command("list", **examples("satenv bundle list sat.pyz     what is in it, and how much space it needs"))
@@ -147,7 +133,7 @@ def list_members(file, as_json) -> None:
     from cogvideo_sat_env.bundle.describe import describe
 
     found, text = describe(open_bundle(file))
-    click.echo(json.dumps(found, indent=2) if as_json else text)
+    say(found, text, as_json)
 
 
 @bundle.command(**examples("satenv bundle diff old.pyz new.pyz"))
@@ -160,7 +146,7 @@ def diff(old, new, as_json) -> None:
     from cogvideo_sat_env.bundle.describe import compare
 
     found, text = compare(open_bundle(old), open_bundle(new))
-    click.echo(json.dumps(found, indent=2) if as_json else text)
+    say(found, text, as_json)
 
 
 @bundle.command(
@@ -174,23 +160,18 @@ def diff(old, new, as_json) -> None:
 @click.option("--variant", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True,
               help="Where the bundle has several for this machine.")  # fmt: skip
 @click.option("--python", type=_FILE, help="With wheels: the Python to build on [the running one].")
-@_BASE
-@_SIGNERS
-@_IDENTITY
+@IN_BUNDLE
 @click.option("--replace", is_flag=True, help="Replace an environment of ours that was made from something else.")
 @click.option("--older", is_flag=True, help="Also over an environment that was made from a newer bundle.")
 @click.option("--repair", is_flag=True, help="Compare every file of the environment; put right what differs.")
 @INSTALLING
 @OUTPUT
-def install(file, base, signers, identity, older, no_doctor, as_json, quiet, **given) -> None:
+def install(file, base, signers, identity, older, as_json, quiet, **given) -> None:
     """Make the environment out of a bundle: no network, no root. Every byte is proven before the prefix is touched."""
     from cogvideo_sat_env.base.progress import choose
     from cogvideo_sat_env.bundle.install import install_bundle
-    from cogvideo_sat_env.create.create import CreateRequest
 
-    if identity and not signers:
-        raise click.UsageError("--identity says who of --signers must have signed")
-    request = CreateRequest(options=install_options(given), doctor=not no_doctor, **given)
-    progress = choose(json=as_json, quiet=quiet)
+    require_signers(identity, signers)
+    request, progress = create_request(given), choose(json=as_json, quiet=quiet)
     outcome = install_bundle(file, request, progress, base=base, signers=signers, identity=identity, older=older)
     show_outcome(outcome, as_json)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
-from cogvideo_sat_env.cli.options import JSON, UserPath, examples
+from cogvideo_sat_env.cli.options import JSON, UserPath, examples, show
 
 
 @click.group(
@@ -28,7 +27,7 @@ def list_command(as_json: bool) -> None:
     from cogvideo_sat_env.create.cache_prune import list_cache
 
     found = list_cache(cache_dir())
-    click.echo(json.dumps(found.to_json(), indent=2) if as_json else found.to_text())
+    show(found, as_json)
 
 
 @cache.command(
@@ -61,4 +60,4 @@ def prune(older_than: str, keep_locks: tuple[Path, ...], more: tuple[Path, ...],
             f"{more[0]}: which files to keep is said with --keep-locks", "e.g. --keep-locks conda-lock.yml"
         )
     done = prune_cache(cache_dir(), parse_age(older_than), [*keep_locks, *more], dry_run)
-    click.echo(json.dumps(done.to_json(), indent=2) if as_json else done.to_text())
+    show(done, as_json)

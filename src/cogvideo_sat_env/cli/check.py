@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
 import click
 
-from cogvideo_sat_env.cli.options import JSON, examples, require_maintainer_tools
+from cogvideo_sat_env.cli.options import JSON, examples, require_maintainer_tools, say
 
 
 @click.command(
@@ -26,14 +25,8 @@ def check(as_json) -> None:
 
     require_maintainer_tools()
     findings = check_project(project_root())
-    if as_json:
-        click.echo(json.dumps({"ok": not findings, "findings": [asdict(finding) for finding in findings]}, indent=2))
-    else:
-        for finding in findings:
-            click.echo(f"{finding.file}: {finding.message}\n    remedy: {finding.remedy}")
-        click.echo(
-            f"{len(findings)} disagreement{'s' if len(findings) != 1 else ''}"
-            if findings
-            else "spec, floors, ledger, locks, rendered files and recipe agree"
-        )
+    lines = [f"{finding.file}: {finding.message}\n    remedy: {finding.remedy}\n" for finding in findings]
+    lines.append(f"{len(findings)} disagreement{'s' if len(findings) != 1 else ''}")
+    text = "".join(lines) if findings else "spec, floors, ledger, locks, rendered files and recipe agree"
+    say({"ok": not findings, "findings": [asdict(finding) for finding in findings]}, text, as_json)
     sys.exit(1 if findings else 0)

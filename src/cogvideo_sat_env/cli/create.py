@@ -10,11 +10,13 @@ from cogvideo_sat_env.cli.options import (
     LOCK,
     MAX_FILE_SIZE,
     OUTPUT,
+    VARIANT,
     VERIFY,
     UserPath,
+    create_request,
     examples,
-    install_options,
     show_outcome,
+    source,
 )
 
 
@@ -31,25 +33,10 @@ from cogvideo_sat_env.cli.options import (
     """)
 )
 @ENVIRONMENT
-@click.option(
-    "--source",
-    "sources",
-    multiple=True,
-    default=["auto"],
-    show_default="auto",
-    metavar="auto|channel|mirror=WHERE|wheels",
-    help="Where the bytes come from. auto: the lock's channels when they answer, else wheels. Mirrors and channel may "
-    "be repeated: each file comes from the first that has it right.",
-)
+@source("auto")
 @LOCK
 @MAX_FILE_SIZE
-@click.option(
-    "--variant",
-    type=click.Choice(["auto", "cuda", "cpu"]),
-    default="auto",
-    show_default=True,
-    help="auto: cuda where there is an NVIDIA driver or Slurm, else cpu.",
-)
+@VARIANT
 @click.option("--platform", metavar="SUBDIR", help="conda subdir [default: this machine's].")
 @click.option("--python", type=UserPath(), help="With wheels: the Python to build on [3.11 if there is one].")
 @click.option("--replace", is_flag=True, help="Replace an environment of ours that was made from another lock.")
@@ -59,15 +46,12 @@ from cogvideo_sat_env.cli.options import (
 @VERIFY
 @INSTALLING
 @OUTPUT
-def create(verify, no_doctor, as_json, quiet, **given) -> None:
+def create(as_json, quiet, **given) -> None:
     """Create the environment: fetch, verify everything, link, prove.
 
     Every artefact's size and SHA-256 is checked before the first file is linked; the prefix is complete or absent.
     """
     from cogvideo_sat_env.base.progress import choose
     from cogvideo_sat_env.create import create as creation
-    from cogvideo_sat_env.create.create import CreateRequest
 
-    request = CreateRequest(options=install_options(given, full=verify == "full"), doctor=not no_doctor, **given)
-    outcome = creation.create(request, choose(json=as_json, quiet=quiet))
-    show_outcome(outcome, as_json)
+    show_outcome(creation.create(create_request(given), choose(json=as_json, quiet=quiet)), as_json)

@@ -7,15 +7,20 @@ import sys
 import click
 
 from cogvideo_sat_env.cli.options import (
+    IN_BUNDLE,
     INSTALLING,
     LOCK,
     MAX_FILE_SIZE,
     OUTPUT,
+    VARIANT,
     VERIFY,
     UserPath,
+    create_request,
     examples,
-    install_options,
+    require_signers,
     show,
+    source,
+    taken,
 )
 
 
@@ -30,17 +35,11 @@ from cogvideo_sat_env.cli.options import (
 )
 @click.argument("root", type=UserPath())
 @click.option("--bundle", type=UserPath(dir_okay=False), metavar="FILE", help="Make it out of this bundle.")
-@click.option("--base", type=UserPath(dir_okay=False), help="The bundle that a delta applies on top of.")
-@click.option("--signers", type=UserPath(dir_okay=False), help="Allowed signers of the bundle; unsigned is refused.")
-@click.option("--identity", metavar="WHO", help="Who of them must have signed.")
-@click.option(
-    "--source", "sources", multiple=True, metavar="auto|channel|mirror=WHERE|wheels",
-    help="As for satenv create. [default: auto]",
-)  # fmt: skip
+@IN_BUNDLE
+@source("auto")
 @LOCK
 @MAX_FILE_SIZE
-@click.option("--variant", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True,
-              help="auto: cuda where there is an NVIDIA driver or Slurm, else cpu.")  # fmt: skip
+@VARIANT
 @click.option(
     "--python", type=UserPath(), help="With wheels: the Python to build on; it must be at this path everywhere."
 )
@@ -53,8 +52,7 @@ from cogvideo_sat_env.cli.options import (
 @VERIFY
 @INSTALLING
 @OUTPUT
-def deploy(root, bundle, base, signers, identity, sources, group, image, image_only, at, no_activate, verify, no_doctor,
-           as_json, quiet, **given) -> None:  # fmt: skip
+def deploy(image, at, no_activate, as_json, quiet, **given) -> None:
     """Make a release of the environment for all users of a cluster, and make it current.
 
     ROOT is a folder that all nodes see. A release, ROOT/releases/DATE-LOCKHASH, is never changed after it was made.
@@ -64,23 +62,20 @@ def deploy(root, bundle, base, signers, identity, sources, group, image, image_o
     from cogvideo_sat_env.cluster.deploy import Deployment
     from cogvideo_sat_env.cluster.deploy import deploy as make
     from cogvideo_sat_env.cluster.squashfs_image import AT
-    from cogvideo_sat_env.create.create import CreateRequest
 
-    if no_doctor:
+    if given["no_doctor"]:
         raise click.UsageError("a release is made current after the doctor has passed in it: leave --no-doctor out")
-    if bundle and (sources or given["lock"]):
+    bundle, identity, signers = given["bundle"], given["identity"], given["signers"]
+    if bundle and (given["sources"] or given["lock"]):
         raise click.UsageError("--bundle has its own lock and files: leave --source and --lock out")
-    if not bundle and (base or signers or identity):
+    if not bundle and (given["base"] or signers or identity):
         raise click.UsageError("--base, --signers and --identity are about a --bundle")
-    if identity and not signers:
-        raise click.UsageError("--identity says who of --signers must have signed")
-    image = image or image_only
+    require_signers(identity, signers)
+    image = image or given["image_only"]
     if at and not image:
         raise click.UsageError("--at is about an --image")
-    options = install_options(given, full=verify == "full")
-    request = CreateRequest(sources=sources or ("auto",), options=options, **given)
-    wanted = Deployment(root, request, bundle, base, signers, identity, group, not no_activate,
-                        (at or AT) if image else None, image_only)  # fmt: skip
+    more = {"activate": not no_activate, "image_at": (at or AT) if image else None}
+    wanted = taken(Deployment, given, request=create_request(given), **more)
     done = make(wanted, choose(json=as_json, quiet=quiet))
     show(done, as_json)
     sys.exit(done.exit_code)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
 import click
 
-from cogvideo_sat_env.cli.options import JSON, examples
+from cogvideo_sat_env.cli.options import JSON, ONLY_VARIANT, PLATFORMS, examples, say
 
 
 @click.command(
@@ -20,8 +19,8 @@ from cogvideo_sat_env.cli.options import JSON, examples
 )
 @click.argument("a", metavar="A")
 @click.argument("b", metavar="B")
-@click.option("--platform", "platforms", multiple=True, metavar="SUBDIR", help="Only this one; may be repeated.")
-@click.option("--variant", metavar="ID", help="Only this one, e.g. linux-64-cpu, where a bundle has several.")
+@PLATFORMS
+@ONLY_VARIANT
 @click.option("--markdown", is_flag=True, help="For a pull request.")
 @JSON
 def diff(a, b, platforms, variant, markdown, as_json) -> None:
@@ -30,7 +29,6 @@ def diff(a, b, platforms, variant, markdown, as_json) -> None:
     A and B are conda-lock files, explicit lockfiles, git revisions of them (REVISION:PATH), receipts, the folders of
     environments, or bundles. Exit code 0: equal; 1: they differ.
     """
-    from cogvideo_sat_env.base.printable import printable
     from cogvideo_sat_env.bundle.read_inventory import read
     from cogvideo_sat_env.report.difference import compare
     from cogvideo_sat_env.report.inventory import of_variant
@@ -38,8 +36,5 @@ def diff(a, b, platforms, variant, markdown, as_json) -> None:
     if markdown and as_json:
         raise click.UsageError("--markdown and --json are two outputs: name one")
     found = compare(*(of_variant(read(what, platforms), variant) for what in (a, b)))
-    if as_json:
-        click.echo(json.dumps(found.to_json(), indent=2))
-    else:
-        click.echo(printable(found.to_markdown() if markdown else found.to_text()), nl=False)
+    say(found.to_json(), found.to_markdown() if markdown else found.to_text(), as_json)
     sys.exit(0 if found.equal else 1)

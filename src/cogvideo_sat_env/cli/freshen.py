@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
 
 import click
 
-from cogvideo_sat_env.cli.options import OUTPUT, UserPath, examples, require_maintainer_tools
+from cogvideo_sat_env.cli.options import OUTPUT, UserPath, examples, require_maintainer_tools, say, source, taken
 
 
 @click.command(
@@ -38,15 +37,7 @@ from cogvideo_sat_env.cli.options import OUTPUT, UserPath, examples, require_mai
 @click.option("--only", multiple=True, metavar="VARIANT", help="Only this variant, e.g. linux-64-cpu.")
 @click.option("--wheels", is_flag=True, help="The wheel locks too (asks the package index).")
 @click.option("--python", "pythons", multiple=True, metavar="PATH", help="With --wheels: for this interpreter.")
-@click.option(
-    "--source",
-    "sources",
-    multiple=True,
-    default=["auto"],
-    show_default="auto",
-    metavar="auto|channel|mirror=WHERE|wheels",
-    help="Where the environment that is tried comes from.",
-)
+@source("auto")
 @click.option(
     "--level",
     type=click.Choice(["quick", "full"]),
@@ -60,7 +51,7 @@ from cogvideo_sat_env.cli.options import OUTPUT, UserPath, examples, require_mai
 @click.option("--dry-run", is_flag=True, help="Change no file.")
 @click.option("--markdown", type=UserPath(dir_okay=False), metavar="FILE", help="Write the text of a pull request.")
 @OUTPUT
-def freshen(min_age, as_of, frozen, wheels, pythons, sources, no_install, bounds, markdown, as_json, quiet, **given):
+def freshen(as_of, wheels, pythons, bounds, markdown, as_json, quiet, **given):
     """Lock anew with the newest that the ledger allows; take it over when check and doctor pass.
 
     The project's files change together, or not at all. What can't be installed on this machine is named, with the
@@ -78,30 +69,25 @@ def freshen(min_age, as_of, frozen, wheels, pythons, sources, no_install, bounds
         raise click.UsageError("--bound goes with --probe-bounds")
     if pythons and not wheels:
         raise click.UsageError("--python goes with --wheels")
-    if wheels and frozen:
+    if wheels and given["frozen"]:
         raise click.UsageError("--wheels asks the package index, which --frozen stands for")
     try:
         now = datetime.fromisoformat(as_of).replace(tzinfo=timezone.utc) if as_of else datetime.now(timezone.utc)
     except ValueError as error:
         raise InputError(f"--as-of {as_of}: expected a date", "e.g. --as-of 2026-09-01") from error
-    request = module.FreshenRequest(
-        now=now.replace(microsecond=0), min_age=module.parse_age(min_age), frozen=frozen,
-        wheels=tuple(map(Path, pythons or pythons_on_path())) if wheels else (),
-        sources=() if no_install else tuple(sources), level=given["level"], dry_run=given["dry_run"],
-        only=given["only"],
-    )  # fmt: skip
+    given["min_age"] = module.parse_age(given["min_age"])
+    given["sources"] = () if given["no_install"] else given["sources"] or ("auto",)
+    wheel_pythons = tuple(map(Path, pythons or pythons_on_path())) if wheels else ()
+    request = taken(module.FreshenRequest, given, now=now.replace(microsecond=0), wheels=wheel_pythons)
     progress, root = choose(json=as_json, quiet=quiet), project_root()
     probed = probe(root, request, bounds, progress) if given["probe_bounds"] else None
     found = module.freshen(root, request, progress)
     text = found.to_markdown() + (f"\n{probed.to_markdown()}" if probed else "")
     if markdown:
         markdown.write_text(text, encoding="utf-8")
-    if as_json:
-        bound_list = {"bounds": probed.to_json()} if probed else {}
-        click.echo(json.dumps({**found.to_json(), **bound_list, "markdown": text}, indent=2))
-    else:
-        click.echo(text, nl=False)
-        if found.changed and not found.written and found.ok:
-            click.echo("nothing was written (--dry-run)")
-        click.echo("".join(f"wrote {name}\n" for name in found.changed) if found.written else "", nl=False)
+    end = "".join(f"wrote {name}\n" for name in found.changed) if found.written else ""
+    if found.changed and not found.written and found.ok:
+        end = "nothing was written (--dry-run)\n"
+    bound_list = {"bounds": probed.to_json()} if probed else {}
+    say({**found.to_json(), **bound_list, "markdown": text}, text + end, as_json)
     sys.exit(0 if found.ok else 1)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from cogvideo_sat_env.cli.options import (
@@ -14,8 +12,11 @@ from cogvideo_sat_env.cli.options import (
     VERIFY,
     WAIT,
     UserPath,
+    create_request,
     examples,
-    install_options,
+    say,
+    source,
+    taken,
 )
 
 
@@ -40,8 +41,7 @@ from cogvideo_sat_env.cli.options import (
 @click.option("--apptainer", type=UserPath(dir_okay=False), metavar="FILE",
               help="Write an Apptainer definition of the same.")  # fmt: skip
 @click.option("--bundle", type=UserPath(dir_okay=False), metavar="FILE", help="Make the environment from a bundle.")
-@click.option("--source", "sources", multiple=True, metavar="auto|channel|mirror=WHERE|wheels", show_default="auto",
-              help="As in satenv create.")  # fmt: skip
+@source("auto")
 @click.option("--variant", type=click.Choice(["cuda", "cpu"]), default="cuda", show_default=True,
               help="Where it is made says nothing about where it runs.")  # fmt: skip
 @click.option("--python", type=UserPath(), help="With wheels: the Python to build on, at the base's path of it.")
@@ -51,8 +51,7 @@ from cogvideo_sat_env.cli.options import (
 @BREAK_LOCK
 @WAIT
 @OUTPUT
-def image(out, base, at, tag, compression, dockerfile, apptainer, bundle, sources, verify, as_json, quiet,
-          **given) -> None:  # fmt: skip
+def image(bundle, as_json, quiet, **given) -> None:
     """Write a container image of the environment to the folder OUT: an OCI image layout, without Docker.
 
     Large packages have a layer each, the others share some, so that an update ships little. The same lock, base and
@@ -64,15 +63,11 @@ def image(out, base, at, tag, compression, dockerfile, apptainer, bundle, source
     from cogvideo_sat_env.create.create import CreateRequest, create
 
     progress = choose(json=as_json, quiet=quiet)
-    if bundle and (sources or given["lock"] or given["python"]):
+    if bundle and (given["sources"] or given["lock"] or given["python"]):
         raise click.UsageError("--bundle brings its own packages and lock: leave --source, --lock and --python out")
-    request = CreateRequest(
-        sources=sources or ("auto",), options=install_options(given, full=verify == "full"), **given
-    )
-    wanted = Image(out, base, at, tag, compression, dockerfile, apptainer)
 
     def build(asked: CreateRequest) -> object:
         return install_bundle(bundle, asked, progress) if bundle else create(asked, progress)
 
-    written = make(wanted, build, request, progress)
-    click.echo(json.dumps(facts(written), indent=2) if as_json else text(written), nl=as_json)
+    written = make(taken(Image, given), build, create_request(given), progress)
+    say(facts(written), text(written), as_json)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from cogvideo_sat_env.cli.options import OUTPUT, UserPath, examples, require_maintainer_tools
+from cogvideo_sat_env.cli.options import OUTPUT, UserPath, examples, require_maintainer_tools, say, taken
 
 
 @click.command(
@@ -50,22 +50,7 @@ from cogvideo_sat_env.cli.options import OUTPUT, UserPath, examples, require_mai
     help="With --with-channel: the conda-lock file [cogvideo-sat-env-VARIANT.conda-lock.yml].",
 )
 @OUTPUT
-def lock(
-    only,
-    render,
-    frozen,
-    conda,
-    update,
-    pieces,
-    wheels,
-    pythons,
-    with_channel,
-    channel_url,
-    override_channels,
-    out,
-    as_json,
-    quiet,
-) -> None:
+def lock(render, pieces, wheels, pythons, with_channel, as_json, quiet, **given) -> None:
     """Make conda-lock.yml with conda-lock, and everything that is rendered from it."""
     from cogvideo_sat_env.base.paths import project_root
     from cogvideo_sat_env.base.progress import choose
@@ -74,34 +59,35 @@ def lock(
     from cogvideo_sat_env.spec.placement import placements_file
 
     require_maintainer_tools()
-    progress = choose(json=as_json, quiet=quiet)
-    root = project_root()
+    progress, root = choose(json=as_json, quiet=quiet), project_root()
     more: dict = {}
+    only, frozen, update = given["only"], given["frozen"], given["update"]
+    for_solver = only or frozen or given["conda"] or update
     if pieces and (update or render or wheels or with_channel is not None):
         raise click.UsageError("--pieces places them at a lock of all that environment.yml asks for")
-    if render and (only or frozen or conda or update or wheels):
+    if render and (for_solver or wheels):
         raise click.UsageError("--render works from the present locks: it takes none of the other options")
-    if with_channel is None and (channel_url or override_channels or out):
+    if with_channel is None and (given["channel_url"] or given["override_channels"] or given["out"]):
         raise click.UsageError("--channel-url, --override-channels and --out go with --with-channel")
     if with_channel is not None and (render or update or wheels or pythons):
         raise click.UsageError("--with-channel locks one package anew: it takes --only, --frozen and --conda")
-    if override_channels and frozen:
+    if given["override_channels"] and frozen:
         raise click.UsageError("--override-channels leaves no channel that --frozen could stand for")
+    if wheels and for_solver:
+        raise click.UsageError("--wheels asks the package index alone: it takes none of the other options")
     if with_channel is not None:
         from cogvideo_sat_env.package.lock_metapackage import MetapackageOptions, lock_with_channel
 
-        options = MetapackageOptions(only, channel_url, override_channels, frozen, relock.find_conda(conda), out)
-        changed = lock_with_channel(root, with_channel, options, progress)
+        given["conda"] = relock.find_conda(given["conda"])
+        changed = lock_with_channel(root, with_channel, taken(MetapackageOptions, given), progress)
     elif render:
         changed = relock.render_project(root)
     elif wheels:
-        if only or frozen or conda or update:
-            raise click.UsageError("--wheels asks the package index alone: it takes none of the other options")
         from cogvideo_sat_env.source.wheels.make_lock import lock_wheels
 
         changed = lock_wheels(root, pythons=[Path(python) for python in pythons], progress=progress)
     else:
-        solver = Solver(frozen, relock.find_conda(conda))
+        solver = Solver(frozen, relock.find_conda(given["conda"]))
         relocked = relock.lock_project(
             root, wanted=only, solver=solver, update=update, pieces=pieces or "auto", progress=progress
         )
@@ -110,7 +96,4 @@ def lock(
             more = {"pieces": json.loads(placements_file(relocked.placements))}
         elif not update:
             click.echo(relocked.pieces_text(), nl=False)
-    if as_json:
-        click.echo(json.dumps({"changed": changed, **more}, indent=2))
-    else:
-        click.echo("".join(f"wrote {path}\n" for path in changed) or "nothing changed\n", nl=False)
+    say({"changed": changed, **more}, "".join(f"wrote {path}\n" for path in changed) or "nothing changed", as_json)

@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from cogvideo_sat_env.cli.options import OUTPUT, VERIFY, UserPath, examples
+from cogvideo_sat_env.cli.options import OUTPUT, VERIFY, UserPath, examples, say, show
 
 
 @click.command(
@@ -39,11 +39,11 @@ def manifest(prefix, wanted, out, verify, as_json, quiet) -> None:
     found = prefix_manifest.make(prefix, full=verify == "full", progress=choose(json=as_json, quiet=quiet))
     if expected is not None:
         difference = prefix_manifest.compare(expected, found)
-        click.echo(json.dumps(difference.to_json(), indent=2) if as_json else difference.to_text(), nl=as_json)
+        show(difference, as_json)
         sys.exit(0 if difference.same else 1)
     if out is None:
         click.echo(json.dumps(found.to_json()) if as_json else found.to_text(), nl=as_json)
         return
     size = prefix_manifest.write(found, out)
     facts = {"manifest": str(out), "paths": len(found.entries), "bytes": size, **found.facts}
-    click.echo(json.dumps(facts, indent=2) if as_json else f"wrote {out}: {len(found.entries):,} paths")
+    say(facts, f"wrote {out}: {len(found.entries):,} paths", as_json)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -20,9 +20,10 @@ from cogvideo_sat_env.base.paths import user_path
 from cogvideo_sat_env.base.printable import printable
 
 if TYPE_CHECKING:
-    from cogvideo_sat_env.fetch.wanted import Policy
-    from cogvideo_sat_env.install.job import Options
+    from cogvideo_sat_env.create.create import CreateRequest
     from cogvideo_sat_env.install.outcome import InstallOutcome
+
+T = TypeVar("T")
 
 
 class UserPath(click.Path):
@@ -39,7 +40,23 @@ class UserPath(click.Path):
             self.fail(f"{error.message} ({error.remedy})", param, ctx)
 
 
-def _together(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+class _Words(click.types.StringParamType):
+    """A text that isn't empty."""
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not value.strip():
+            self.fail("expected a value, found an empty one", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+def in_bytes(_: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+    """Return what an option such as `20M` means; the callback of that option. Raises InputError."""
+    from cogvideo_sat_env.fetch.limit import parse_bytes
+
+    return parse_bytes(value, parameter.opts[0]) if value else None
+
+
+def together(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Return the decorator that declares all of `options`, in this order."""
 
     def declare(command: Any) -> Any:
@@ -51,15 +68,16 @@ def _together(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-OUTPUT = _together(JSON, click.option("-q", "--quiet", is_flag=True, help="No progress."))
-ENVIRONMENT = _together(
+OUTPUT = together(JSON, click.option("-q", "--quiet", is_flag=True, help="No progress."))
+ENVIRONMENT = together(
     click.option("-p", "--prefix", type=UserPath(), help="Folder of the environment."),
     click.option("-n", "--name", help="Name of the environment [default: that of environment.yml]."),
 )
-TRANSFERS = _together(
+TRANSFERS = together(
     click.option("--jobs", type=click.IntRange(1, 64), default=8, show_default=True, help="Transfers at once."),
-    click.option("--limit-rate", metavar="BYTES", help="Bytes per second for all transfers together, e.g. 20M."),
-)
+    click.option("--limit-rate", metavar="BYTES", callback=in_bytes,
+                 help="Bytes per second for all transfers together, e.g. 20M."),
+)  # fmt: skip
 VERIFY = click.option(
     "--verify", type=click.Choice(["changed", "full"]), default="changed", show_default=True,
     help="Hash again what of the package cache has changed since it was proven, or all of it.",
@@ -76,7 +94,33 @@ LOCK = click.option(
     help="A conda-lock file in place of the project's own, e.g. one by satenv lock --with-channel.",
 )  # fmt: skip
 
-INSTALLING = _together(
+VARIANT = click.option(
+    "--variant", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True,
+    help="auto: cuda where there is an NVIDIA driver or Slurm, else cpu.",
+)  # fmt: skip
+IN_BUNDLE = together(
+    click.option("--base", type=UserPath(), help="The bundle that a delta applies on top of."),
+    click.option("--signers", type=UserPath(), help="Allowed signers (man ssh-keygen); unsigned is refused then."),
+    click.option("--identity", type=_Words(), metavar="WHO", help="Who of them must have signed."),
+)
+PLATFORMS = click.option(
+    "--platform", "platforms", multiple=True, metavar="SUBDIR", help="Only this one, of a lock; may be repeated."
+)
+ONLY_VARIANT = click.option(
+    "--variant", metavar="ID", help="Only this one: cuda, cpu, or an id such as linux-64-cpu."
+)  # fmt: skip
+
+
+def source(default: str) -> Callable[[Any], Any]:
+    """Return the option --source; `default` says what none means."""
+    return click.option(
+        "--source", "sources", multiple=True, metavar="auto|channel|mirror=WHERE|wheels", show_default=default,
+        help="Where the bytes come from. auto: the lock's channels when they answer, else wheels. Mirrors and channel "
+        "may be repeated: each file comes from the first that has it right.",
+    )  # fmt: skip
+
+
+INSTALLING = together(
     click.option(
         "--allow-link-scripts", multiple=True, metavar="PACKAGE|all",
         help="Run the post-link scripts of a package; none is run otherwise, all are listed. May be repeated.",
@@ -85,7 +129,7 @@ INSTALLING = _together(
     WAIT,
     click.option("--no-doctor", is_flag=True, help="Don't run the doctor at the end."),
 )  # fmt: skip
-SELECTION = _together(
+SELECTION = together(
     click.option("--platform", "platforms", multiple=True, metavar="SUBDIR", help="A conda subdir; may be repeated."),
     click.option("--all", "everything", is_flag=True, help="Every platform and variant that there is a lock for."),
     click.option(
@@ -122,30 +166,44 @@ def require_maintainer_tools() -> None:
 
 def show(found: Any, as_json: bool) -> None:
     """Print a result as one JSON object, or for people."""
-    click.echo(json.dumps(found.to_json(), indent=2) if as_json else printable(found.to_text()), nl=as_json)
+    say(found.to_json() if as_json else "", "" if as_json else found.to_text(), as_json)
+
+
+def say(data: Any, text: str, as_json: bool) -> None:
+    """Print `data` as JSON, or `text` for people, which may end its last line itself."""
+    out = json.dumps(data, indent=2) if as_json else printable(text)
+    click.echo(out, nl=out[-1:] not in ("", "\n"))
 
 
 def show_outcome(outcome: InstallOutcome, as_json: bool) -> None:
     """Print what was done to an environment, and end with its exit code."""
     from cogvideo_sat_env.create.outcome_text import outcome_text
 
-    click.echo(json.dumps(outcome.to_json(), indent=2) if as_json else outcome_text(outcome), nl=as_json)
+    say(outcome.to_json(), outcome_text(outcome), as_json)
     sys.exit(outcome.exit_code)
 
 
-def install_options(given: dict[str, Any], **more: bool) -> Options:
-    """Take what belongs to an install's options out of a command's, and return it with `more`."""
+def taken(kind: Callable[..., T], given: dict[str, Any], **more: Any) -> T:
+    """Take what the dataclass `kind` has fields for out of a command's options; return one of it, with `more`, too."""
+    names = [field.name for field in fields(cast(Any, kind)) if field.name in given]
+    return kind(**{name: given.pop(name) for name in names}, **more)
+
+
+def create_request(given: dict[str, Any], sources: tuple[str, ...] = ("auto",), **more: bool) -> CreateRequest:
+    """Take what is to be made, and how, out of a command's options; `sources` where none is named."""
+    from cogvideo_sat_env.create.create import CreateRequest
     from cogvideo_sat_env.install.job import Options
 
-    return Options(**{field.name: given.pop(field.name) for field in fields(Options) if field.name in given}, **more)
+    options = taken(Options, given, full=given.pop("verify", "") == "full", **more)
+    doctor = not given.pop("no_doctor", False)
+    given["sources"] = given.get("sources") or sources
+    return taken(CreateRequest, given, options=options, doctor=doctor)
 
 
-def policy(jobs: int, limit_rate: str | None) -> Policy:
-    """Return what --jobs and --limit-rate mean. Raises InputError."""
-    from cogvideo_sat_env.fetch.limit import parse_bytes
-    from cogvideo_sat_env.fetch.wanted import Policy
-
-    return Policy(jobs=jobs, limit_rate=parse_bytes(limit_rate, "--limit-rate") if limit_rate else None)
+def require_signers(identity: str | None, signers: Path | None) -> None:
+    """Raise a usage error for --identity without --signers."""
+    if identity and not signers:
+        raise click.UsageError("--identity says who of --signers must have signed")
 
 
 def examples(text: str) -> dict[str, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from cogvideo_sat_env.cli.options import BREAK_LOCK, JSON, UserPath, examples, show
@@ -46,17 +48,14 @@ def releases(root, action, name, keep, dry_run, ignore_jobs, break_lock, as_json
         raise click.UsageError("prune which? Say how many to keep (--keep N), or name one release")
     progress = choose(json=as_json)
     if action == "list":
-        show(do.list_releases(root), as_json)
+        found: Any = do.list_releases(root)
     elif action == "activate":
-        show(do.activate(root, name, progress, break_lock), as_json)
+        found = do.activate(root, name, progress, break_lock)
     elif action == "rollback":
-        show(do.rollback(root, progress, break_lock), as_json)
+        found = do.rollback(root, progress, break_lock)
     elif action == "prune":
-        show(
-            do.prune(
-                root, progress, keep=keep, name=name, ignore_jobs=ignore_jobs, dry_run=dry_run, break_lock=break_lock
-            ),
-            as_json,
-        )
+        how = {"ignore_jobs": ignore_jobs, "dry_run": dry_run, "break_lock": break_lock}
+        found = do.prune(root, progress, keep=keep, name=name, **how)
     else:
-        show(do.pin(root, name, action == "pin", progress, break_lock), as_json)
+        found = do.pin(root, name, action == "pin", progress, break_lock)
+    show(found, as_json)

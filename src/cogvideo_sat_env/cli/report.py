@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
-from cogvideo_sat_env.cli.options import JSON, UserPath, examples
+from cogvideo_sat_env.cli.options import JSON, ONLY_VARIANT, PLATFORMS, UserPath, examples, say
 
 
 @click.command(
@@ -19,8 +17,8 @@ from cogvideo_sat_env.cli.options import JSON, UserPath, examples
 )
 @click.argument("whats", metavar="[WHAT]...", nargs=-1)
 @click.option("--html", "page", type=UserPath(dir_okay=False), metavar="FILE", help="Write one self-contained page.")
-@click.option("--platform", "platforms", multiple=True, metavar="SUBDIR", help="Only this one; may be repeated.")
-@click.option("--variant", metavar="ID", help="Only this one: cuda, cpu, or an id such as linux-64-cpu.")
+@PLATFORMS
+@ONLY_VARIANT
 @JSON
 def report(whats, page, platforms, variant, as_json) -> None:
     """Say what is in WHAT [the project's locks]: sizes and who pulls them in, licences, bounds, ages.
@@ -28,7 +26,6 @@ def report(whats, page, platforms, variant, as_json) -> None:
     Ages are counted to now, or to SOURCE_DATE_EPOCH, with which the page is the same for the same locks.
     """
     from cogvideo_sat_env.base.files import write_atomically
-    from cogvideo_sat_env.base.printable import printable
     from cogvideo_sat_env.bundle.read_inventory import read
     from cogvideo_sat_env.report.html import render
     from cogvideo_sat_env.report.inventory import of_variant
@@ -42,9 +39,4 @@ def report(whats, page, platforms, variant, as_json) -> None:
     made = make_report(found)
     if page:
         write_atomically(page, render(made))
-    if as_json:
-        click.echo(json.dumps(made.to_json(), indent=2))
-    elif page:
-        click.echo(f"wrote {page}")
-    else:
-        click.echo(printable(made.to_text()), nl=False)
+    say(made.to_json(), f"wrote {page}" if page else made.to_text(), as_json)

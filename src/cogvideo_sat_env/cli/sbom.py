@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from cogvideo_sat_env.cli.options import UserPath, examples
+from cogvideo_sat_env.cli.options import PLATFORMS, UserPath, examples
 
 
 @click.command(
@@ -18,7 +18,7 @@ from cogvideo_sat_env.cli.options import UserPath, examples
 @click.argument("what", metavar="[LOCK|PREFIX|BUNDLE]", default="")
 @click.option("--format", "form", type=click.Choice(["cyclonedx", "spdx"]), default="cyclonedx", show_default=True,
               help="CycloneDX 1.6 or SPDX 2.3, both as JSON.")  # fmt: skip
-@click.option("--platform", "platforms", multiple=True, metavar="SUBDIR", help="Of a lock; may be repeated.")
+@PLATFORMS
 @click.option("-o", "--out", type=UserPath(dir_okay=False), metavar="FILE", help="Write it there.")
 def sbom(what, form, platforms, out) -> None:
     """List all packages with purls, SHA-256s, licences and what needs what, for the tools that read such lists.

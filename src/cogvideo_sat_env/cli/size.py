@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
-from cogvideo_sat_env.cli.options import JSON, examples
+from cogvideo_sat_env.cli.options import JSON, ONLY_VARIANT, PLATFORMS, examples, say
 
 
 @click.command(
@@ -20,14 +18,13 @@ from cogvideo_sat_env.cli.options import JSON, examples
 @click.argument("what", metavar="[WHAT]", required=False)
 @click.option("--by", type=click.Choice(["package", "requirement"]), default="package", show_default=True,
               help="requirement: with what it needs alone, and all that it leads to.")  # fmt: skip
-@click.option("--platform", "platforms", multiple=True, metavar="SUBDIR", help="Only this one; may be repeated.")
-@click.option("--variant", metavar="ID", help="Only this one: cuda, cpu, or an id such as linux-64-cpu.")
+@PLATFORMS
+@ONLY_VARIANT
 @click.option("--top", type=click.IntRange(1), default=20, show_default=True, help="So many rows.")
 @click.option("--all", "everything", is_flag=True, help="All rows.")
 @JSON
 def size(what, by, platforms, variant, top, everything, as_json) -> None:
     """Say what takes the gigabytes in WHAT: a lock, REVISION:PATH, receipt, prefix or bundle [this machine's lock]."""
-    from cogvideo_sat_env.base.printable import printable
     from cogvideo_sat_env.bundle.read_inventory import read
     from cogvideo_sat_env.report.graph import make_graph
     from cogvideo_sat_env.report.inventory import of_variant
@@ -40,8 +37,5 @@ def size(what, by, platforms, variant, top, everything, as_json) -> None:
         found = inventories(platforms, variant)
         found = found if platforms or variant else found[:1]
     sizes = [measure(make_graph(one)) for one in found]
-    if as_json:
-        click.echo(json.dumps([one.to_json() for one in sizes], indent=2))
-    else:
-        text = "\n".join(one.to_text(by, None if everything else top) for one in sizes)
-        click.echo(printable(text), nl=False)
+    text = "\n".join(one.to_text(by, None if everything else top) for one in sizes)
+    say([one.to_json() for one in sizes], text, as_json)

@@ -7,14 +7,14 @@ from typing import Any
 
 import click
 
-from cogvideo_sat_env.cli.options import ENVIRONMENT, JSON, UserPath, _together, examples, show
+from cogvideo_sat_env.cli.options import ENVIRONMENT, JSON, UserPath, examples, show, together
 
 _SITE = click.option(
     "--site", type=UserPath(dir_okay=False), metavar="FILE",
     help="What is true of the cluster [default: the file in SATENV_SITE].",
 )  # fmt: skip
 _OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace a file that is there and differs.")
-_JOB = _together(
+_JOB = together(
     click.option("--gpus-per-node", "gpus", type=int, default=1, show_default=True, metavar="G",
                  help="GPUs of each node; 0 runs on the CPU, a rank a node, for models that are small enough."),
     _SITE,
@@ -25,7 +25,7 @@ _JOB = _together(
 _SAT = click.option(
     "--sat", type=UserPath(), required=True, metavar="DIR", help="Your checkout of CogVideo, or its sat/."
 )
-_RUN = _together(
+_RUN = together(
     click.option("--base", "bases", multiple=True, type=UserPath(), metavar="CONFIG",
                  help="A YAML of the run (repeat, in upstream's order)."),
     click.option("--nodes", type=int, default=1, show_default=True, metavar="N", help="Nodes."),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -17,9 +16,11 @@ from cogvideo_sat_env.cli.options import (
     OUTPUT,
     VERIFY,
     WAIT,
+    create_request,
     examples,
-    install_options,
+    say,
     show_outcome,
+    source,
 )
 
 
@@ -39,10 +40,7 @@ def _target(prefix: Path | None, name: str | None) -> Path:
     """)
 )
 @ENVIRONMENT
-@click.option(
-    "--source", "sources", multiple=True, metavar="auto|channel|mirror=WHERE|wheels",
-    help="As for satenv create. [default: what it was made from]",
-)  # fmt: skip
+@source("what it was made from")
 @LOCK
 @MAX_FILE_SIZE
 @click.option("--variant", type=click.Choice(["auto", "cuda", "cpu"]), help="[default: the one it has]")
@@ -50,7 +48,7 @@ def _target(prefix: Path | None, name: str | None) -> Path:
 @VERIFY
 @INSTALLING
 @OUTPUT
-def update(prefix, name, variant, no_keep, verify, no_doctor, as_json, quiet, **given) -> None:
+def update(prefix, name, variant, no_keep, as_json, quiet, **given) -> None:
     """Bring an environment to the present lock in one step; satenv undo goes back.
 
     The new one is made beside the old one and takes its place when it is complete. The old one is kept until the next
@@ -58,10 +56,8 @@ def update(prefix, name, variant, no_keep, verify, no_doctor, as_json, quiet, **
     """
     from cogvideo_sat_env.base.progress import choose
     from cogvideo_sat_env.create import update as updating
-    from cogvideo_sat_env.create.create import CreateRequest
 
-    options = install_options(given, keep=not no_keep, full=verify == "full")
-    request = CreateRequest(variant=variant or "", options=options, doctor=not no_doctor, **given)
+    request = create_request({**given, "variant": variant or ""}, sources=(), keep=not no_keep)
     outcome = updating.update(_target(prefix, name), request, choose(json=as_json, quiet=quiet))
     show_outcome(outcome, as_json)
 
@@ -84,4 +80,4 @@ def undo(prefix, name, forget, break_lock, wait, as_json) -> None:
 
     progress = choose(json=as_json)
     done = updating.undo(_target(prefix, name), forget=forget, break_lock=break_lock, progress=progress, wait=wait)
-    click.echo(json.dumps(done.to_json(), indent=2) if as_json else done.text, nl=as_json)
+    say(done.to_json(), done.text, as_json)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
-from cogvideo_sat_env.cli.options import JSON, UserPath, examples
+from cogvideo_sat_env.cli.options import JSON, UserPath, examples, say
 
 
 @click.command(
@@ -36,7 +34,4 @@ def verify(files, signers, identity, issuer, statement, as_json) -> None:
         raise click.UsageError("say who is trusted: --signers FILE, or --identity WHO with --issuer URL (sigstore)")
     trust = provenance.Trust(signers, identity, issuer)
     found = [provenance.verify(path, trust, statement) for path in files]
-    if as_json:
-        click.echo(json.dumps({"verified": [one.to_json() for one in found]}, indent=2))
-    else:
-        click.echo("".join(one.to_text() for one in found), nl=False)
+    say({"verified": [one.to_json() for one in found]}, "".join(one.to_text() for one in found), as_json)

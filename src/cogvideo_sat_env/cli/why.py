@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from cogvideo_sat_env.cli.options import JSON, examples, show
+from cogvideo_sat_env.cli.options import JSON, PLATFORMS, examples, show
 
 
 @click.command(
@@ -18,7 +18,7 @@ from cogvideo_sat_env.cli.options import JSON, examples, show
 )
 @click.argument("name", metavar="PACKAGE")
 @click.option("--of", "what", metavar="WHAT", help="A lock, prefix, receipt, bundle or REVISION:PATH [the project's].")
-@click.option("--platform", "platforms", multiple=True, metavar="SUBDIR", help="Look there; may be repeated.")
+@PLATFORMS
 @JSON
 def why(name, what, platforms, as_json) -> None:
     """Say why PACKAGE is there, needed or bounded: what a solver's refusal doesn't tell.

@@ -14,13 +14,11 @@ from cogvideo_sat_env.base.address import Address, local_path
 from cogvideo_sat_env.base.errors import SatenvError, SourceError, VerificationError
 from cogvideo_sat_env.base.files import link_or_copy, replacing
 from cogvideo_sat_env.base.hashing import sha256_file
-from cogvideo_sat_env.base.progress import Progress, Task, human_bytes
-from cogvideo_sat_env.fetch.limit import Limiter
+from cogvideo_sat_env.base.progress import Progress, human_bytes
 from cogvideo_sat_env.fetch.partial import Partial, hold
 from cogvideo_sat_env.fetch.proxies import is_usable
-from cogvideo_sat_env.fetch.session import Sessions
-from cogvideo_sat_env.fetch.transfer import AgainError, Live, RefusedError, StoppedError, TooLongError, Transfer
-from cogvideo_sat_env.fetch.wanted import Policy, Wanted
+from cogvideo_sat_env.fetch.transfer import AgainError, RefusedError, Shared, StoppedError, TooLongError, Transfer
+from cogvideo_sat_env.fetch.wanted import Wanted
 
 _OTHER = "another source (--source; for mirror and bundle: --from)"
 _BEFORE_THE_NEXT = 2  # tries in vain of an address while there is another one: a dead mirror shall not cost minutes
@@ -28,14 +26,9 @@ _MOST_RESUMED = 1000  # times that one file may be continued, however little cam
 
 
 @dataclass(frozen=True)
-class Downloader:
-    """What all transfers share."""
+class Downloader(Shared):
+    """Brings one file after the other, from any thread."""
 
-    policy: Policy
-    sessions: Sessions
-    limiter: Limiter
-    live: Live
-    task: Task
     progress: Progress
     away: set[str] = field(default_factory=set)  # hosts that used up all patience: from then on asked last
 
@@ -70,17 +63,14 @@ class Downloader:
             raise combined(wanted.name, failures)
 
     def _download(self, wanted: Wanted, url: Address, partial: Partial, is_last: bool) -> None:
-        transfer = Transfer(url)
+        transfer = Transfer(url, self)
         attempts = self.policy.attempts if is_last else min(self.policy.attempts, _BEFORE_THE_NEXT)
         vain, fresh = 0, False
         differed: SatenvError | None = None
         for _ in range(_MOST_RESUMED):
             before, begun, wait, wrong = partial.size, time.monotonic(), None, True
             try:
-                transfer.run(
-                    partial, wanted.size, sessions=self.sessions, policy=self.policy, limiter=self.limiter,
-                    live=self.live, task=self.task, fresh=fresh,
-                )  # fmt: skip
+                transfer.run(partial, wanted.size, fresh=fresh)
                 self._prove(wanted, url, partial, transfer.served_as)
                 partial.keep_as(wanted.path)
                 return

@@ -104,19 +104,28 @@ class Live:
                     continue
 
 
+@dataclass(frozen=True)
+class Shared:
+    """What all transfers share."""
+
+    policy: Policy
+    sessions: Sessions
+    limiter: Limiter
+    live: Live
+    task: Task
+
+
 @dataclass
 class Transfer:
     """What one address has said so far about the file; `served_as` helps to explain wrong bytes."""
 
     url: Address
+    shared: Shared
     etag: str = ""
     no_range: bool = False
     served_as: str = ""
 
-    def run(
-        self, partial: Partial, size: int | None, *, sessions: Sessions, policy: Policy, limiter: Limiter, live: Live,
-        task: Task, fresh: bool,
-    ) -> None:  # fmt: skip
+    def run(self, partial: Partial, size: int | None, *, fresh: bool) -> None:
         """Receive the body into `partial`, from where it ends where the server can. `fresh` asks past caches.
 
         Raises AgainError, RefusedError, TooLongError, StoppedError; OSError from our own disk.
@@ -126,21 +135,22 @@ class Transfer:
             headers["Range"] = f"bytes={partial.size}-"
             if self.etag:
                 headers["If-Range"] = self.etag
-        answer = self._ask(sessions, headers, policy)
+        policy, live = self.shared.policy, self.shared.live
+        answer = self._ask(headers)
         live.enter(answer)
         try:
-            self._judge(answer, partial, policy, task)
+            self._judge(answer, partial)
             if size is None and partial.size + (answer.raw.length_remaining or 0) > policy.max_size:
                 raise TooLongError(policy.max_size)
             with Deadline(answer.raw.shutdown, policy.stall) as deadline:
-                self._receive(answer, partial, size, policy, limiter, live, task, deadline)
+                self._receive(answer, partial, size, deadline)
         finally:
             live.leave(answer)
             answer.close()
 
-    def _ask(self, sessions: Sessions, headers: dict[str, str], policy: Policy) -> requests.Response:
+    def _ask(self, headers: dict[str, str]) -> requests.Response:
         try:
-            return sessions.get(self.url, headers, policy.stall)
+            return self.shared.sessions.get(self.url, headers, self.shared.policy.stall)
         except requests.TooManyRedirects as error:
             raise RefusedError("too many redirects") from error
         except requests.exceptions.InvalidHeader as error:
@@ -161,8 +171,8 @@ class Transfer:
                 raise AgainError(reason(error), malformed=True) from error
             raise AgainError(reason(error), connected=not kinds & _UNCONNECTED) from error
 
-    def _judge(self, answer: requests.Response, partial: Partial, policy: Policy, task: Task) -> None:
-        status = answer.status_code
+    def _judge(self, answer: requests.Response, partial: Partial) -> None:
+        status, task = answer.status_code, self.shared.task
         if status == 206:
             start = re.match(r"bytes (\d{1,18})-", answer.headers.get("Content-Range", ""), re.ASCII)
             if start and int(start[1]) == partial.size:
@@ -180,20 +190,18 @@ class Transfer:
             return
         if status in AGAIN:
             wait = _retry_after(answer.headers.get("Retry-After", ""))
-            if wait is not None and wait > policy.longest:
+            if wait is not None and wait > self.shared.policy.longest:
                 raise RefusedError(f"{phrase(answer)}, and asks to be left alone for {wait:.0f} s", status)
             raise AgainError(phrase(answer), wait=wait, status=status)
         raise RefusedError(phrase(answer), status)
 
-    def _receive(
-        self, answer: requests.Response, partial: Partial, size: int | None, policy: Policy, limiter: Limiter,
-        live: Live, task: Task, deadline: Deadline,
-    ) -> None:  # fmt: skip
+    def _receive(self, answer: requests.Response, partial: Partial, size: int | None, deadline: Deadline) -> None:
+        policy, limiter, live = self.shared.policy, self.shared.limiter, self.shared.live
         spent, counted = 0.0, 0  # in the present window, without the time that our own limit takes
         while True:
             begun = time.monotonic()
             deadline.extend(policy.stall)
-            piece = self._read(answer, limiter.piece, policy, live, deadline)
+            piece = self._read(answer, limiter.piece, deadline)
             spent, counted = spent + time.monotonic() - begun, counted + len(piece)
             if live.stop.is_set():
                 raise StoppedError
@@ -202,26 +210,25 @@ class Transfer:
             if partial.size + len(piece) > (policy.max_size if size is None else size):
                 raise TooLongError(policy.max_size if size is None else None)
             partial.write(piece)
-            task.advance(len(piece))
+            self.shared.task.advance(len(piece))
             if spent >= policy.window:
                 if counted < policy.slowest * spent:
                     raise AgainError(f"slower than {policy.slowest:,.0f} bytes per second", cut_off=True, slow=True)
                 spent, counted = 0.0, 0
             limiter.take(len(piece), live.stop)
 
-    def _read(
-        self, answer: requests.Response, amount: int, policy: Policy, live: Live, deadline: Deadline
-    ) -> bytes:  # fmt: skip
+    def _read(self, answer: requests.Response, amount: int, deadline: Deadline) -> bytes:
+        slow = f"no byte for {self.shared.policy.stall:.0f} s"
         try:
             piece = answer.raw.read1(amount, decode_content=False) or b""
         except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError) as error:
-            if live.stop.is_set():
+            if self.shared.live.stop.is_set():
                 raise StoppedError from error
             if deadline.expired or isinstance(error, urllib3.exceptions.ReadTimeoutError):
-                raise AgainError(f"no byte for {policy.stall:.0f} s", cut_off=True) from error
+                raise AgainError(slow, cut_off=True) from error
             raise AgainError(reason(error), cut_off=True) from error
         if deadline.expired and not piece:
-            raise AgainError(f"no byte for {policy.stall:.0f} s", cut_off=True)
+            raise AgainError(slow, cut_off=True)
         return piece
 
 

@@ -37,15 +37,15 @@ HEADER = """\
 class MetapackageOptions:
     """How the metapackage is locked.
 
-    `wanted` are variants (none: the CUDA one of linux-64). `served_at` is the base URL that the lock gives to the
-    channel's packages, where it isn't the channel itself; `override`: it is the only channel, with copies of everything
-    else. `frozen` and `conda` as for the project's own locks. `out` is the conda-lock file (for one variant); the
-    explicit lockfile is written beside it.
+    `only` are variants (none: the CUDA one of linux-64). `channel_url` is the base URL that the lock gives to the
+    channel's packages, where it isn't the channel itself; `override_channels`: it is the only channel, with copies of
+    everything else. `frozen` and `conda` as for the project's own locks. `out` is the conda-lock file (for one
+    variant); the explicit lockfile is written beside it.
     """
 
-    wanted: Sequence[str] = ()
-    served_at: str | None = None
-    override: bool = False
+    only: Sequence[str] = ()
+    channel_url: str | None = None
+    override_channels: bool = False
     frozen: Path | None = None
     conda: Path | None = None
     out: Path | None = None
@@ -57,15 +57,15 @@ def lock_with_channel(root: Path, channel: str, options: MetapackageOptions, pro
     Raises InputError, VerificationError, SolveError, SourceError, MissingToolError.
     """
     variants = {variant.id: variant for variant in read_variants()}
-    names = list(options.wanted) or [DEFAULT]
+    names = list(options.only) or [DEFAULT]
     for name in names:
         if name not in variants:
             raise InputError(f"no variant {name!r}", f"there is: {', '.join(variants)}")
     if options.out is not None and len(names) > 1:
         raise InputError(f"--out names one file; there are {len(names)} variants", "lock one at a time, with --only")
     asked = _address(channel)
-    real = (options.served_at or asked).rstrip("/")
-    environment = _environment(root, real, options.override)
+    real = (options.channel_url or asked).rstrip("/")
+    environment = _environment(root, real, options.override_channels)
     texts: dict[Path, str] = {}
     for name in names:
         path = _path(root, options.out, name)
