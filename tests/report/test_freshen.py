@@ -15,12 +15,13 @@ import zstandard
 
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.base.progress import Silent
+from cogvideo_sat_env.base.timestamp import parse_age
 from cogvideo_sat_env.lock import pip_index
 from cogvideo_sat_env.lock.relock import Relocked
 from cogvideo_sat_env.lock.verify_lock import Mismatch
 from cogvideo_sat_env.report import freshen as module
 from cogvideo_sat_env.report import probe_bounds, trial_project
-from cogvideo_sat_env.report.freshen import FreshenRequest, freshen, parse_age
+from cogvideo_sat_env.report.freshen import FreshenRequest, freshen
 from cogvideo_sat_env.report.probe_bounds import HOLDS, LIFT, OPEN, beyond, rewritten
 from cogvideo_sat_env.spec.breakage import read_ledger
 from cogvideo_sat_env.spec.environment import read_environment
@@ -126,11 +127,12 @@ def test_files_are_taken_over_together_or_not_at_all(project, monkeypatch):
 @pytest.mark.parametrize("text", ["14", "d", "-3d", "2y", "", "1.5d", "9999999d"])
 def test_an_age_that_is_none_is_refused(text):
     with pytest.raises(InputError, match="expected a number with d, h or w"):
-        parse_age(text)
+        parse_age(text, "--min-age")
 
 
 def test_ages_are_read():
-    assert [parse_age(text) for text in ("14d", " 36h", "2w")] == [WEEKS, timedelta(hours=36), WEEKS]
+    found = [timedelta(seconds=parse_age(text, "--min-age")) for text in ("14d", " 36h", "2w")]
+    assert found == [WEEKS, timedelta(hours=36), WEEKS]
 
 
 def test_beyond_a_bound_is_what_it_refuses():

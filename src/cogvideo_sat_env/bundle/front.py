@@ -12,7 +12,8 @@ import hashlib
 import tarfile
 from collections.abc import Callable, Mapping
 
-EPOCH = 1577836800  # 2020-01-01
+from cogvideo_sat_env.base.timestamp import EPOCH
+
 _NAME = "#coding:this-bundle-is-damaged-or-cut-short--copy-it-again\n"
 _CHECK = """
 import sys

@@ -20,6 +20,7 @@ from cogvideo_sat_env.base.errors import InputError, VerificationError
 from cogvideo_sat_env.base.paths import cache_dir, current_platform
 from cogvideo_sat_env.base.progress import Progress, human_bytes
 from cogvideo_sat_env.base.scratch import scratch_folder
+from cogvideo_sat_env.base.timestamp import EPOCH
 from cogvideo_sat_env.bundle.container import Bundle, Member, open_bundle
 from cogvideo_sat_env.bundle.extract import Extract, Keep
 from cogvideo_sat_env.bundle.unpack_tool import unpack_project
@@ -168,7 +169,6 @@ def _python_package(part: Part, named: Path | None, scratch: Path) -> tuple[Cond
     from rattler_build import assemble_package, collect_files
 
     from cogvideo_sat_env.base.hashing import sha256_file
-    from cogvideo_sat_env.source.wheels.fetch import EPOCH
     from cogvideo_sat_env.source.wheels.interpreter import probe
     from cogvideo_sat_env.source.wheels.python_package import BUILD, lay_out_python
 

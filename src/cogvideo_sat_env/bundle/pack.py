@@ -16,6 +16,7 @@ from cogvideo_sat_env.base import diskspace
 from cogvideo_sat_env.base.artefacts import PipPin
 from cogvideo_sat_env.base.errors import InputError, MissingToolError
 from cogvideo_sat_env.base.progress import Progress, human_bytes
+from cogvideo_sat_env.base.timestamp import timestamp
 from cogvideo_sat_env.bundle import tool_wheels
 from cogvideo_sat_env.bundle.container import open_bundle
 from cogvideo_sat_env.bundle.write import Item, write_bundle
@@ -25,7 +26,6 @@ from cogvideo_sat_env.fetch.pip_config import index_urls
 from cogvideo_sat_env.fetch.pool import fetch_files
 from cogvideo_sat_env.fetch.wanted import Policy, Wanted
 from cogvideo_sat_env.lock.read import public_text
-from cogvideo_sat_env.package.build.outputs import timestamp
 from cogvideo_sat_env.report import sbom, signature
 from cogvideo_sat_env.report.facts import NONE, Facts
 from cogvideo_sat_env.report.inventory import inventory, of_artefact, of_pip

@@ -19,16 +19,18 @@ from typing import Any
 from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError, VerificationError
 from cogvideo_sat_env.base.hashing import sha256_file
+from cogvideo_sat_env.base.timestamp import EPOCH
 from cogvideo_sat_env.bundle.container import MANIFEST, PIECE, Member, make_tail
-from cogvideo_sat_env.bundle.front import EPOCH, first_bytes, with_main
+from cogvideo_sat_env.bundle.front import first_bytes, with_main
 
 _BLOCK, _RECORD = 512, 10240  # of tar
 _SOURCE = Path(__file__).resolve().parents[1]
 _RUNTIME = (
     "__init__.py", "base/__init__.py", "base/complete.py", "base/diskspace.py", "base/errors.py", "base/machine.py",
     "base/paths.py", "base/printable.py", "base/progress.py", "base/run.py", "base/scratch.py", "base/stdio.py",
-    "bundle/__init__.py", "bundle/container.py", "bundle/front.py", "bundle/bundle_manifest.py", "bundle/describe.py",
-    "bundle/start.py", "bundle/unpack_tool.py", "bundle/verify_bundle.py", "report/__init__.py", "report/signature.py",
+    "base/timestamp.py", "bundle/__init__.py", "bundle/bundle_manifest.py", "bundle/container.py",
+    "bundle/describe.py", "bundle/front.py", "bundle/start.py", "bundle/unpack_tool.py", "bundle/verify_bundle.py",
+    "report/__init__.py", "report/signature.py",
 )  # fmt: skip
 
 

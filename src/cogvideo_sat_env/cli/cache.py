@@ -53,11 +53,12 @@ def prune(older_than: str, keep_locks: tuple[Path, ...], more: tuple[Path, ...],
     """
     from cogvideo_sat_env.base.errors import InputError
     from cogvideo_sat_env.base.paths import cache_dir
-    from cogvideo_sat_env.create.cache_prune import parse_age, prune_cache
+    from cogvideo_sat_env.base.timestamp import parse_age
+    from cogvideo_sat_env.create.cache_prune import prune_cache
 
     if more and not keep_locks:
         raise InputError(
             f"{more[0]}: which files to keep is said with --keep-locks", "e.g. --keep-locks conda-lock.yml"
         )
-    done = prune_cache(cache_dir(), parse_age(older_than), [*keep_locks, *more], dry_run)
+    done = prune_cache(cache_dir(), parse_age(older_than, "--older-than"), [*keep_locks, *more], dry_run)
     show(done, as_json)

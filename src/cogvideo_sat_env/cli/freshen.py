@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import click
@@ -60,6 +60,7 @@ def freshen(as_of, wheels, pythons, bounds, markdown, as_json, quiet, **given):
     from cogvideo_sat_env.base.errors import InputError
     from cogvideo_sat_env.base.paths import project_root
     from cogvideo_sat_env.base.progress import choose
+    from cogvideo_sat_env.base.timestamp import parse_age
     from cogvideo_sat_env.report import freshen as module
     from cogvideo_sat_env.report.probe_bounds import probe
     from cogvideo_sat_env.source.wheels.make_lock import pythons_on_path
@@ -75,7 +76,7 @@ def freshen(as_of, wheels, pythons, bounds, markdown, as_json, quiet, **given):
         now = datetime.fromisoformat(as_of).replace(tzinfo=timezone.utc) if as_of else datetime.now(timezone.utc)
     except ValueError as error:
         raise InputError(f"--as-of {as_of}: expected a date", "e.g. --as-of 2026-09-01") from error
-    given["min_age"] = module.parse_age(given["min_age"])
+    given["min_age"] = timedelta(seconds=parse_age(given["min_age"], "--min-age"))
     given["sources"] = () if given["no_install"] else given["sources"] or ("auto",)
     wheel_pythons = tuple(map(Path, pythons or pythons_on_path())) if wheels else ()
     request = taken(module.FreshenRequest, given, now=now.replace(microsecond=0), wheels=wheel_pythons)

@@ -15,8 +15,9 @@ from cogvideo_sat_env.base.errors import InputError, MissingToolError, SatenvErr
 from cogvideo_sat_env.base.files import PARTIAL, replacing, write_atomically
 from cogvideo_sat_env.base.hashing import sha256_file
 from cogvideo_sat_env.base.progress import Progress, human_bytes
+from cogvideo_sat_env.base.timestamp import EPOCH
 from cogvideo_sat_env.cluster.image_facts import ENDING, ImageFacts, facts_path, read_facts
-from cogvideo_sat_env.cluster.tree import EPOCH, made_for
+from cogvideo_sat_env.cluster.tree import made_for
 from cogvideo_sat_env.create.create import CreateRequest
 from cogvideo_sat_env.install import receipt
 

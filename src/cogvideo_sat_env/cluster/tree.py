@@ -20,10 +20,10 @@ from cogvideo_sat_env.base import diskspace
 from cogvideo_sat_env.base.errors import InputError, SatenvError
 from cogvideo_sat_env.base.paths import cache_dir
 from cogvideo_sat_env.base.scratch import scratch_folder
+from cogvideo_sat_env.base.timestamp import EPOCH
 from cogvideo_sat_env.create.create import CreateRequest
 from cogvideo_sat_env.install.own_files import HISTORY, RECEIPT
 
-EPOCH = 1577836800  # 2020-01-01: the time of making would change the bytes
 CACHE = "file:///satenv-cache"  # stands for the cache of the machine that made it, which nobody has where it is seen
 _NOWHERE = ("extracted_package_dir", "package_tarball_full_path", "link")  # of conda's records: where the cache was
 

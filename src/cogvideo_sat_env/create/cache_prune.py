@@ -35,7 +35,6 @@ from cogvideo_sat_env.source.wheels.lockfile import read_wheel_lock
 from cogvideo_sat_env.spec.pypi_names import load_names
 
 DAY = 86400.0
-_UNITS = {"h": 3600.0, "d": DAY, "w": 7 * DAY}  # seconds
 _SHA256 = re.compile(r"\b[0-9a-f]{64}\b")
 _UNLOCKED = (TOOLS, BUNDLES)  # may be in use by commands that haven't locked the cache yet
 
@@ -88,14 +87,6 @@ class Pruned:
         if self.in_use:
             lines.append("Another command uses the cache: what was used within a day was kept.")
         return "\n".join([*lines, *(f"warning: {why}" for why in self.failed)])
-
-
-def parse_age(text: str) -> float:
-    """Return the seconds of an age such as 30d, 12h or 2w. Raises InputError."""
-    found = re.fullmatch(r"(\d+)([hdw])", text)
-    if not found:
-        raise InputError(f"--older-than {text!r}: expected a number and h, d or w", "e.g. --older-than 30d")
-    return int(found[1]) * _UNITS[found[2]]
 
 
 def list_cache(cache: Path) -> CacheListing:

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from cogvideo_sat_env.base import git
 from cogvideo_sat_env.base.errors import InputError
+from cogvideo_sat_env.base.timestamp import EPOCH
 from cogvideo_sat_env.lock import pip_index
 from cogvideo_sat_env.lock.frozen import records
 from cogvideo_sat_env.lock.render import SIZES, read_sizes
 
 METADATA = "metadata"
-EPOCH = 1577836800  # the time stamp of all that is built here, so that bytes don't depend on the day: says no age
 
 
 @dataclass(frozen=True)
@@ -128,4 +128,4 @@ def seconds(timestamp: object) -> int | None:
     if isinstance(timestamp, bool) or not isinstance(timestamp, (int, float)) or timestamp <= 0:
         return None
     found = int(timestamp / 1000 if timestamp > 1e11 else timestamp)
-    return None if found == EPOCH else found
+    return None if found == EPOCH else found  # what is built here: says no age

@@ -57,7 +57,11 @@ def foreign(content: bytes) -> str | None:
         return f"a lock of {lock}" if lock else "a lock in TOML"
     if re.search(r"^\[(project|tool\.[\w.]+|build-system)\]", text, re.MULTILINE):
         return "a pyproject.toml or pixi.toml: it asks for packages, it locks none"
-    return _lines([line.strip() for line in text.splitlines() if line.strip()])
+    named = _lines([line.strip() for line in text.splitlines() if line.strip()])
+    if named or re.search(r"^[{\ufeff]?\s*[\"']?(version|metadata|package)[\"']?\s*:", text, re.MULTILINE):
+        return named
+    markdown = re.search(r"^#{1,6} \S.*\n(\n|=)|^```|^\|?:?---|\]\([^)]+\)", text, re.MULTILINE)
+    return "a text in Markdown" if markdown else None
 
 
 def _json(text: str) -> str | None:

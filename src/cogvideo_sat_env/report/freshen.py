@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.base.paths import current_platform
 from cogvideo_sat_env.base.progress import Progress
 from cogvideo_sat_env.check.agreement import METADATA, check_project
@@ -22,9 +20,6 @@ from cogvideo_sat_env.report.difference import compare
 from cogvideo_sat_env.report.sources import read
 from cogvideo_sat_env.source.wheels.make_lock import lock_wheels
 from cogvideo_sat_env.spec.variants import Variant, guess_device, read_variants
-
-_AGE = re.compile(r"^(\d+)([dhw])$")
-_HOURS = {"h": 1, "d": 24, "w": 168}
 
 
 @dataclass(frozen=True)
@@ -93,14 +88,6 @@ class Freshened:
             lines += ["", "### Why nothing was written", "", *(f"- {words}" for words in self.refusals)]
         lines += ["", "### Pieces", "", *(f"- {line}" for line in self.pieces.splitlines())]
         return "\n".join(lines) + "\n"
-
-
-def parse_age(text: str) -> timedelta:
-    """Return what 14d, 36h or 2w means. Raises InputError."""
-    match = _AGE.match(text.strip())
-    if not match or int(match[1]) > 100_000:
-        raise InputError(f"--min-age {text}: expected a number with d, h or w", "e.g. --min-age 14d")
-    return timedelta(hours=int(match[1]) * _HOURS[match[2]])
 
 
 def freshen(root: Path, request: FreshenRequest, progress: Progress) -> Freshened:

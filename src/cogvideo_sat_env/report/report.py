@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections.abc import Sequence
@@ -11,8 +10,8 @@ from datetime import datetime, timezone
 from typing import Any
 
 from cogvideo_sat_env import __version__
-from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.base.progress import human_bytes
+from cogvideo_sat_env.base.timestamp import timestamp
 from cogvideo_sat_env.report.bounds import FLOOR, Row, broken, judge
 from cogvideo_sat_env.report.columns import align
 from cogvideo_sat_env.report.graph import Graph, make_graph
@@ -170,18 +169,7 @@ def make_report(inventories: Sequence[Inventory], moment: int | None = None) -> 
     for inventory in inventories:
         graph = make_graph(inventory)
         views.append(View(inventory, graph, measure(graph), tuple(judge(inventory))))
-    return InventoryReport(tuple(views), _moment() if moment is None else moment)
-
-
-def _moment() -> int:
-    text = os.environ.get("SOURCE_DATE_EPOCH")
-    try:
-        return int(text) if text else int(time.time())
-    except ValueError as error:
-        raise InputError(
-            f"SOURCE_DATE_EPOCH={text!r}: expected seconds since 1970",
-            "export SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)",
-        ) from error
+    return InventoryReport(tuple(views), timestamp(int(time.time())) if moment is None else moment)
 
 
 def age_group(age: int | None) -> str:

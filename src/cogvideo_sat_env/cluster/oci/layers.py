@@ -14,7 +14,7 @@ from typing import Any
 import zstandard
 
 from cogvideo_sat_env.base.errors import InputError
-from cogvideo_sat_env.cluster.tree import EPOCH
+from cogvideo_sat_env.base.timestamp import EPOCH
 
 TYPE = "application/vnd.oci.image.layer.v1.tar"
 KINDS = {"gzip": "+gzip", "zstd": "+zstd", "none": ""}

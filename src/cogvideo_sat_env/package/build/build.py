@@ -13,6 +13,7 @@ from typing import Any
 from cogvideo_sat_env.base.errors import InputError, SolveError, VerificationError
 from cogvideo_sat_env.base.paths import cache_dir, current_platform
 from cogvideo_sat_env.base.progress import Progress, human_bytes
+from cogvideo_sat_env.base.timestamp import timestamp
 from cogvideo_sat_env.lock.solve import solve
 from cogvideo_sat_env.package.build.build_channels import (
     BuildChannels,
@@ -21,7 +22,7 @@ from cogvideo_sat_env.package.build.build_channels import (
     whole_environment_to_fetch,
 )
 from cogvideo_sat_env.package.build.failure import explain, log_lines
-from cogvideo_sat_env.package.build.outputs import READERS, Output, inputs_digest, plan, timestamp
+from cogvideo_sat_env.package.build.outputs import READERS, Output, inputs_digest, plan
 from cogvideo_sat_env.package.build.repack import repack
 from cogvideo_sat_env.package.build.target_channel import Channel, Made
 from cogvideo_sat_env.package.build.worker import do

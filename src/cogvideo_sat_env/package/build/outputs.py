@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.base.paths import current_platform
+from cogvideo_sat_env.base.timestamp import timestamp
 from cogvideo_sat_env.package.build.worker import do
-from cogvideo_sat_env.source.wheels.fetch import EPOCH
 from cogvideo_sat_env.spec.variants import read_variants
 
 METAPACKAGE = "cogvideo-sat-env"
@@ -91,19 +90,6 @@ def inputs_digest(root: Path, output: Output, platform: str) -> str:
         digest.update(f"{path.relative_to(root).as_posix()}\0".encode())
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
-
-
-def timestamp(default: int = EPOCH) -> int:
-    """Return the time that what is made here carries, in seconds since 1970: SOURCE_DATE_EPOCH, else `default`.
-
-    Raises InputError when the variable isn't a number.
-    """
-    named = os.environ.get("SOURCE_DATE_EPOCH")
-    if not named:
-        return default
-    if not named.isdecimal():
-        raise InputError(f"SOURCE_DATE_EPOCH={named!r}: expected seconds since 1970", "unset it")
-    return int(named)
 
 
 def _files(root: Path, output: Output) -> Iterator[Path]:

@@ -31,8 +31,9 @@ from cogvideo_sat_env.base.errors import SourceError, VerificationError
 from cogvideo_sat_env.base.files import link_or_copy, write_atomically
 from cogvideo_sat_env.base.hashing import sha256_file
 from cogvideo_sat_env.base.progress import Progress
+from cogvideo_sat_env.base.timestamp import EPOCH
 from cogvideo_sat_env.base.wheel_patch import PatchError, patch_wheel, patches_of
-from cogvideo_sat_env.source.wheels.fetch import EPOCH, fetch, file_path
+from cogvideo_sat_env.source.wheels.fetch import fetch, file_path
 from cogvideo_sat_env.source.wheels.interpreter import Interpreter
 from cogvideo_sat_env.source.wheels.lockfile import WheelLock, is_sdist
 from cogvideo_sat_env.source.wheels.metadata import build_string, depends, oldest_minor, read_metadata, shared_depends

@@ -17,12 +17,12 @@ from cogvideo_sat_env.base.errors import SourceError, VerificationError
 from cogvideo_sat_env.base.files import link_or_copy
 from cogvideo_sat_env.base.hashing import sha256_file
 from cogvideo_sat_env.base.progress import Progress, human_bytes
+from cogvideo_sat_env.base.timestamp import EPOCH
 from cogvideo_sat_env.fetch.archives import artefact_path
 from cogvideo_sat_env.source.wheels.interpreter import Interpreter, private_venv
 from cogvideo_sat_env.source.wheels.lockfile import WheelLock, is_sdist, write_requirements
 from cogvideo_sat_env.source.wheels.pip import run_pip
 
-EPOCH = 1577836800  # 2020-01-01: the time stamp of everything that is built here, so that bytes don't depend on the day
 _CALLS = 3  # pip calls at once: one alone is bound by its own hashing and writing
 _BATCH = 8  # files in one call: pip takes half a second to start
 
