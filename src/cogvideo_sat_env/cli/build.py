@@ -37,19 +37,18 @@ from cogvideo_sat_env.cli.options import OUTPUT, UserPath, examples, show
     help="Where PyTorch has to come from the package index (4 GB), fetch it for the tests that need it.",
 )  # fmt: skip
 @OUTPUT
-def build(out, no_test, all_tests, as_json, quiet, **given) -> None:
+def build(out, no_test, all_tests, as_json, progress, **given) -> None:
     """Build the metapackage cogvideo-sat-env, and the pieces that conda channels lack, into an indexed channel.
 
     From the files of PyPI that recipe/ names by SHA-256. Run twice, the bytes are the same; run again after a failure,
     what is finished is kept. The index is written last.
     """
     from cogvideo_sat_env.base.paths import project_root
-    from cogvideo_sat_env.base.progress import choose
     from cogvideo_sat_env.package.build.build import BuildOptions
     from cogvideo_sat_env.package.build.build import build as build_channel
 
     if no_test and all_tests:
         raise click.UsageError("--no-test and --all-tests exclude each other")
     options = BuildOptions(test=not no_test, all_tests=all_tests, **given)
-    outcome = build_channel(project_root(), out.absolute(), options, choose(json=as_json, quiet=quiet))
+    outcome = build_channel(project_root(), out.absolute(), options, progress)
     show(outcome, as_json)

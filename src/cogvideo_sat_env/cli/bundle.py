@@ -68,20 +68,18 @@ def bundle() -> None:
 @click.option("--sign", "key", type=_FILE, help="Sign with this OpenSSH private key.")
 @TRANSFERS
 @OUTPUT
-def pack(out, folder, source, mirrors, pythons, as_json, quiet, **selection) -> None:
+def pack(out, folder, source, mirrors, pythons, as_json, progress, **selection) -> None:
     """Write a bundle: channels, wheelhouse, locks, the tool with its own wheels, manifest, SBOM.
 
     The same input gives the same bytes. Every file's SHA-256 is proven while it is packed.
     """
     from cogvideo_sat_env.base.paths import cache_dir, project_root
-    from cogvideo_sat_env.base.progress import choose
     from cogvideo_sat_env.bundle import content as contents
     from cogvideo_sat_env.bundle.pack import Shape
     from cogvideo_sat_env.bundle.pack import pack as write
     from cogvideo_sat_env.fetch.wanted import Policy
     from cogvideo_sat_env.source.mirror.selection import read_parts
 
-    progress = choose(json=as_json, quiet=quiet)
     shape, patience = taken(Shape, selection), taken(Policy, selection)
     root, cache = project_root(), cache_dir()
     if source == "wheels":
@@ -106,9 +104,8 @@ def pack(out, folder, source, mirrors, pythons, as_json, quiet, **selection) -> 
 @click.argument("file", type=_FILE)
 @IN_BUNDLE
 @OUTPUT
-def verify(file, base, signers, identity, as_json, quiet) -> None:
+def verify(file, base, signers, identity, as_json, progress) -> None:
     """Prove every byte of a bundle against its manifest, and its signature where --signers is given."""
-    from cogvideo_sat_env.base.progress import choose
     from cogvideo_sat_env.bundle.container import open_bundle
     from cogvideo_sat_env.bundle.describe import verified
     from cogvideo_sat_env.bundle.verify_bundle import verify as prove
@@ -118,7 +115,7 @@ def verify(file, base, signers, identity, as_json, quiet) -> None:
     require_signers(identity, signers)
     signer = signature.check(file, opened.tail, signers, identity) if signers else None
     total, start = sum(m.size for m in opened.members.values()), time.perf_counter()
-    with choose(json=as_json, quiet=quiet).task(f"Proving {len(opened.members)} files", total, "bytes") as task:
+    with progress.task(f"Proving {len(opened.members)} files", total, "bytes") as task:
         size = prove(opened, seen=task.advance)
     found, text = verified(opened, size, signer, time.perf_counter() - start)
     say(found, text, as_json)
@@ -166,12 +163,11 @@ def diff(old, new, as_json) -> None:
 @click.option("--repair", is_flag=True, help="Compare every file of the environment; put right what differs.")
 @INSTALLING
 @OUTPUT
-def install(file, base, signers, identity, older, as_json, quiet, **given) -> None:
+def install(file, base, signers, identity, older, as_json, progress, **given) -> None:
     """Make the environment out of a bundle: no network, no root. Every byte is proven before the prefix is touched."""
-    from cogvideo_sat_env.base.progress import choose
     from cogvideo_sat_env.bundle.install import install_bundle
 
     require_signers(identity, signers)
-    request, progress = create_request(given), choose(json=as_json, quiet=quiet)
+    request = create_request(given)
     outcome = install_bundle(file, request, progress, base=base, signers=signers, identity=identity, older=older)
     show_outcome(outcome, as_json)

@@ -46,12 +46,11 @@ from cogvideo_sat_env.cli.options import (
 @VERIFY
 @INSTALLING
 @OUTPUT
-def create(as_json, quiet, **given) -> None:
+def create(as_json, progress, **given) -> None:
     """Create the environment: fetch, verify everything, link, prove.
 
     Every artefact's size and SHA-256 is checked before the first file is linked; the prefix is complete or absent.
     """
-    from cogvideo_sat_env.base.progress import choose
     from cogvideo_sat_env.create import create as creation
 
-    show_outcome(creation.create(create_request(given), choose(json=as_json, quiet=quiet)), as_json)
+    show_outcome(creation.create(create_request(given), progress), as_json)

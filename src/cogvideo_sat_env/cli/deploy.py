@@ -52,13 +52,12 @@ from cogvideo_sat_env.cli.options import (
 @VERIFY
 @INSTALLING
 @OUTPUT
-def deploy(image, at, no_activate, as_json, quiet, **given) -> None:
+def deploy(image, at, no_activate, as_json, progress, **given) -> None:
     """Make a release of the environment for all users of a cluster, and make it current.
 
     ROOT is a folder that all nodes see. A release, ROOT/releases/DATE-LOCKHASH, is never changed after it was made.
     ROOT/current moves to it in one step, after the doctor's quick level has passed in it; running jobs keep theirs.
     """
-    from cogvideo_sat_env.base.progress import choose
     from cogvideo_sat_env.cluster.deploy import Deployment
     from cogvideo_sat_env.cluster.deploy import deploy as make
     from cogvideo_sat_env.cluster.squashfs_image import AT
@@ -76,6 +75,6 @@ def deploy(image, at, no_activate, as_json, quiet, **given) -> None:
         raise click.UsageError("--at is about an --image")
     more = {"activate": not no_activate, "image_at": (at or AT) if image else None}
     wanted = taken(Deployment, given, request=create_request(given), **more)
-    done = make(wanted, choose(json=as_json, quiet=quiet))
+    done = make(wanted, progress)
     show(done, as_json)
     sys.exit(done.exit_code)

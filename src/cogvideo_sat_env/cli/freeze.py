@@ -22,7 +22,7 @@ from cogvideo_sat_env.cli.options import OUTPUT, UserPath, examples
     help="Take it from the channel metadata in this folder, not from the channels.",
 )
 @OUTPUT
-def freeze(folder, frozen, as_json, quiet) -> None:
+def freeze(folder, frozen, as_json, progress) -> None:
     """Write the part of the channels' and the package index's metadata that the locks' solves can see into DIR.
 
     All versions and builds of each package that environment.yml can lead to, on every platform, and of the pip part
@@ -30,9 +30,8 @@ def freeze(folder, frozen, as_json, quiet) -> None:
     address of an index is in it. A DIR made by this command is replaced.
     """
     from cogvideo_sat_env.base.paths import project_root
-    from cogvideo_sat_env.base.progress import choose
     from cogvideo_sat_env.lock import freeze as module
 
-    manifest = module.freeze(project_root(), folder, frozen=frozen, progress=choose(json=as_json, quiet=quiet))
+    manifest = module.freeze(project_root(), folder, frozen=frozen, progress=progress)
     if as_json:
         click.echo(json.dumps({"folder": str(folder), **manifest}, indent=2))

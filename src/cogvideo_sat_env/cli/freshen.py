@@ -51,7 +51,7 @@ from cogvideo_sat_env.cli.options import OUTPUT, UserPath, examples, require_mai
 @click.option("--dry-run", is_flag=True, help="Change no file.")
 @click.option("--markdown", type=UserPath(dir_okay=False), metavar="FILE", help="Write the text of a pull request.")
 @OUTPUT
-def freshen(as_of, wheels, pythons, bounds, markdown, as_json, quiet, **given):
+def freshen(as_of, wheels, pythons, bounds, markdown, as_json, progress, **given):
     """Lock anew with the newest that the ledger allows; take it over when check and doctor pass.
 
     The project's files change together, or not at all. What can't be installed on this machine is named, with the
@@ -59,7 +59,6 @@ def freshen(as_of, wheels, pythons, bounds, markdown, as_json, quiet, **given):
     """
     from cogvideo_sat_env.base.errors import InputError
     from cogvideo_sat_env.base.paths import project_root
-    from cogvideo_sat_env.base.progress import choose
     from cogvideo_sat_env.base.timestamp import parse_age
     from cogvideo_sat_env.report import freshen as module
     from cogvideo_sat_env.report.probe_bounds import probe
@@ -80,7 +79,7 @@ def freshen(as_of, wheels, pythons, bounds, markdown, as_json, quiet, **given):
     given["sources"] = () if given["no_install"] else given["sources"] or ("auto",)
     wheel_pythons = tuple(map(Path, pythons or pythons_on_path())) if wheels else ()
     request = taken(module.FreshenRequest, given, now=now.replace(microsecond=0), wheels=wheel_pythons)
-    progress, root = choose(json=as_json, quiet=quiet), project_root()
+    root = project_root()
     probed = probe(root, request, bounds, progress) if given["probe_bounds"] else None
     found = module.freshen(root, request, progress)
     text = found.to_markdown() + (f"\n{probed.to_markdown()}" if probed else "")

@@ -51,18 +51,16 @@ from cogvideo_sat_env.cli.options import (
 @BREAK_LOCK
 @WAIT
 @OUTPUT
-def image(bundle, as_json, quiet, **given) -> None:
+def image(bundle, as_json, progress, **given) -> None:
     """Write a container image of the environment to the folder OUT: an OCI image layout, without Docker.
 
     Large packages have a layer each, the others share some, so that an update ships little. The same lock, base and
     compression give the same digest.
     """
-    from cogvideo_sat_env.base.progress import choose
     from cogvideo_sat_env.bundle.install import install_bundle
     from cogvideo_sat_env.cluster.oci.image import Image, facts, make, text
     from cogvideo_sat_env.create.create import CreateRequest, create
 
-    progress = choose(json=as_json, quiet=quiet)
     if bundle and (given["sources"] or given["lock"] or given["python"]):
         raise click.UsageError("--bundle brings its own packages and lock: leave --source, --lock and --python out")
 

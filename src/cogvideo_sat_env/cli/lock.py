@@ -50,16 +50,15 @@ from cogvideo_sat_env.cli.options import OUTPUT, UserPath, examples, require_mai
     help="With --with-channel: the conda-lock file [cogvideo-sat-env-VARIANT.conda-lock.yml].",
 )
 @OUTPUT
-def lock(render, pieces, wheels, pythons, with_channel, as_json, quiet, **given) -> None:
+def lock(render, pieces, wheels, pythons, with_channel, as_json, progress, **given) -> None:
     """Make conda-lock.yml with conda-lock, and everything that is rendered from it."""
     from cogvideo_sat_env.base.paths import project_root
-    from cogvideo_sat_env.base.progress import choose
     from cogvideo_sat_env.lock import relock
     from cogvideo_sat_env.lock.make import Solver
     from cogvideo_sat_env.spec.placement import placements_file
 
     require_maintainer_tools()
-    progress, root = choose(json=as_json, quiet=quiet), project_root()
+    root = project_root()
     more: dict = {}
     only, frozen, update = given["only"], given["frozen"], given["update"]
     for_solver = only or frozen or given["conda"] or update

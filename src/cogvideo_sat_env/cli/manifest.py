@@ -25,18 +25,17 @@ from cogvideo_sat_env.cli.options import OUTPUT, VERIFY, UserPath, examples, say
               help="Write it there; a name with .bz2 is packed.")  # fmt: skip
 @VERIFY
 @OUTPUT
-def manifest(prefix, wanted, out, verify, as_json, quiet) -> None:
+def manifest(prefix, wanted, out, verify, as_json, progress) -> None:
     """Write down every file of the environment at PREFIX, so that two creates of one lock give the same text.
 
     The prefix in files, what records say of this machine, and how bytecode was written are normalised (docs/audit.md).
     """
-    from cogvideo_sat_env.base.progress import choose
     from cogvideo_sat_env.report import prefix_manifest
 
     if wanted and out:
         raise click.UsageError("--check compares, --out writes: give one of them")
     expected = prefix_manifest.read(wanted) if wanted else None
-    found = prefix_manifest.make(prefix, full=verify == "full", progress=choose(json=as_json, quiet=quiet))
+    found = prefix_manifest.make(prefix, full=verify == "full", progress=progress)
     if expected is not None:
         difference = prefix_manifest.compare(expected, found)
         show(difference, as_json)

@@ -37,18 +37,16 @@ from cogvideo_sat_env.cli.options import (
 @TRANSFERS
 @click.option("--fast", is_flag=True, help="Trust files whose size and time are as when they were last proven.")
 @OUTPUT
-def mirror(folder, mirrors, fast, as_json, quiet, **selection) -> None:
+def mirror(folder, mirrors, fast, as_json, progress, **selection) -> None:
     """Fetch every file of the lock into FOLDER: channels for conda, mamba and pixi, and a wheelhouse for pip.
 
     What is there is hashed again, never fetched again. Interrupted, it goes on where it broke off.
     """
     from cogvideo_sat_env.base.paths import project_root
-    from cogvideo_sat_env.base.progress import choose
     from cogvideo_sat_env.fetch.wanted import Policy
     from cogvideo_sat_env.source.mirror.mirror import make_mirror
     from cogvideo_sat_env.source.mirror.selection import read_parts
 
     policy, parts = taken(Policy, selection), read_parts(project_root(), **selection)
-    progress = choose(json=as_json, quiet=quiet)
     result = make_mirror(folder, parts, mirrors=mirrors, policy=policy, fast=fast, progress=progress)
     show(result, as_json)

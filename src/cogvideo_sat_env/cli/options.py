@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -67,8 +68,20 @@ def together(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return declare
 
 
+def _with_progress(command: Any) -> Any:
+    """Give `command` the progress that its --json and --quiet mean."""
+
+    @functools.wraps(command)
+    def run(quiet: bool, as_json: bool, **given: Any) -> Any:
+        from cogvideo_sat_env.base.progress import choose
+
+        return command(as_json=as_json, progress=choose(json=as_json, quiet=quiet), **given)
+
+    return run
+
+
 JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-OUTPUT = together(JSON, click.option("-q", "--quiet", is_flag=True, help="No progress."))
+OUTPUT = together(JSON, click.option("-q", "--quiet", is_flag=True, help="No progress."), _with_progress)
 ENVIRONMENT = together(
     click.option("-p", "--prefix", type=UserPath(), help="Folder of the environment."),
     click.option("-n", "--name", help="Name of the environment [default: that of environment.yml]."),

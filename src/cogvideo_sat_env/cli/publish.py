@@ -28,23 +28,15 @@ from cogvideo_sat_env.cli.options import OUTPUT, UserPath, examples, show
     help="The kind of server behind an http(s) address [known for prefix.dev and anaconda.org].",
 )
 @OUTPUT
-def publish(channel_dir, target, yes, force, server, as_json, quiet) -> None:
+def publish(channel_dir, target, yes, force, server, as_json, progress) -> None:
     """Publish the channel in CHANNEL_DIR to TARGET: a folder, s3://BUCKET/PREFIX or an http(s) address.
 
     The channel is proven first (hashes, sizes, metadata, dependencies); packages go up before the index.
     """
     from cogvideo_sat_env.base.paths import project_root
-    from cogvideo_sat_env.base.progress import choose
     from cogvideo_sat_env.package.publish.publish import publish as publish_channel
 
-    outcome = publish_channel(
-        channel_dir,
-        target,
-        yes=yes,
-        force=force,
-        server=server,
-        root=project_root(),
-        progress=choose(json=as_json, quiet=quiet),
-    )
+    how = {"yes": yes, "force": force, "server": server}
+    outcome = publish_channel(channel_dir, target, **how, root=project_root(), progress=progress)
     show(outcome, as_json)
     sys.exit(outcome.exit_code)

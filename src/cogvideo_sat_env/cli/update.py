@@ -48,17 +48,16 @@ def _target(prefix: Path | None, name: str | None) -> Path:
 @VERIFY
 @INSTALLING
 @OUTPUT
-def update(prefix, name, variant, no_keep, as_json, quiet, **given) -> None:
+def update(prefix, name, variant, no_keep, as_json, progress, **given) -> None:
     """Bring an environment to the present lock in one step; satenv undo goes back.
 
     The new one is made beside the old one and takes its place when it is complete. The old one is kept until the next
     update. Packages that you added yourself are not in the new one.
     """
-    from cogvideo_sat_env.base.progress import choose
     from cogvideo_sat_env.create import update as updating
 
     request = create_request({**given, "variant": variant or ""}, sources=(), keep=not no_keep)
-    outcome = updating.update(_target(prefix, name), request, choose(json=as_json, quiet=quiet))
+    outcome = updating.update(_target(prefix, name), request, progress)
     show_outcome(outcome, as_json)
 
 
