@@ -265,11 +265,11 @@ sys.path[:0] = [{str(TESTS)!r}, {str(TESTS.parent / "src")!r}]
 from pathlib import Path
 from cogvideo_sat_env.base.progress import Silent
 from cogvideo_sat_env.cluster.deploy import Deployment, deploy
-from cogvideo_sat_env.create.create import Request
+from cogvideo_sat_env.create.create import CreateRequest
 from cluster.admin import Site
 apps = Site(None, [], Path(sys.argv[1]))
 print("started", flush=True)
-done = deploy(Deployment(apps.path, Request(sources=("channel",), variant="cpu")), Silent(), apps.prove)
+done = deploy(Deployment(apps.path, CreateRequest(sources=("channel",), variant="cpu")), Silent(), apps.prove)
 print(done.name, done.made, flush=True)
 """
 
@@ -289,13 +289,13 @@ import rattler
 from cogvideo_sat_env.install import post_link, repair, stage, transaction, workers
 from cogvideo_sat_env.base.progress import Silent
 from cogvideo_sat_env.cluster.deploy import Deployment, deploy
-from cogvideo_sat_env.create.create import Request
+from cogvideo_sat_env.create.create import CreateRequest
 from cluster.admin import Site
 site = Site(None, [], Path(sys.argv[1]))
 for line in sys.stdin:
     pid = os.fork()
     if pid == 0:
-        deploy(Deployment(site.path, Request(sources=("channel",), variant="cpu")), Silent(), site.prove)
+        deploy(Deployment(site.path, CreateRequest(sources=("channel",), variant="cpu")), Silent(), site.prove)
         os._exit(0)
     print(pid, flush=True)
     print(os.waitpid(pid, 0)[1], flush=True)
