@@ -24,7 +24,7 @@ from cogvideo_sat_env.lock.verify_lock import RELOCK, Mismatch, verify_entries, 
 from cogvideo_sat_env.source.wheels.lockfile import lock_name, read_wheel_lock, spec_hash
 from cogvideo_sat_env.source.wheels.names import divide
 from cogvideo_sat_env.spec import placement
-from cogvideo_sat_env.spec.breakage import Ledger, LedgerEntry, read_ledger
+from cogvideo_sat_env.spec.breakage import Ledger, read_ledger
 from cogvideo_sat_env.spec.environment import CondaSpec, Environment, PipSpec, read_environment
 from cogvideo_sat_env.spec.pypi_names import load_names
 from cogvideo_sat_env.spec.requirements import Requirement, read_requirements
@@ -161,12 +161,9 @@ def check_proofs(root: Path, ledger: Ledger) -> list[Mismatch]:
     for entry in ledger.all:
         missing = [test for test in entry.proof.tests if not _test_exists(root, test)]
         missing += [check for check in entry.proof.checks if check not in checks]
-        findings += [_no_proof(entry, proof) for proof in missing]
+        where, whose = f"{LEDGER}:{entry.line}", f"entry '{entry.id}'"
+        findings += [Mismatch(where, f"{whose}: its proof '{proof}' does not exist", "write it") for proof in missing]
     return findings
-
-
-def _no_proof(entry: LedgerEntry, proof: str) -> Mismatch:
-    return Mismatch(f"{LEDGER}:{entry.line}", f"entry '{entry.id}': its proof '{proof}' does not exist", "write it")
 
 
 def _test_exists(root: Path, node: str) -> bool:

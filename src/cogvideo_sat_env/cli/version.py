@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from pathlib import Path
 
 import click
 
 from cogvideo_sat_env import __version__
+from cogvideo_sat_env.base import git
+from cogvideo_sat_env.base.errors import SatenvError
 
 
 def version_line(root: Path) -> str:
@@ -30,16 +30,7 @@ def show(context: click.Context, parameter: click.Parameter, wanted: bool) -> No
 
 
 def _git(root: Path, *arguments: str) -> str:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
-        run = subprocess.run(
-            ["git", "-C", str(root), *arguments],
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=False,
-            env=environment,
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        return git.output(root, *arguments).decode("utf-8", "replace").strip()
+    except SatenvError:
         return ""
-    return run.stdout.strip() if run.returncode == 0 else ""

@@ -42,10 +42,6 @@ def run_doctor(parsed: argparse.Namespace) -> int:
     return code
 
 
-def _add_nothing(parser: argparse.ArgumentParser) -> None:
-    return
-
-
 def _run_version(parsed: argparse.Namespace) -> int:
     print(f"{PROGRAM} {__version__}")
     return 0
@@ -55,7 +51,7 @@ COMMANDS: dict[str, Command] = {
     "doctor": Command(
         "prove that the environment trains; say what to type when it doesn't", command_options.add_to, run_doctor
     ),
-    "version": Command("print the version", _add_nothing, _run_version),
+    "version": Command("print the version", lambda parser: None, _run_version),
     "why": Command("say why a package is needed or bounded", reasons.add_arguments, reasons.run),
 }
 

@@ -183,7 +183,8 @@ class Transfer:
             raise AgainError("the server can't continue where the transfer broke off", wait=0.0, status=status)
         if status == 200:
             _restart(partial, task)  # the server ignores Range, or the file has changed
-            self.etag = _strong(answer.headers.get("ETag", "")) or answer.headers.get("Last-Modified", "")
+            etag = answer.headers.get("ETag", "")  # a weak one is no good for If-Range
+            self.etag = (not etag.startswith("W/") and etag) or answer.headers.get("Last-Modified", "")
             encoding, kind = answer.headers.get("Content-Encoding", ""), answer.headers.get("Content-Type", "")
             said = [f"Content-Encoding {printable(encoding[:80])}"] if encoding not in ("", "identity") else []
             self.served_as = ", ".join(said + (["a web page"] if kind.startswith("text/html") else []))
@@ -235,10 +236,6 @@ class Transfer:
 def _restart(partial: Partial, task: Task) -> None:
     task.advance(-partial.size)
     partial.restart()
-
-
-def _strong(etag: str) -> str:
-    return "" if etag.startswith("W/") else etag  # a weak one is no good for If-Range
 
 
 def _retry_after(value: str) -> float | None:

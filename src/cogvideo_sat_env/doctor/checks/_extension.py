@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
-from ._probe import ProbeOutcome, failed, passed, warning
+from ._probe import ONE_OUTPUT, ProbeOutcome, failed, passed, run_program, warning
 
 _LIMIT = 240.0
 # Without a GPU: what CogVideoX is trained on. nvcc knows Blackwell from CUDA 12.8 on.
@@ -56,44 +55,33 @@ def build(home: Path, workdir: Path, capabilities: list[str], own: bool, run: bo
     codes = [f"-gencode=arch=compute_{name},code=sm_{name}" for name in names]
     judge = failed if own or run else warning
     nvcc = [str(home / "bin" / "nvcc"), "-std=c++17", "-O2", "-Xcompiler", "-fPIC", "-ccbin", compiler[0], *codes]
-    code, output = _run([*nvcc, "-c", str(source), "-o", str(compiled)])
-    if code != 0 or not compiled.is_file():
-        if "unsupported GNU version" in output or "unsupported clang version" in output:
+    done = run_program([*nvcc, "-c", str(source), "-o", str(compiled)], _LIMIT, **ONE_OUTPUT)
+    if done.returncode or not compiled.is_file():
+        if "unsupported GNU version" in done.stdout or "unsupported clang version" in done.stdout:
             return judge(
-                f"nvcc refuses the host compiler {compiler[0]}: {_error(output)}",
+                f"nvcc refuses the host compiler {compiler[0]}: {_error(done.stdout)}",
                 "install the compiler that fits this nvcc: mamba install 'gxx_linux-64<15', or name one in CXX",
             )
-        return judge(f"nvcc can't compile a small CUDA kernel: {_error(output)}", _REMEDY)
+        return judge(f"nvcc can't compile a small CUDA kernel: {_error(done.stdout)}", _REMEDY)
     folders = [path for path in (home / "lib64", home / "lib", *home.glob("targets/*/lib")) if path.is_dir()]
     link = [*compiler, "-shared", str(compiled), *(f"-L{path}" for path in folders), "-lcudart", "-o", str(library)]
-    code, output = _run(link)
-    if code != 0 or not library.is_file():
-        return judge(f"{compiler[0]} can't link a CUDA extension: {_error(output)}", _REMEDY)
+    done = run_program(link, _LIMIT, **ONE_OUTPUT)
+    if done.returncode or not library.is_file():
+        return judge(f"{compiler[0]} can't link a CUDA extension: {_error(done.stdout)}", _REMEDY)
     summary = f"a small CUDA extension compiled for {', '.join(f'sm_{name}' for name in names)}"
     if not run:
         return passed(f"{summary}, not run: no GPU", architectures=names)
     count = 10_000
     load = f"import ctypes, sys; print(ctypes.CDLL(sys.argv[1]).satenv_sum({count}))"
-    code, output = _run([sys.executable, "-c", load, str(library)])  # a crash there is a finding here
-    if code != 0 or output.split()[-1:] != [str(3 * count)]:
-        return failed(f"{summary}; run on the GPU, it gives {_error(output)} instead of {3 * count}", _REMEDY)
+    done = run_program(
+        [sys.executable, "-c", load, str(library)], _LIMIT, **ONE_OUTPUT
+    )  # a crash there is a finding here
+    if done.returncode or done.stdout.split()[-1:] != [str(3 * count)]:
+        return failed(f"{summary}; run on the GPU, it gives {_error(done.stdout)} instead of {3 * count}", _REMEDY)
     return passed(f"{summary} and run on the GPU", architectures=names)
 
 
 _REMEDY = "{satenv} doctor --only toolchain shows what is missing; in conda: cuda-nvcc, cuda-cudart-dev, gxx_linux-64"
-
-
-def _run(command: list[str]) -> tuple[int, str]:
-    try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            errors="replace", timeout=_LIMIT, check=False,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return 1, f"error: {command[0]} does not end within {_LIMIT:.0f} s"
-    except OSError as error:
-        return 1, f"error: {command[0]}: {error.strerror}"
-    return done.returncode, done.stdout
 
 
 def _error(text: str) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,6 +78,33 @@ def warning(finding: str, remedy: str | None = None, *, ledger: tuple[str, ...] 
 def not_run(finding: str, **details: Any) -> ProbeOutcome:
     """There is nothing here to check."""
     return ProbeOutcome("not_run", finding, None, details)
+
+
+def some(items: Sequence[str], most: int = 3, between: str = ", ") -> str:
+    """Return the first `most` of `items`, and how many there are beside them."""
+    more = f"{between.rstrip()} and {len(items) - most} more".lstrip(",") if len(items) > most else ""
+    return between.join(items[:most]) + more
+
+
+def run_program(command: Sequence[str], seconds: float, **more: Any) -> subprocess.CompletedProcess[str]:
+    """Run a program without input unless `more` (of subprocess.run) has some; what it prints comes as text.
+
+    One that can't be started (127) or doesn't end in time (124) is a failure in words, as its last output.
+    """
+    source = {} if "input" in more else {"stdin": subprocess.DEVNULL}
+    try:
+        return subprocess.run(
+            command, capture_output="stdout" not in more, text=True, errors="replace", timeout=seconds, check=False,
+            **source, **more,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        code, words = 124, f"error: {command[0]} doesn't end within {seconds:.0f} s"
+    except OSError as error:
+        code, words = 127, f"error: {command[0]}: {error.strerror}"
+    return subprocess.CompletedProcess(command, code, words, words)
+
+
+ONE_OUTPUT = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}  # errors where they were printed
 
 
 _LOADER_ERRORS = re.compile(

@@ -9,7 +9,7 @@ from typing import Any
 
 from . import _prefix, _verify
 from ._prefix import key
-from ._probe import ProbeOutcome, ProbeRequest, failed, not_run, passed, warning
+from ._probe import ProbeOutcome, ProbeRequest, failed, not_run, passed, some, warning
 
 _SECONDS = 100.0  # for hashing; two idle cores need about 20 for 50,000 files and 8 GB
 
@@ -28,7 +28,9 @@ def receipt(request: ProbeRequest) -> ProbeOutcome:
                and there[name][0] == wanted[name][0]]  # fmt: skip
     differing = [_against(name, there[name], wanted[name]) for name in wanted
                  if name in there and name not in rebuilt and there[name] != wanted[name]]  # fmt: skip
-    added = [f"{name} {there[name][0]}" for name in sorted(there, key=_metapackage_first) if name not in wanted]
+    first = "cogvideo-sat-env"
+    names = sorted(there.keys() - wanted.keys(), key=lambda name: (name != first, name))
+    added = [f"{name} {there[name][0]}" for name in names]
     distributions = _prefix.installed()
     for pin in written.get("pip") or []:
         found = distributions.get(key(pin["name"]))
@@ -38,14 +40,14 @@ def receipt(request: ProbeRequest) -> ProbeOutcome:
             differing.append(f"{pin['name']} {found} (receipt: {pin['version']})")
     builds = [_against(name, there[name], wanted[name]) for name in rebuilt]
     details = {"missing": gone, "differing": differing, "rebuilt": builds, "added": added}
-    since = f"; {_count(added, 'package')} added since: {_some(added)}" if added else ""
+    since = f"; {_count(added, 'package')} added since: {some(added)}" if added else ""
     if builds:
-        since += f"; {_count(builds, 'package')} since in another build of the same version: {_some(builds)}"
+        since += f"; {_count(builds, 'package')} since in another build of the same version: {some(builds)}"
     if gone:
-        finding = f"{_count(gone, 'package')} of the receipt not in the environment: {_some(gone)}"
+        finding = f"{_count(gone, 'package')} of the receipt not in the environment: {some(gone)}"
         return failed(finding, repair, **details)
     if differing:
-        finding = f"{_count(differing, 'package')} differ from the receipt: {_some(differing)}{since}"
+        finding = f"{_count(differing, 'package')} differ from the receipt: {some(differing)}{since}"
         asked = "if you asked conda, mamba or pip for that, it is no damage (identity.bounds: is it within the bounds?)"
         return warning(finding, f"{asked}; to have the lock's again: {repair}", **details)
     count = len(wanted) - len(builds) + len(written.get("pip") or [])
@@ -63,20 +65,16 @@ def receipt(request: ProbeRequest) -> ProbeOutcome:
         return passed(f"{finding}; {lock['name']} has changed since, but not in these packages", **details)
     remedy = f"to have the new lock: {{satenv}} update -p '{prefix}'"
     if added or builds:
-        remedy += f", which leaves out what conda or mamba installed on top: {_some([*added, *builds])}"
+        remedy += f", which leaves out what conda or mamba installed on top: {some([*added, *builds])}"
     return warning(
         f"{finding}, but the project's {lock['name']} has changed since: {_count(changes, 'package')} differ:"
-        f" {_some(changes)}",
+        f" {some(changes)}",
         remedy, lock=changes, **details,
     )  # fmt: skip
 
 
 def _against(name: str, found: tuple[str, str], receipt: tuple[str, str]) -> str:
     return f"{name} {'-'.join(found)} (receipt: {'-'.join(receipt)})"
-
-
-def _metapackage_first(name: str) -> tuple[bool, str]:
-    return name != "cogvideo-sat-env", name
 
 
 def overwritten(request: ProbeRequest) -> ProbeOutcome:
@@ -120,13 +118,13 @@ def overwritten(request: ProbeRequest) -> ProbeOutcome:
     details = {"replaced": replaced, "added": added}
     if replaced:
         return warning(
-            f"installed over conda's packages: {_some(replaced)}",
+            f"installed over conda's packages: {some(replaced)}",
             f"have conda's again: '{prefix}/bin/python' -m pip uninstall -y {' '.join(dict.fromkeys(culprits))};"
             f" then {request.restore};"
             " packages of your own belong into an environment of their own, or after --no-deps", **details,
         )  # fmt: skip
     if added:
-        return passed(f"nothing of conda's was replaced; added by pip since: {_some(added)}", **details)
+        return passed(f"nothing of conda's was replaced; added by pip since: {some(added)}", **details)
     return passed(f"{len(infos)} distributions, all conda's or the receipt's; nothing was replaced", **details)
 
 
@@ -154,7 +152,7 @@ def files(request: ProbeRequest) -> ProbeOutcome:
         parts = []
         for word, group in (("missing", found.missing), ("changed", found.changed)):
             if group:
-                examples = _some([f"{owner}: {paths[0]}" for owner, paths in group.items()])
+                examples = some([f"{owner}: {paths[0]}" for owner, paths in group.items()])
                 parts.append(f"{sum(map(len, group.values())):,} {word} ({examples})")
         finding = f"of {len(wanted):,} recorded files {' and '.join(parts)}"
         return failed(finding, request.restore, verified=what, **details)
@@ -219,7 +217,3 @@ def _first(group: dict[str, list[str]]) -> dict[str, list[str]]:
 
 def _count(items: list[str], word: str) -> str:
     return f"{len(items)} {word}{'' if len(items) == 1 else 's'}"
-
-
-def _some(items: list[str], most: int = 3) -> str:
-    return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")

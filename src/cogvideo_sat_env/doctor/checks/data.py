@@ -47,7 +47,8 @@ def webdataset(request: ProbeRequest) -> ProbeOutcome:
     }
     for kind, make in kinds.items():
         try:
-            samples = _take(iter(make()), TAKE)
+            source = iter(make())
+            samples = [next(source) for _ in range(TAKE)]  # it never ends: StopIteration is an error
         except TypeError as error:  # ResampledShards got `deterministic` as its seed function
             if "not callable" not in str(error):
                 raise
@@ -235,15 +236,7 @@ def _clip_shards(folder: Path) -> tuple[set[str], set[str]]:
         "002": {"c0": clip, "c1": clip, "c2": clip},
     }
     for name, clips in contents.items():
-        target = folder / f"clips-{name}.tar"
-        with tarfile.open(target, "w") as archive:
-            for key, content in clips.items():
-                for suffix, data in (("mp4", content), ("id", key.encode())):
-                    client = tarfile.TarInfo(f"{key}.{suffix}")
-                    client.size = len(data)
-                    archive.addfile(client, io.BytesIO(data))
-        lines = [json.dumps({"key": key, "caption": f"caption {key}"}) for key in clips]
-        target.with_name(f"clips-{name}.meta.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        _write_shard(folder / f"clips-{name}.tar", clips)
     last = folder / "clips-002.tar"
     with tarfile.open(last) as archive:
         start = archive.getmember("c2.mp4").offset_data
@@ -255,25 +248,25 @@ def _pass_on(source: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     yield from source
 
 
-def _take(source: Iterator[dict[str, Any]], count: int) -> list[dict[str, Any]]:
-    return [next(source) for _ in range(count)]  # resampled streams never end: StopIteration is an error
-
-
 def _write_shards(folder: Path) -> dict[str, bytes]:
-    """Write the shards with .id and .mp4 members and the .meta.jsonl beside each; return content by key."""
+    """Write shards of SHARDS times PER_SHARD samples; return content by key."""
     expected = {}
     for shard in range(SHARDS):
-        keys = [f"{shard}{index:03d}" for index in range(PER_SHARD)]
-        with tarfile.open(folder / f"shard-{shard:03d}.tar", "w") as archive:
-            for key in keys:
-                expected[key] = f"content of {key}".encode() * 40
-                for suffix, content in (("mp4", expected[key]), ("id", key.encode())):
-                    client = tarfile.TarInfo(f"{key}.{suffix}")
-                    client.size = len(content)
-                    archive.addfile(client, io.BytesIO(content))
-        lines = [json.dumps({"key": key, "caption": f"caption {key}", "fps": 8}) for key in keys]
-        (folder / f"shard-{shard:03d}.meta.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        contents = {key: f"content of {key}".encode() * 40 for key in (f"{shard}{i:03d}" for i in range(PER_SHARD))}
+        _write_shard(folder / f"shard-{shard:03d}.tar", contents)
+        expected |= contents
     return expected
+
+
+def _write_shard(path: Path, contents: dict[str, bytes]) -> None:
+    with tarfile.open(path, "w") as archive:
+        for key, content in contents.items():
+            for suffix, data in (("mp4", content), ("id", key.encode())):
+                member = tarfile.TarInfo(f"{key}.{suffix}")
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+    lines = [json.dumps({"key": key, "caption": f"caption {key}", "fps": 8}) for key in contents]
+    path.with_suffix(".meta.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _check(samples: list[dict[str, Any]], expected: dict[str, bytes], with_meta: bool) -> str | None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-import re
 import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from . import _train
+from ._prefix import installed
 from ._probe import ProbeOutcome, ProbeRequest, passed
 from .toolchain import torch_cuda
 
@@ -21,11 +21,7 @@ _BYTES = ("SwissArmyTransformer", "deepspeed", "webdataset")
 
 def facts(request: ProbeRequest) -> ProbeOutcome:
     """Return this host's versions, drivers and hashes; nothing is imported."""
-    found: dict[str, str] = {"python": platform.python_version()}
-    for distribution in metadata.distributions():
-        name = distribution.metadata["Name"]
-        if name:
-            found.setdefault(re.sub(r"[-_.]+", "-", name).lower(), distribution.version)
+    found = {**installed(), "python": platform.python_version()}
     machine: dict[str, Any] = {
         "driver": request.inputs["gpu"]["driver"],
         "gpus": [item["name"] for item in request.inputs["gpu"]["gpus"]],
@@ -72,7 +68,6 @@ def training(request: ProbeRequest) -> ProbeOutcome:
                         ("MASTER_ADDR", "address"), ("MASTER_PORT", "port")):  # fmt: skip
         os.environ[name] = str(options[f"fleet.{value}"])
     if device == "cpu":
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
-        os.environ["DS_ACCELERATOR"] = "cpu"
+        os.environ |= {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
     record = _train.train(request.workdir, device=device)
     return passed("trained", losses=record["losses"], digest=record["digest"], device=device)

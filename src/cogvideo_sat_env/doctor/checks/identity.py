@@ -17,7 +17,7 @@ from pathlib import Path
 
 from . import _libraries
 from ._prefix import installed, key, parsed
-from ._probe import ProbeOutcome, ProbeRequest, failed, not_run, passed, warning
+from ._probe import ProbeOutcome, ProbeRequest, failed, not_run, passed, some, warning
 from ._records import files, overwritten, receipt
 
 __all__ = [
@@ -253,9 +253,7 @@ def pollution(request: ProbeRequest) -> ProbeOutcome:
     shadowed = _user_site_rivals(user)
     if shadowed:
         found.append((
-            f"the user site {site.getusersitepackages()} shadows {', '.join(shadowed[:4])}"
-            + (f" and {len(shadowed) - 4} more" if shadowed[4:] else ""),
-            "export PYTHONNOUSERSITE=1",
+            f"the user site {site.getusersitepackages()} shadows {some(shadowed, 4)}", "export PYTHONNOUSERSITE=1"
         ))  # fmt: skip
     found += _library_rivals(user, prefix)
     if user.get("PYTHONSAFEPATH"):

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib
-import os
 import pkgutil
-import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +12,19 @@ from contextlib import contextmanager
 from importlib import metadata
 from types import ModuleType
 
-from ._probe import ProbeOutcome, ProbeRequest, failed, last_error, loader_errors, one_line, passed, warning
+from ._probe import (
+    ONE_OUTPUT,
+    ProbeOutcome,
+    ProbeRequest,
+    failed,
+    last_error,
+    loader_errors,
+    one_line,
+    passed,
+    run_program,
+    some,
+    warning,
+)  # fmt: skip
 
 _LIMIT = 180.0  # seconds for one module: cold parallel file systems need more than a minute
 _TORCHVISION, _WEBDATASET = "torchvision-0.26", "webdataset-0.2.88"
@@ -36,9 +46,7 @@ def alone(request: ProbeRequest) -> ProbeOutcome:
         problems = dict(zip(modules, pool.map(lambda name: _problem(f"import {name}", has_gpu), modules), strict=True))
     bad = {name: problem for name, problem in problems.items() if problem}
     if bad:
-        first = "; ".join(f"{name} ({problem})" for name, problem in list(bad.items())[:3])
-        more = f"; and {len(bad) - 3} more" if len(bad) > 3 else ""
-        return failed(f"{len(bad)} of {len(modules)} modules fail alone: {first}{more}", problems=bad)
+        return failed(f"{len(bad)} of {len(modules)} modules fail alone: {_named(bad, 3)}", problems=bad)
     return passed(f"{len(modules)} modules import, each in its own process, without a loader error")
 
 
@@ -48,7 +56,7 @@ def together(request: ProbeRequest) -> ProbeOutcome:
     with _without_collection():
         bad = _import_all(modules)
     if bad:
-        return failed(f"{len(bad)} of {len(modules)} modules fail: {_some(bad)}", problems=bad)
+        return failed(f"{len(bad)} of {len(modules)} modules fail: {_named(bad)}", problems=bad)
     return passed(f"{len(modules)} modules import in one process")
 
 
@@ -96,7 +104,7 @@ def upstream_names(request: ProbeRequest) -> ProbeOutcome:
             if any(name.startswith(start) for name in bad)
         )  # fmt: skip
         bad = dict(sorted(bad.items(), key=lambda item: item[1] == _NO_NAME))  # why a module isn't there says most
-        return failed(f"upstream's sat/ imports what is not there: {_some(bad)}", ledger=ledger, problems=bad)
+        return failed(f"upstream's sat/ imports what is not there: {_named(bad)}", ledger=ledger, problems=bad)
     commit = str(table["commit"])
     return passed(f"all {count} names that upstream's sat/ uses are there (commit {commit[:7]})", commit=commit)
 
@@ -122,7 +130,7 @@ def sat_modules(request: ProbeRequest) -> ProbeOutcome:
         else:
             count += 1
     if bad:
-        return failed(f"{len(bad)} modules of SwissArmyTransformer fail: {_some(bad)}", problems=bad, unused=unused)
+        return failed(f"{len(bad)} modules of SwissArmyTransformer fail: {_named(bad)}", problems=bad, unused=unused)
     finding = f"{count} modules of SwissArmyTransformer import; {len(unused)} ask for what no requirement brings"
     return passed(finding, unused=unused)
 
@@ -179,20 +187,13 @@ def _import_all(modules: Iterable[str]) -> dict[str, str]:
     return bad
 
 
-def _some(problems: dict[str, str]) -> str:
-    first = [f"{name} ({problem})" for name, problem in list(problems.items())[:2]]
-    return "; ".join(first) + (f"; and {len(problems) - 2} more" if len(problems) > 2 else "")
+def _named(problems: dict[str, str], most: int = 2) -> str:
+    return some([f"{name} ({problem})" for name, problem in problems.items()], most, "; ")
 
 
 def _problem(code: str, has_gpu: bool) -> str | None:
     """Run `code` in a new process; return what is wrong in one line, or None."""
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", code], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True, errors="replace", timeout=_LIMIT, check=False, env=dict(os.environ),
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return f"does not end within {_LIMIT:.0f} s"
+    done = run_program([sys.executable, "-c", code], _LIMIT, **ONE_OUTPUT)
     if done.returncode < 0:
         return f"crashed with signal {-done.returncode}"
     if done.returncode:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from . import _clips
-from ._probe import ProbeOutcome, ProbeRequest, failed, last_error, not_run, passed, warning
+from ._probe import ProbeOutcome, ProbeRequest, failed, last_error, not_run, passed, run_program, warning
 
 _HERE = Path(__file__).resolve().parent
 _TRAIN_SECONDS, _SAMPLE_SECONDS, _PREPARE_SECONDS = 900.0, 400.0, 300.0
@@ -108,8 +108,7 @@ def _decodes(path: str, facts: dict[str, Any]) -> tuple[str | None, str]:
     import imageio_ffmpeg
     import numpy as np
 
-    done = subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-i", path], capture_output=True,
-                          text=True, errors="replace", timeout=60, check=False, stdin=subprocess.DEVNULL)  # fmt: skip
+    done = run_program([imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-i", path], 60.0)
     match = re.search(r"Video: (\w+)", done.stderr)
     codec = match[1] if match else "unknown"
     try:
@@ -158,8 +157,7 @@ def modules(request: ProbeRequest) -> ProbeOutcome:
         "        found[name] = f'{type(error).__name__}: {error}'\n"
         "print('\\nmodules:' + json.dumps(found))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, facts["folder"], json.dumps(names)], capture_output=True,
-                          text=True, errors="replace", cwd=request.workdir, timeout=240, check=False)  # fmt: skip
+    done = run_program([sys.executable, "-c", code, facts["folder"], json.dumps(names)], 240.0, cwd=request.workdir)
     match = re.search(r"^modules:(.*)$", done.stdout, re.MULTILINE)
     if match is None:
         return failed(f"importing {len(names)} modules ended with code {done.returncode}: {last_error(done.stderr)}")
@@ -222,11 +220,10 @@ def _prepare(request: ProbeRequest, config: dict[str, Any]) -> ProbeOutcome | No
         "vae": config.get("model", {}).get("first_stage_config"),
     }  # fmt: skip
     (folder / "prepare.json").write_text(json.dumps(asked), encoding="utf-8")
-    done = subprocess.run([sys.executable, str(_HERE / "_sat_prepare.py"), facts["folder"],
-                           str(folder / "prepare.json")], capture_output=True, text=True, errors="replace",
-                          cwd=folder, timeout=_PREPARE_SECONDS, check=False)  # fmt: skip
+    command = [sys.executable, str(_HERE / "_sat_prepare.py"), facts["folder"], str(folder / "prepare.json")]
+    done = run_program(command, _PREPARE_SECONDS, cwd=folder)
     if done.returncode:
-        return failed(f"a VAE of your config's shape can't be made: {last_error(done.stderr)}")  # fmt: skip
+        return failed(f"a VAE of your config's shape can't be made: {last_error(done.stderr)}")
     for part in ("videos", "labels"):
         (folder / "clips" / part).mkdir(parents=True)
     own = (facts.get("clips") or {}).get("paths") or []

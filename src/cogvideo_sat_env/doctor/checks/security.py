@@ -8,7 +8,7 @@ from pathlib import Path
 
 from . import _osv
 from ._prefix import installed
-from ._probe import ProbeOutcome, ProbeRequest, failed, not_run, passed, warning
+from ._probe import ProbeOutcome, ProbeRequest, failed, not_run, passed, some, warning
 
 
 def advisories(request: ProbeRequest) -> ProbeOutcome:
@@ -27,11 +27,11 @@ def advisories(request: ProbeRequest) -> ProbeOutcome:
         for h in hits
     ]}  # fmt: skip
     if hits:
-        first = "; ".join(f"{h.name} {h.version}: {h.id}{_mended(h)}" for h in hits[:3])
-        more = f"; and {len(hits) - 3} more" if hits[3:] else ""
+        fixed = [f" (fixed in {', '.join(hit.fixed)})" if hit.fixed else "" for hit in hits]
+        first = some([f"{h.name} {h.version}: {h.id}{by}" for h, by in zip(hits, fixed, strict=True)], between="; ")
         names = " ".join(f"--update {name}" for name in dict.fromkeys(hit.name for hit in hits))
         return failed(
-            f"{len(hits)} known vulnerabilities: {first}{more}{_not_judged(unjudged, '; ')}",
+            f"{len(hits)} known vulnerabilities: {first}{_not_judged(unjudged, '; ')}",
             f"{{satenv}} lock {names}, then {{satenv}} update -p '{request.inputs['prefix']}'; "
             "or accept by id: docs/doctor.md",
             **details,
@@ -50,14 +50,8 @@ def _not_judged(found: dict[str, list[str]], before: str = "") -> str:
     """Say which packages were not judged; nothing when all were."""
     if not found:
         return ""
-    first = ", ".join(f"{package} ({', '.join(ids[:3])}{', …' if ids[3:] else ''})" for package, ids in
-                      list(found.items())[:3])  # fmt: skip
-    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-    return f"{before}not judged, because the versions aren't all PEP 440: {first}{more}"
-
-
-def _mended(hit: _osv.AdvisoryHit) -> str:
-    return f" (fixed in {', '.join(hit.fixed)})" if hit.fixed else ""
+    first = some([f"{package} ({', '.join(ids[:3])}{', …' if ids[3:] else ''})" for package, ids in found.items()])
+    return f"{before}not judged, because the versions aren't all PEP 440: {first}"
 
 
 def permissions(request: ProbeRequest) -> ProbeOutcome:

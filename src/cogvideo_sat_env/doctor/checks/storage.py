@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from ._folders import why_not_run, why_not_written
 from ._mounts import MOUNTINFO, Mount, existing, kind_of
-from ._probe import ProbeOutcome, ProbeRequest, failed, last_error, not_run, passed, warning
+from ._probe import (
+    ONE_OUTPUT,
+    ProbeOutcome,
+    ProbeRequest,
+    failed,
+    last_error,
+    not_run,
+    passed,
+    run_program,
+    warning,
+)  # fmt: skip
 
 _GIB = 2**30
 # Room that is enough for certain, by what is written there: bytes, inodes. Measured: DeepSpeed's and SAT's extensions
@@ -180,10 +189,7 @@ def _short(count: int) -> str:
 def _import(module: str, folder: Path) -> tuple[float, list[str]]:
     """Import in a new process; return the seconds, the start of Python left out, and the files that it opened."""
     answer = folder / "import.json"
-    done = subprocess.run(
-        [sys.executable, "-c", _IMPORT, module, str(answer)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True, errors="replace", timeout=_LIMIT, check=False,
-    )  # fmt: skip
+    done = run_program([sys.executable, "-c", _IMPORT, module, str(answer)], _LIMIT, **ONE_OUTPUT)
     if done.returncode or not answer.is_file():
         print(done.stdout[-4000:])
         raise RuntimeError(f"import {module} fails: {last_error(done.stdout)}")

@@ -17,7 +17,7 @@ from typing import Any
 from . import _extension, _prefix
 from ._folders import why_not_run, why_not_written
 from ._mounts import existing, kind_of
-from ._probe import ProbeOutcome, ProbeRequest, failed, not_run, one_line, passed, warning
+from ._probe import ProbeOutcome, ProbeRequest, failed, not_run, one_line, passed, run_program, warning
 
 # Included by ATen/cuda/CUDAContext.h or by DeepSpeed's kernels; each absence was one user's failed build.
 HEADERS = {
@@ -27,6 +27,7 @@ HEADERS = {
     "cusolverDn.h": "libcusolver-dev",
 }
 _NO_FUSED = "FusedEmaAdam, SAT's default optimizer, can't be compiled then"
+_SECONDS = 30.0  # for a program of the toolchain to say something
 _STALE = 3600.0  # seconds: no extension of ours takes longer to compile
 _PROGRAM = "#include <vector>\nint main() { return static_cast<int>(std::vector<int>{}.size()); }\n"
 
@@ -56,10 +57,10 @@ def compiler(request: ProbeRequest) -> ProbeOutcome:
     if triton.strip() and shutil.which(shlex.split(triton)[0]) is None:
         judge = failed if request.inputs["gpu"]["gpus"] else warning
         return judge(f"CC={triton} names no program; triton compiles its launchers with it", "unset CC")
-    version = _run([*command, "--version"], "").stdout.splitlines()
+    version = run_program([*command, "--version"], _SECONDS).stdout.splitlines()
     first = version[0].strip() if version else "unknown version"
     ninja = shutil.which("ninja")
-    if ninja is None or _run([ninja, "--version"], "").returncode != 0:
+    if ninja is None or run_program([ninja, "--version"], _SECONDS).returncode != 0:
         return failed("ninja is not on PATH; torch compiles no extension without it",
                       request.restore if request.inputs["receipt"] else "pip install ninja")  # fmt: skip
     own = Path(program).absolute().is_relative_to(prefix)
@@ -74,7 +75,7 @@ _COMPILER_VARIABLES = ("CXX", "CPATH", "CPLUS_INCLUDE_PATH", "COMPILER_PATH", "G
 def _compile(command: list[str], without: str | None = None) -> subprocess.CompletedProcess[str]:
     """Check the syntax of a small C++17 program, without one of the variables."""
     env = {name: value for name, value in os.environ.items() if name != without}
-    return _run([*command, "-std=c++17", "-x", "c++", "-fsyntax-only", "-"], _PROGRAM, env)
+    return run_program([*command, "-std=c++17", "-x", "c++", "-fsyntax-only", "-"], _SECONDS, input=_PROGRAM, env=env)
 
 
 def _works(command: list[str], without: str) -> bool:
@@ -154,7 +155,7 @@ def nvcc(request: ProbeRequest) -> ProbeOutcome:
     own = path.is_relative_to(Path(request.inputs["prefix"]))
     judge = failed if own else warning
     owner = "the environment's" if own else "the host's"
-    done = _run([str(path), "--version"], "")
+    done = run_program([str(path), "--version"], _SECONDS)
     found = re.search(r"release (\d+\.\d+)", done.stdout)
     if done.returncode != 0 or found is None:
         output = _first_error(done.stderr or done.stdout)
@@ -234,7 +235,7 @@ def extension(request: ProbeRequest) -> ProbeOutcome:
     home = _cuda_home(Path(request.inputs["prefix"]))
     if home is None:
         return not_run("not run: no nvcc where torch looks for it; toolchain.nvcc says more")
-    found = re.search(r"release (\d+\.\d+)", _run([str(home / "bin" / "nvcc"), "--version"], "").stdout)
+    found = re.search(r"release (\d+\.\d+)", run_program([str(home / "bin" / "nvcc"), "--version"], _SECONDS).stdout)
     version = found.group(1) if found else "of unknown version"
     if version != wanted:
         return not_run(f"not run: nvcc {version} ({home}) doesn't fit torch's CUDA {wanted}; toolchain.nvcc says more")
@@ -300,7 +301,8 @@ def _missing_headers(home: Path) -> list[str] | None:
     # the compiler itself answers, so that CPATH and its built-in paths count; nvcc's own targets/ folder rightly
     # doesn't: the C++ half of an extension is compiled without nvcc
     source = "".join(f"#if !__has_include(<{name}>)\nMISSING {name}\n#endif\n" for name in HEADERS)
-    done = _run([*command, "-std=c++17", "-E", "-P", "-x", "c++", f"-I{home / 'include'}", "-"], source)
+    command += ["-std=c++17", "-E", "-P", "-x", "c++", f"-I{home / 'include'}", "-"]
+    done = run_program(command, _SECONDS, input=source)
     return [name for name in HEADERS if f"MISSING {name}" in done.stdout]
 
 
@@ -323,18 +325,6 @@ def _install_compiler(request: ProbeRequest) -> str:
     if request.conda:
         return f"mamba install -p '{request.inputs['prefix']}' gxx_linux-{machine} (or {host})"
     return host.replace("the host's: ", "", 1)
-
-
-def _run(command: list[str], text: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a program of the toolchain; one that can't be started or doesn't end in 30 s is a failure in words."""
-    try:
-        return subprocess.run(
-            command, input=text, capture_output=True, text=True, errors="replace", timeout=30, check=False, env=env
-        )
-    except subprocess.TimeoutExpired:
-        return subprocess.CompletedProcess(command, 1, "", f"error: {command[0]} doesn't end within 30 s")
-    except OSError as error:
-        return subprocess.CompletedProcess(command, 1, "", f"error: {command[0]}: {error.strerror}")
 
 
 def _first_error(text: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from . import _clips
 from ._clips import FPS, FRAMES, coded_frame, frame_index, write_clip
-from ._probe import ProbeOutcome, ProbeRequest, failed, last_error, passed, warning
+from ._probe import ONE_OUTPUT, ProbeOutcome, ProbeRequest, failed, last_error, passed, run_program, warning
 
 SIZES = ((96, 64), (320, 240), (720, 480))  # width, height; decord2 fails on the first, CogVideoX trains on the last
 READY = (320, 240)  # of the clip of coded frames that the setting video.clip names: write_clip has made it elsewhere
@@ -294,12 +293,8 @@ def _read_broken(path: Path, seconds: float) -> tuple[str, str]:
         "reader = decord.VideoReader(sys.argv[1])\n"
         "print('frames', reader.get_batch(list(range(len(reader)))).shape)\n"
     )
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", code, str(path)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True, errors="replace", timeout=seconds, check=False,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
+    done = run_program([sys.executable, "-c", code, str(path)], seconds, **ONE_OUTPUT)
+    if done.returncode == 124:
         return f"hangs (over {seconds:.0f} s)", "no answer"
     if done.returncode < 0:
         return f"crashes (signal {-done.returncode})", last_error(done.stdout)

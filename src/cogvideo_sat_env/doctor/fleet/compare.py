@@ -9,6 +9,7 @@ from typing import Any
 
 from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.doctor.check_result import FAILED, NOT_RUN, PASSED, QUICK, WARNING, CheckResult
+from cogvideo_sat_env.doctor.checks._probe import some
 
 Hello = Mapping[str, Any]
 _WORST = (FAILED, WARNING, PASSED, NOT_RUN)
@@ -66,18 +67,18 @@ def _ranks(here: Mapping[int, Hello], attendance: Attendance) -> CheckResult:
         problems.append(f"{_numbered('rank', never)} never came within {patience:.0f} s")
     if broken:
         where = sorted({here[rank]["host"] for rank in broken if rank in here})
-        problems.append(f"{_numbered('rank', broken)} died{f' on {_listed(where)}' if where else ''}")
+        problems.append(f"{_numbered('rank', broken)} died{f' on {some(where, 8)}' if where else ''}")
     slow = sorted(silent - lost)
     if slow:
         where = sorted({here[rank]["host"] for rank in slow})
-        problems.append(f"{_numbered('rank', slow)} on {_listed(where)} came, but never reported what it found")
+        problems.append(f"{_numbered('rank', slow)} on {some(where, 8)} came, but never reported what it found")
     if nodes is not None and len(hosts) != nodes and not absent and not words:
-        problems.append(f"{len(here)} ranks are on {_count(len(hosts), 'host')} ({_listed(hosts)}), {nodes} asked for")
+        problems.append(f"{len(here)} ranks are on {_count(len(hosts), 'host')} ({some(hosts, 8)}), {nodes} asked for")
     details = {"hosts": hosts, "never": never, "died": broken, "silent": slow, "gave_up": sorted(words)}
     if problems:
         remedy = "see the output of these ranks; srun --label or torchrun --tee 3 shows whose words are whose"
         return _result("ranks", FAILED, "; ".join(problems), remedy, **details)
-    return _result("ranks", PASSED, f"{len(here)} ranks on {_count(len(hosts), 'host')}: {_listed(hosts)}", **details)
+    return _result("ranks", PASSED, f"{len(here)} ranks on {_count(len(hosts), 'host')}: {some(hosts, 8)}", **details)
 
 
 def _same(here: Mapping[int, Hello]) -> CheckResult:
@@ -88,7 +89,7 @@ def _same(here: Mapping[int, Hello]) -> CheckResult:
     mute = [host for host, item in hosts.items() if item["facts"] is None]
     if mute:
         problem = hosts[mute[0]]["problem"]
-        return _result("same", FAILED, f"{_listed(mute)}: {problem}", f"{satenv('doctor --level quick')} on that host")
+        return _result("same", FAILED, f"{some(mute, 8)}: {problem}", f"{satenv('doctor --level quick')} on that host")
     facts = {host: item["facts"] for host, item in hosts.items()}
     broken = _different({host: _flat(fact, ("versions", "hashes", "variables", "torch_cuda")) for host, fact in
                          facts.items()})  # fmt: skip
@@ -130,8 +131,7 @@ def _described(differences: Mapping[str, Mapping[str, list[Any]]]) -> str:
     parts = []
     for host, names in differences.items():
         shown = [f"{name} {_short(own)} (others: {_short(common)})" for name, (own, common) in names.items()]
-        more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
-        parts.append(f"{host} has {', '.join(shown[:_SHOWN])}{more}")
+        parts.append(f"{host} has {some(shown, _SHOWN)}")
     return "; ".join(parts)
 
 
@@ -159,7 +159,7 @@ def _names(here: Mapping[int, Hello], results: Mapping[int, Mapping[str, Any]]) 
     if unknown:
         host, names = next(iter(unknown.items()))
         return _result(
-            "names", FAILED, f"{host} doesn't find {_listed(names)}" +
+            "names", FAILED, f"{host} doesn't find {some(names, 8)}" +
             (f"; nor do {len(unknown) - 1} more hosts find all" if unknown.keys() - {host} else ""),
             "correct DNS or /etc/hosts on that host: NCCL and torchrun connect by name", unknown=unknown,
         )  # fmt: skip
@@ -167,7 +167,7 @@ def _names(here: Mapping[int, Hello], results: Mapping[int, Mapping[str, Any]]) 
     if nodes:
         host, names = next(iter(nodes.items()))
         return _result(
-            "names", WARNING, f"{host} doesn't find {_listed(names)}, as Slurm calls the nodes; by address it works",
+            "names", WARNING, f"{host} doesn't find {some(names, 8)}, as Slurm calls the nodes; by address it works",
             "in job scripts, name the first node by its address: export MASTER_ADDR=… (scontrol show node tells it)",
             unknown=nodes,
         )  # fmt: skip
@@ -217,7 +217,7 @@ def _checks(here: Mapping[int, Hello], results: Mapping[int, Mapping[str, Any]])
         first = hosts[same[0]]
         finding = first["finding"]
         if len(same) < len(hosts) or (status in (FAILED, WARNING) and len(hosts) > 1):
-            whose = "all hosts" if len(same) == len(hosts) else _listed(same)
+            whose = "all hosts" if len(same) == len(hosts) else some(same, 8)
             finding = f"{whose}: {finding}"
         details = first["details"] | ({"hosts": {h: a["status"] for h, a in hosts.items()}} if len(hosts) > 1 else {})
         seconds = max(answer["seconds"] for answer in hosts.values())
@@ -226,12 +226,8 @@ def _checks(here: Mapping[int, Hello], results: Mapping[int, Mapping[str, Any]])
 
 
 def _numbered(word: str, numbers: list[int]) -> str:
-    return f"{word}{'s' if len(numbers) > 1 else ''} {_listed([str(number) for number in numbers])}"
+    return f"{word}{'s' if len(numbers) > 1 else ''} {some([str(number) for number in numbers], 8)}"
 
 
 def _count(number: int, word: str) -> str:
     return f"{number} {word}{'s' if number != 1 else ''}"
-
-
-def _listed(items: list[str]) -> str:
-    return ", ".join(items[:8]) + (f" and {len(items) - 8} more" if len(items) > 8 else "")

@@ -67,17 +67,14 @@ def read(files: Sequence[Path]) -> Config:
     for file in files:
         value, _ = yamlfile.load(file, WHAT)
         if not isinstance(value, dict):
+            kind = "nothing" if value is None else f"a {type(value).__name__}"
             raise InputError(
-                f"{file}: holds {_kind(value)}; expected {WHAT}: sections 'model', 'args', 'data' or 'deepspeed'",
+                f"{file}: holds {kind}; expected {WHAT}: sections 'model', 'args', 'data' or 'deepspeed'",
                 "name the files as upstream's --base does, e.g. configs/cogvideox_2b_lora.yaml configs/sft.yaml",
             )
         node = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
         _merge(data, _numbers(value), node, file, (), places)
     return Config(tuple(files), data, places)
-
-
-def _kind(value: object) -> str:
-    return "nothing" if value is None else f"a {type(value).__name__}"
 
 
 def _numbers(value: Any) -> Any:

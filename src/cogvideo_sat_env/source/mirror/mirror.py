@@ -105,7 +105,8 @@ def make_mirror(
             ready=state.remember,
         )
         state.save()
-        whole = {part.variant: part for part in known if _is_there(part, folder)} | {p.variant: p for p in parts}
+        there = [part for part in known if all((folder / item.path).is_file() for item in part.conda)]
+        whole = {part.variant: part for part in there} | {p.variant: p for p in parts}
         channels = write_channels(folder, whole.values())
         _write_pages(folder, whole.values())
         write_record(folder, whole.values())
@@ -247,10 +248,6 @@ def write_record(folder: Path, parts: Sequence[Part]) -> None:
     """Write what the mirror holds; the same parts give the same bytes."""
     data = {"schema": SCHEMA, "variants": {p.variant: p.to_json() for p in parts}}
     write_atomically(folder / RECORD, (json.dumps(data, sort_keys=True, indent=1) + "\n").encode("utf-8"))
-
-
-def _is_there(part: Part, folder: Path) -> bool:
-    return all((folder / item.path).is_file() for item in part.conda)
 
 
 def _write_pages(folder: Path, parts: Sequence[Part]) -> None:

@@ -210,7 +210,7 @@ def _build_all(
         for pin in pins:
             task.note(pin.name)
             sdist = file_path(cache, pin)
-            if not _is_right(pin, sdist):
+            if not _is_right(pin, cache):
                 folder = work / f"sdist-{pin.name}"
                 folder.mkdir()
                 # pip runs setup.py even to download: with the pinned build requirements only
