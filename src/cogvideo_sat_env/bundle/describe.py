@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from cogvideo_sat_env.base.progress import human_bytes
 from cogvideo_sat_env.bundle.container import Bundle
+from cogvideo_sat_env.bundle.verify_bundle import verify
+from cogvideo_sat_env.report import signature
 
 
 def describe(bundle: Bundle) -> tuple[dict[str, Any], str]:
@@ -47,11 +52,19 @@ def describe(bundle: Bundle) -> tuple[dict[str, Any], str]:
     return found, "\n".join(lines)
 
 
-def verified(bundle: Bundle, size: int, signer: str | None, seconds: float) -> tuple[dict[str, Any], str]:
-    """Return that every byte (`size` of them) is as in the manifest."""
+def prove(
+    bundle: Bundle, signers: Path | None, identity: str | None, seen: Callable[[int], None] = lambda _: None
+) -> tuple[dict[str, Any], str]:
+    """Check who signed the bundle, where `signers` are named, and every byte; return that all is right.
+
+    `seen` as in verify. Raises what signature.check and verify raise.
+    """
+    signer = signature.check(bundle.path, bundle.tail, signers, identity) if signers else None
+    start = time.perf_counter()
+    size = verify(bundle, seen=seen)
     found = {
         "bundle": str(bundle.path), "id": bundle.id, "members": len(bundle.members), "bytes": size,
-        "signed_by": signer, "seconds": round(seconds, 3), "exit_code": 0,
+        "signed_by": signer, "seconds": round(time.perf_counter() - start, 3), "exit_code": 0,
     }  # fmt: skip
     signed = f", signed by {signer}" if signer else ""
     members = f"{len(bundle.members)} members, {human_bytes(size)}"

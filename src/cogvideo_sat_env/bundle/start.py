@@ -10,16 +10,14 @@ import json
 import os
 import shlex
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from cogvideo_sat_env.base.paths import cache_dir
 from cogvideo_sat_env.base.run import run
 from cogvideo_sat_env.bundle.container import Bundle, open_bundle
-from cogvideo_sat_env.bundle.describe import compare, describe, verified
+from cogvideo_sat_env.bundle.describe import compare, describe, prove
 from cogvideo_sat_env.bundle.unpack_tool import unpack_project, unpack_tool
-from cogvideo_sat_env.bundle.verify_bundle import verify
 from cogvideo_sat_env.report import signature
 
 _RUN = (
@@ -48,12 +46,12 @@ def parser(name: str) -> argparse.ArgumentParser:
         added.add_argument("--json", action="store_true", help="one JSON object on standard output")
         return added
 
-    prove = command("verify", "verify every byte")
+    check = command("verify", "verify every byte")
     install = command("install", "verify every byte, then make the environment: no network, no root, only this Python")
-    for added in (prove, install):
+    for added in (check, install):
         added.add_argument("--signers", type=_file, metavar="FILE", help="allowed signers; unsigned is refused then")
         added.add_argument("--identity", type=_text, metavar="WHO", help="who of them must have signed")
-    for added in (prove, install, command("list", "what is in it, and how much space it needs")):
+    for added in (check, install, command("list", "what is in it, and how much space it needs")):
         added.add_argument("--base", type=_file, metavar="OLD.pyz", help="the bundle that a delta applies on top of")
     install.add_argument("-p", "--prefix", type=_text, help="folder of the environment")
     for flag in _FLAGS:
@@ -81,31 +79,20 @@ def _run(path: Path, arguments: Sequence[str]) -> int:
     if arguments[:1] == ["satenv"]:  # everything after it is the tool's, options too
         return _tool(open_bundle(path), arguments[1:])
     given = parser(path.name).parse_args(arguments)
+    if getattr(given, "identity", None) and not given.signers:
+        parser(path.name).error("--identity says who of --signers must have signed")
     bundle = open_bundle(path, getattr(given, "base", None))
     if given.command == "install":
         if given.signers:
             signature.check(bundle.path, bundle.tail, given.signers, given.identity)  # before its tool is unpacked
-        elif given.identity:
-            parser(path.name).error("--identity says who of --signers must have signed")
         bundle.require_base()
         return _tool(bundle, ["bundle", "install", str(path), *arguments[1:]])
     if given.command == "verify":
-        return _verify(path, bundle, given)
-    if given.command == "diff":
+        found, text = prove(bundle, given.signers, given.identity)
+    elif given.command == "diff":
         found, text = compare(open_bundle(given.old), bundle)
     else:
         found, text = describe(bundle)
-    print(json.dumps(found, indent=2) if given.json else text)
-    return 0
-
-
-def _verify(path: Path, bundle: Bundle, given: argparse.Namespace) -> int:
-    if given.identity and not given.signers:
-        parser(path.name).error("--identity says who of --signers must have signed")
-    signer = signature.check(bundle.path, bundle.tail, given.signers, given.identity) if given.signers else None
-    start = time.perf_counter()
-    size = verify(bundle)
-    found, text = verified(bundle, size, signer, time.perf_counter() - start)
     print(json.dumps(found, indent=2) if given.json else text)
     return 0
 

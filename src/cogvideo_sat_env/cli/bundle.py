@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import click
@@ -107,17 +106,13 @@ def pack(out, folder, source, mirrors, pythons, as_json, progress, **selection) 
 def verify(file, base, signers, identity, as_json, progress) -> None:
     """Prove every byte of a bundle against its manifest, and its signature where --signers is given."""
     from cogvideo_sat_env.bundle.container import open_bundle
-    from cogvideo_sat_env.bundle.describe import verified
-    from cogvideo_sat_env.bundle.verify_bundle import verify as prove
-    from cogvideo_sat_env.report import signature
+    from cogvideo_sat_env.bundle.describe import prove
 
-    opened = open_bundle(file, base)
     require_signers(identity, signers)
-    signer = signature.check(file, opened.tail, signers, identity) if signers else None
-    total, start = sum(m.size for m in opened.members.values()), time.perf_counter()
+    opened = open_bundle(file, base)
+    total = sum(member.size for member in opened.members.values())
     with progress.task(f"Proving {len(opened.members)} files", total, "bytes") as task:
-        size = prove(opened, seen=task.advance)
-    found, text = verified(opened, size, signer, time.perf_counter() - start)
+        found, text = prove(opened, signers, identity, task.advance)
     say(found, text, as_json)
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from cogvideo_sat_env.base.errors import InputError
+from cogvideo_sat_env.doctor.children import run_child
 
 KNOWN_GOOD = "e519eced782c08db81f45e5eb40baa45958087ae"  # every training run of it passed in these environments
 ENTRY = "train_video.py"
@@ -65,13 +65,8 @@ class Checkout:
         # the user's own settings count for nothing here: no pager, no hooks, no writing of the index
         env = {**os.environ, "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
         command = ["git", "-c", f"safe.directory={self.top}", "-C", str(self.top), *arguments]
-        try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, errors="replace", timeout=_GIT_SECONDS, env=env, check=False
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
+        done = run_child(command, _GIT_SECONDS, env)
+        return done.stdout.strip() if done.code == 0 else None
 
 
 def find(path: Path) -> Checkout:

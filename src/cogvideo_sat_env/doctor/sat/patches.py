@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cogvideo_sat_env.base.errors import InputError, MissingToolError
+from cogvideo_sat_env.doctor.children import run_child
 from cogvideo_sat_env.doctor.sat.checkout import Checkout
 
 APPLIED, THERE, UNFIT = "applied", "applied before", "does not fit"
@@ -67,11 +67,7 @@ def _git(found: Checkout, patch: Patch, *options: str) -> str:
     top = found.top or found.folder.parent  # an unpacked archive has the same paths
     env = {**os.environ, "LC_ALL": "C", "GIT_CEILING_DIRECTORIES": str(top.parent)}
     command = ["git", "-c", f"safe.directory={top}", "apply", *options, str(patch.file)]
-    try:
-        done = subprocess.run(command, cwd=top, env=env, capture_output=True, text=True, errors="replace",
-                              timeout=_SECONDS, check=False)  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return str(error)
-    if done.returncode == 0:
+    done = run_child(command, _SECONDS, env, top)
+    if done.code == 0:
         return ""
-    return next(iter(done.stderr.strip().splitlines()), f"git apply ended with code {done.returncode}")
+    return done.problem or next(iter(done.stderr.strip().splitlines()), f"git apply ended with code {done.code}")
