@@ -75,6 +75,15 @@ def load(path: Path, what: str) -> tuple[Any, Lines]:
     return data, Lines(root)
 
 
+def load_under(path: Path, what: str, key: str, kind: type = list) -> tuple[Any, Lines]:
+    """Read a file of ours as load does; it must be a mapping that has `key`, with a value of `kind`."""
+    data, lines = load(path, what)
+    if not isinstance(data, dict) or not isinstance(data.get(key), kind):
+        noun = "list" if kind is list else "mapping"
+        raise InputError(f"{path}:1: expected {what}: a {noun} under '{key}'", "restore the file, e.g. with git")
+    return data, lines
+
+
 def _refuse_deep_nesting(text: str, path: Path, loader_class: type) -> None:
     """Raise InputError for YAML that is nested deeper than MAX_DEPTH; only what could be is looked through twice."""
     brackets = text.count("[") + text.count("{")

@@ -29,9 +29,7 @@ class Symptom:
 
 def read_symptoms(path: Path = DATA / "symptoms.yml") -> tuple[Symptom, ...]:
     """Read the list. Raises InputError, with file and line, for an entry that isn't whole."""
-    data, lines = yamlfile.load(path, WHAT)
-    if not isinstance(data, dict) or not isinstance(data.get("symptoms"), list):
-        raise InputError(f"{path}:1: expected {WHAT} under 'symptoms'", "restore the file")
+    data, lines = yamlfile.load_under(path, WHAT, "symptoms")
     return tuple(_symptom(f"{path}:{lines.of('symptoms', index)}", item) for index, item in enumerate(data["symptoms"]))
 
 

@@ -54,31 +54,23 @@ class Ledger:
 
 def read_ledger(path: Path = DATA / "breakage.yml") -> Ledger:
     """Read the ledger. Raises InputError, with file and line, for an entry that lacks evidence or proof."""
-    data, lines = yamlfile.load(path, WHAT)
-    if not isinstance(data, dict) or not isinstance(data.get("entries"), list):
-        raise InputError(f"{path}:1: expected {WHAT}: a list under 'entries'", "restore the file")
-    for key in ("variables", "patches"):
-        if not isinstance(data.get(key) or [], list):
-            raise InputError(f"{path}:{lines.of(key)}: '{key}' must be a list of entries", "correct that line")
-    entries = tuple(
-        _entry(path, lines.of("entries", i), item, ("package", "bound")) for i, item in enumerate(data["entries"])
-    )
-    variables = tuple(
-        _entry(path, lines.of("variables", i), item, ("variable", "value"))
-        for i, item in enumerate(data.get("variables") or [])
-    )
-    patches = tuple(
-        _entry(path, lines.of("patches", i), item, ("package", "patch"))
-        for i, item in enumerate(data.get("patches") or [])
-    )
+    data, lines = yamlfile.load_under(path, WHAT, "entries")
+    kinds = {"entries": ("package", "bound"), "variables": ("variable", "value"), "patches": ("package", "patch")}
+    found: list[tuple[LedgerEntry, ...]] = []
+    for kind, keys in kinds.items():
+        items = data.get(kind) or []
+        if not isinstance(items, list):
+            raise InputError(f"{path}:{lines.of(kind)}: '{kind}' must be a list of entries", "correct that line")
+        found.append(tuple(_entry(path, lines.of(kind, i), item, keys) for i, item in enumerate(items)))
+    ledger = Ledger(path, *found)
     seen: dict[str, int] = {}
-    for entry in entries + variables + patches:
+    for entry in ledger.all:
         if entry.id in seen:
             raise InputError(
                 f"{path}:{entry.line}: id '{entry.id}' stands twice (first on line {seen[entry.id]})", "rename one"
             )
         seen[entry.id] = entry.line
-    return Ledger(path, entries, variables, patches)
+    return ledger
 
 
 def _entry(path: Path, line: int, item: object, keys: tuple[str, str]) -> LedgerEntry:

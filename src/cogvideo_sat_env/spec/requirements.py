@@ -31,9 +31,7 @@ class Requirement:
 
 def read_requirements(path: Path = DATA / "requirements.yml") -> tuple[Requirement, ...]:
     """Read the requirements. Raises InputError with file and line."""
-    data, lines = yamlfile.load(path, WHAT)
-    if not isinstance(data, dict) or not isinstance(data.get("requirements"), list):
-        raise InputError(f"{path}:1: expected {WHAT}: a list under 'requirements'", "restore the file")
+    data, lines = yamlfile.load_under(path, WHAT, "requirements")
     found = []
     for index, item in enumerate(data["requirements"]):
         where = f"{path}:{lines.of('requirements', index)}"
@@ -46,16 +44,5 @@ def read_requirements(path: Path = DATA / "requirements.yml") -> tuple[Requireme
             Version(floor or "0")
         except InvalidVersion as error:
             raise InputError(f"{where}: floor of {item['name']}: {error}", "write a version") from error
-        found.append(
-            Requirement(
-                item["name"],
-                item["module"],
-                item["role"],
-                item["source"],
-                item.get("conda"),
-                floor,
-                bool(item.get("training", False)),
-                lines.of("requirements", index),
-            )
-        )
+        found.append(Requirement(**{**item, "floor": floor}, line=lines.of("requirements", index)))
     return tuple(found)

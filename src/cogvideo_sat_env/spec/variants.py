@@ -121,9 +121,7 @@ _SHAPES: dict[str, Callable[[object], bool]] = {
 
 def read_variants(path: Path = DATA / "variants.yml") -> tuple[Variant, ...]:
     """Read the variants. Raises InputError with file and line."""
-    data, lines = yamlfile.load(path, WHAT)
-    if not isinstance(data, dict) or not isinstance(data.get("variants"), dict):
-        raise InputError(f"{path}:1: expected {WHAT}: a mapping under 'variants'", "restore the file")
+    data, lines = yamlfile.load_under(path, WHAT, "variants", dict)
     found = []
     for name, item in data["variants"].items():
         where = f"{path}:{lines.of('variants', name)}"
@@ -138,22 +136,11 @@ def read_variants(path: Path = DATA / "variants.yml") -> tuple[Variant, ...]:
                     "correct that entry",
                 )
         drop = {conda: group["reason"] for group in item.get("drop") or [] for conda in group["names"]}
-        found.append(
-            Variant(
-                name,
-                item["platform"],
-                item["device"],
-                item["environment"],
-                item["lock"],
-                item["suffix"],
-                dict(item["virtual_packages"]),
-                item.get("data_only"),
-                drop,
-                item.get("set") or {},
-                item.get("pip") or {},
-                tuple((item.get("variables") or {}).get("drop") or ()),
-            )
-        )
+        texts = {key: item.get(key) for key in ("platform", "device", "environment", "lock", "suffix", "data_only")}
+        found.append(Variant(
+            name, **texts, virtual_packages=dict(item["virtual_packages"]), drop=drop, set=item.get("set") or {},
+            pip=item.get("pip") or {}, drop_variables=tuple((item.get("variables") or {}).get("drop") or ()),
+        ))  # fmt: skip
     return tuple(found)
 
 
