@@ -5,7 +5,7 @@ Needs only the standard library and PyYAML, so that it runs in the tool's own en
 
 from __future__ import annotations
 
-from cogvideo_sat_env.doctor.catalogue import ALL_CHECKS
+from cogvideo_sat_env.doctor.catalogue import list_checks
 from cogvideo_sat_env.doctor.check_result import LEVELS, CheckResult, CheckSpec
 from cogvideo_sat_env.doctor.doctor_report import DoctorReport
 from cogvideo_sat_env.doctor.gpus import Gpu, GpuFacts, Hardware, NvidiaSmi
@@ -15,10 +15,3 @@ __all__ = [
     "LEVELS", "CheckResult", "CheckSpec", "Conditions", "DoctorReport", "Gpu", "GpuFacts", "Hardware", "NvidiaSmi",
     "list_checks", "run",
 ]  # fmt: skip
-
-
-def list_checks() -> list[dict[str, str]]:
-    """Return id, subject, level of every check and the failure that it catches, in the order of the report."""
-    return [
-        {"id": spec.id, "subject": spec.subject, "level": spec.level, "catches": spec.catches} for spec in ALL_CHECKS
-    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.doctor.check_result import FULL, GPU, LEVELS, QUICK, CheckSpec
@@ -225,6 +226,11 @@ SAT_CHECKS: tuple[CheckSpec, ...] = (
 )  # fmt: skip
 
 ALL_CHECKS = (*CHECKS, *SAT_CHECKS)
+
+
+def list_checks() -> list[dict[str, Any]]:
+    """Return id, subject, level, limit in seconds of every check and the failure that it catches, in their order."""
+    return [{key: getattr(spec, key) for key in ("id", "subject", "level", "limit", "catches")} for spec in ALL_CHECKS]
 
 
 def select(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cogvideo_sat_env.base.errors import InputError
-from cogvideo_sat_env.doctor.catalogue import ALL_CHECKS, CHECKS, SAT_CHECKS, select
+from cogvideo_sat_env.doctor.catalogue import ALL_CHECKS, CHECKS, SAT_CHECKS, list_checks, select
 from cogvideo_sat_env.doctor.check_result import CheckResult
 from cogvideo_sat_env.doctor.doctor_report import DoctorReport
 from cogvideo_sat_env.doctor.find_prefix import find_python
@@ -132,11 +132,7 @@ def show(report: DoctorReport, request: DoctorOptions) -> str:
 def list_text(as_json: bool) -> str:
     """Return all checks: id, subject, level, time limit in seconds, and the failure that each catches."""
     if as_json:
-        items = [
-            {"id": c.id, "subject": c.subject, "level": c.level, "limit": c.limit, "catches": c.catches}
-            for c in ALL_CHECKS
-        ]
-        return json.dumps(items, indent=2) + "\n"
+        return json.dumps(list_checks(), indent=2) + "\n"
     lines: list[str] = []
     width = max(len(check.id) for check in ALL_CHECKS)
     for check in ALL_CHECKS:

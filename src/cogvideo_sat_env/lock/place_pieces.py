@@ -22,7 +22,6 @@ from cogvideo_sat_env.spec.variants import Variant, derive
 if TYPE_CHECKING:
     from rattler import Version
 
-MODES = ("auto", "conda", "pip")
 _PYTHON = re.compile(r"^python_abi (3\.\d+)|^python (3\.\d+)\.\*|^python >=(3\.\d+),<")
 
 
