@@ -32,6 +32,7 @@ FOREIGN = {
     "renv.lock": ('{"R": {"Version": "4.4"}, "Packages": {}}', "renv"),
     "pixi.lock": ("version: 6\nenvironments: {}\npackages: []\n", "pixi"),
     "pixi.toml": ('[project]\nname = "x"\n\n[dependencies]\npython = "*"\n', "pixi.toml"),
+    "README.md": ("# A title\n\nLinux: see [this](x.md), or `a: b`.\n- c: [d\n", "a text in Markdown"),
     "requirements.txt": ("torch==2.10.0 \\\n    --hash=sha256:00\nnumpy>=2\n", "requirements file of pip"),
     "environment.yml": ("name: x\ndependencies: [python]\n", "environment file"),
     "list.json": ('[{"name": "x", "version": "1"}]', "conda list --json"),

@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from cogvideo_sat_env.doctor.sat.finding import FAILED, WARNING, Finding
+from cogvideo_sat_env.doctor.sat.finding import WARNING, Finding
 from cogvideo_sat_env.doctor.sat.rules import NETWORK, Run
 
 T5 = "model.conditioner_config.params.emb_models"
@@ -80,25 +80,21 @@ def resolve(run: Run, value: str) -> Path:
     return run.checkout.folder / value  # an absolute one stays what it is
 
 
-def _found(run: Run, rule: str, at: str, text: str, remedy: str, status: str = FAILED, error: str = "") -> Finding:
-    return run.found(rule, at, text, remedy, status=status, error=error)
-
-
 def _checkpoint(run: Run) -> Iterator[Finding]:
     at = "args.load"
     value = run.config.get(at)
     if value is None:
         if run.training and run.config.get("args.mode") == "finetune":
-            yield _found(run, "load", "args.mode", "mode: finetune without `load`: training starts from random weights",
-                         "load: the folder `transformer` of the published SAT weights", WARNING)  # fmt: skip
+            yield run.found("load", "args.mode", "mode: finetune without `load`: training starts from random weights",
+                            "load: the folder `transformer` of the published SAT weights", status=WARNING)  # fmt: skip
         return
     if not isinstance(value, str) or "{" in value:
         return  # the rules name the form to fill in
     folder = resolve(run, value)
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "no such folder"
-        yield _found(run, "load", at, f"load: {value}: {what}; expected {_TRANSFORMER}", "correct the path",
-                     error="could not find the metadata file")  # fmt: skip
+        yield run.found("load", at, f"load: {value}: {what}; expected {_TRANSFORMER}", "correct the path",
+                        error="could not find the metadata file")  # fmt: skip
         return
     latest = folder / "latest"
     if not latest.is_file():
@@ -111,27 +107,27 @@ def _checkpoint(run: Run) -> Iterator[Finding]:
             hint = f"echo {inner} > '{latest}'"
         else:
             hint = "name the folder `transformer` of the published SAT weights"
-        yield _found(run, "load", at, f"load: {value} has no file `latest`; expected {_TRANSFORMER}", hint,
-                     error="could not find the metadata file")  # fmt: skip
+        yield run.found("load", at, f"load: {value} has no file `latest`; expected {_TRANSFORMER}", hint,
+                        error="could not find the metadata file")  # fmt: skip
         return
     text = latest.read_text(encoding="utf-8", errors="replace").strip()
     if not (text.isdecimal() and int(text) > 0) and text != "release":
         number = text.removesuffix("-ema")
         hint = f"echo {number} > '{latest}'" if number.isdecimal() else "write the number of its folder into it"
-        yield _found(run, "load", at, f"{latest}: holds {text[:40]!r}; expected a number above 0 (SAT ends with exit"
-                     " code 0 there)", hint, error="ERROR: Invalid metadata file")  # fmt: skip
+        yield run.found("load", at, f"{latest}: holds {text[:40]!r}; expected a number above 0 (SAT ends with exit"
+                        " code 0 there)", hint, error="ERROR: Invalid metadata file")  # fmt: skip
         return
     states = folder / text / "mp_rank_00_model_states.pt"
     if not states.is_file():
-        yield _found(run, "load", at, f"{states}: no such file; `latest` says {text}",
-                     "download the checkpoint again, or correct `latest`", error="FileNotFoundError")  # fmt: skip
+        yield run.found("load", at, f"{states}: no such file; `latest` says {text}",
+                        "download the checkpoint again, or correct `latest`", error="FileNotFoundError")  # fmt: skip
         return
     yield from _whole(run, at, states)
     parallel = run.config.get("args.model_parallel_size", 1)
     if isinstance(parallel, int) and parallel > 1 and not (folder / text / "mp_rank_01_model_states.pt").is_file():
-        yield _found(run, "load", "args.model_parallel_size",
-                     f"model_parallel_size: {parallel}, and the checkpoint has one part",
-                     "model_parallel_size: 1")  # fmt: skip
+        yield run.found("load", "args.model_parallel_size",
+                        f"model_parallel_size: {parallel}, and the checkpoint has one part",
+                        "model_parallel_size: 1")  # fmt: skip
 
 
 def _whole(run: Run, at: str, path: Path) -> Iterator[Finding]:
@@ -140,21 +136,21 @@ def _whole(run: Run, at: str, path: Path) -> Iterator[Finding]:
     except OSError as error:
         problem = (f"can't be read: {error.strerror}", "check its permissions")
     if problem is not None:
-        yield _found(run, "weights", at, f"{path}: {problem[0]}", problem[1], error="UnpicklingError")
+        yield run.found("weights", at, f"{path}: {problem[0]}", problem[1], error="UnpicklingError")
 
 
 def _vae(run: Run) -> Iterator[Finding]:
     value = run.config.get(VAE)
     if not isinstance(value, str):
         if run.config.has("model.first_stage_config"):
-            yield _found(run, "vae", "model.first_stage_config", "the VAE has no ckpt_path: it would encode with random"
-                         " weights", "ckpt_path: .../vae/3d-vae.pt")  # fmt: skip
+            yield run.found("vae", "model.first_stage_config", "the VAE has no ckpt_path: it would encode with random"
+                            " weights", "ckpt_path: .../vae/3d-vae.pt")  # fmt: skip
         return
     path = resolve(run, value)
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "no such file"
-        yield _found(run, "vae", VAE, f"ckpt_path: {value}: {what}; expected the VAE's weights (3d-vae.pt)",
-                     "correct the path; it is relative to sat/", error="FileNotFoundError")  # fmt: skip
+        yield run.found("vae", VAE, f"ckpt_path: {value}: {what}; expected the VAE's weights (3d-vae.pt)",
+                        "correct the path; it is relative to sat/", error="FileNotFoundError")  # fmt: skip
         return
     yield from _whole(run, VAE, path)
 
@@ -176,28 +172,28 @@ def _t5_folder(run: Run, value: str) -> Iterator[Finding]:
         what = "no such folder"
         if value.count("/") == 1 and not value.startswith((".", "/")):
             what = "no such folder, so that it is asked for on Hugging Face's hub (about 45 GB)"
-        yield _found(run, "t5", T5, f"model_dir: {value}: {what}; expected {layout}", hint,
-                     error="is not a local folder and is not a valid model identifier")  # fmt: skip
+        yield run.found("t5", T5, f"model_dir: {value}: {what}; expected {layout}", hint,
+                        error="is not a local folder and is not a valid model identifier")  # fmt: skip
         return
     if not (folder / "config.json").is_file() and (folder / "text_encoder").is_dir():
-        yield _found(run, "t5", T5, f"model_dir: {value} is the diffusers layout; expected {layout}",
-                     f"mkdir T5 && cp '{folder}'/text_encoder/* '{folder}'/tokenizer/* T5, and"
-                     " model_dir: T5")  # fmt: skip
+        yield run.found("t5", T5, f"model_dir: {value} is the diffusers layout; expected {layout}",
+                        f"mkdir T5 && cp '{folder}'/text_encoder/* '{folder}'/tokenizer/* T5, and"
+                        " model_dir: T5")  # fmt: skip
         return
     missing = [name for name in ("config.json", "spiece.model") if not (folder / name).is_file()]
     weights = _t5_weights(folder)
     if not weights:
         missing.append("model.safetensors (or pytorch_model.bin)")
     if missing:
-        yield _found(run, "t5", T5, f"model_dir: {value} lacks {', '.join(missing)}; expected {layout}",
-                     "copy what is missing from CogVideoX-2b's text_encoder and tokenizer folders")  # fmt: skip
+        yield run.found("t5", T5, f"model_dir: {value} lacks {', '.join(missing)}; expected {layout}",
+                        "copy what is missing from CogVideoX-2b's text_encoder and tokenizer folders")  # fmt: skip
         return
     for path in [folder / "spiece.model", *weights]:
         if not path.is_file():
-            yield _found(run, "t5", T5, f"{path}: no such file; the index names it", "download T5 again")
+            yield run.found("t5", T5, f"{path}: no such file; the index names it", "download T5 again")
         elif path.suffix == ".model":
             if path.read_bytes()[:64].startswith(LFS_START):
-                yield _found(run, "t5", T5, f"{path}: is a Git LFS pointer, not the file", _PULL)
+                yield run.found("t5", T5, f"{path}: is a Git LFS pointer, not the file", _PULL)
         else:
             yield from _whole(run, T5, path)
     try:
@@ -207,11 +203,11 @@ def _t5_folder(run: Run, value: str) -> Iterator[Finding]:
             run.config.get(f"{NETWORK}.modules.patch_embed_config.params.text_hidden_size"),
         )
     except (OSError, ValueError, KeyError, TypeError):
-        yield _found(run, "t5", T5, f"{folder / 'config.json'}: is not the config of a T5", "download T5 again")
+        yield run.found("t5", T5, f"{folder / 'config.json'}: is not the config of a T5", "download T5 again")
         return
     if isinstance(wanted, int) and width != wanted:
-        yield _found(run, "t5", T5, f"{folder}: is a T5 of width {width}; the transformer wants text_hidden_size:"
-                     f" {wanted} (t5-v1_1-xxl has 4096)", "take t5-v1_1-xxl")  # fmt: skip
+        yield run.found("t5", T5, f"{folder}: is a T5 of width {width}; the transformer wants text_hidden_size:"
+                        f" {wanted} (t5-v1_1-xxl has 4096)", "take t5-v1_1-xxl")  # fmt: skip
 
 
 def _t5_weights(folder: Path) -> list[Path]:
