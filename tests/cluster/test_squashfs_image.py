@@ -13,8 +13,11 @@ import pytest
 
 from cogvideo_sat_env.base.errors import InputError, MissingToolError, SatenvError
 from cogvideo_sat_env.base.progress import Silent
+from cogvideo_sat_env.base.scratch import sweep
 from cogvideo_sat_env.cluster.image_facts import facts_path, read_facts
 from cogvideo_sat_env.cluster.squashfs_image import make_image
+from cogvideo_sat_env.cluster.tree import made_for
+from cogvideo_sat_env.create.cache_prune import prune_cache
 from cogvideo_sat_env.create.create import CreateRequest
 
 pytestmark = pytest.mark.skipif(shutil.which("mksquashfs") is None, reason="needs mksquashfs (squashfs-tools)")
@@ -52,6 +55,19 @@ def test_an_image_works_at_the_path_that_it_is_made_for(site, make):
     assert shown == [f"{seen_at}/bin/python", str(seen_at)]
     everything = "".join(path.read_text() for path in (seen_at / "conda-meta").iterdir())
     assert str(site.cache) not in everything, "nothing names the machine that made it"
+
+
+def test_what_other_runs_clean_up_is_never_the_environment_that_is_being_packed(site, make):
+    left = site.cache / "tmp" / "tree-of-a-killed-run"
+    left.mkdir(parents=True)
+    with made_for(site.home / "node" / "r1", make, CreateRequest(), Silent()) as place:
+        assert not left.exists()
+        before = sorted(place.rglob("*"))
+        left.mkdir()
+        sweep(site.cache / "tmp")  # as a run does that converts wheels
+        prune_cache(site.cache, older_than=0)
+        assert sorted(place.rglob("*")) == before and not left.exists()
+    assert not list((site.cache / "tmp").iterdir())
 
 
 def test_the_same_lock_gives_the_same_bytes_whatever_the_umask(site, make):

@@ -20,12 +20,17 @@ def scratch_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
     """
     place = parent or Path(tempfile.gettempdir())
     place.mkdir(parents=True, exist_ok=True)
+    sweep(place, prefix)
+    with tempfile.TemporaryDirectory(dir=place, prefix=prefix) as name, _locked(Path(name)):
+        yield Path(name)
+
+
+def sweep(place: Path, prefix: str = "") -> None:
+    """Remove the folders in `place` whose names begin with `prefix`, but those that a living run keeps locked."""
     for left in place.glob(f"{prefix}*"):
         with _locked(left) as mine:
             if mine:
                 shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=place, prefix=prefix) as name, _locked(Path(name)):
-        yield Path(name)
 
 
 @contextmanager

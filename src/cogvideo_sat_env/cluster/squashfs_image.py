@@ -56,7 +56,7 @@ def make_image(
     image.parent.mkdir(parents=True, exist_ok=True)
     for left in image.parent.glob(f".{image.name}{PARTIAL[1:]}"):
         left.unlink()
-    with made_for(seen_at, make, request) as place:
+    with made_for(seen_at, make, request, progress) as place:
         found = receipt.read(place) or {}
         if wanted and found.get("fingerprint") != wanted:
             raise SatenvError(

@@ -16,9 +16,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cogvideo_sat_env.base import diskspace
+from cogvideo_sat_env.base import cache_use, diskspace
 from cogvideo_sat_env.base.errors import InputError, SatenvError
 from cogvideo_sat_env.base.paths import cache_dir
+from cogvideo_sat_env.base.progress import Progress
 from cogvideo_sat_env.base.scratch import scratch_folder
 from cogvideo_sat_env.base.timestamp import EPOCH
 from cogvideo_sat_env.create.create import CreateRequest
@@ -29,7 +30,9 @@ _NOWHERE = ("extracted_package_dir", "package_tarball_full_path", "link")  # of 
 
 
 @contextmanager
-def made_for(seen_at: Path, make: Callable[[CreateRequest], Any], request: CreateRequest) -> Iterator[Path]:
+def made_for(
+    seen_at: Path, make: Callable[[CreateRequest], Any], request: CreateRequest, progress: Progress
+) -> Iterator[Path]:
     """Have `make` make what `request` says, for the path `seen_at`; yield the folder that it is in, for the block.
 
     `make` is what creates an environment: create() or a bundle's. Everybody may read it, its times and records are the
@@ -37,7 +40,7 @@ def made_for(seen_at: Path, make: Callable[[CreateRequest], Any], request: Creat
     """
     if not seen_at.is_absolute() or seen_at != Path(os.path.normpath(seen_at)) or seen_at == Path("/"):
         raise InputError(f"{seen_at}: expected an absolute path, without '..'", "name the folder where it is seen")
-    with scratch_folder("tree-", cache_dir() / "tmp") as scratch:
+    with cache_use.in_use(cache_dir(), progress), scratch_folder("tree-", cache_dir() / "tmp") as scratch:
         place = scratch / "prefix"
         options = replace(request.options, seen_at=seen_at, replace=False, repair=False, keep=False)
         make(replace(request, prefix=place, place=None, name=None, doctor=False, options=options))

@@ -46,18 +46,16 @@ def make(
     if not re.fullmatch(r"(/[A-Za-z0-9._+-]+)+", str(image.at)):
         raise InputError(f"--at {image.at}: expected an absolute path of plain names", "e.g. --at /opt/cogvideo-sat")
     base = open_base(image.base)
-    with made_for(image.at, create, request) as place:
+    with made_for(image.at, create, request, progress) as place:
         found = receipt.read(place) or {}
         require_fits(base, place, str(image.at))
         texts = [
-            (path, write(path.name, image.base.absolute(), str(image.at), found))
+            (path, write(path.name, image.base.absolute(), str(image.at), place, found))
             for path, write in ((image.dockerfile, recipes.dockerfile), (image.apptainer, recipes.definition))
             if path is not None
         ]
         image.out.parent.mkdir(parents=True, exist_ok=True)
-        written = write_layout(
-            image.out, image.tag, image.compression, base, place, str(image.at), found, progress
-        )  # fmt: skip
+        written = write_layout(image.out, image.tag, image.compression, base, place, str(image.at), found, progress)
     for path, text in texts:
         write_atomically(path, text.encode("utf-8"))
     return written

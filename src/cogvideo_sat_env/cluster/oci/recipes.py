@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -61,25 +62,28 @@ DEFINITION = (
 )
 
 
-def dockerfile(file: str, base: Path, at: str, receipt: Mapping[str, Any]) -> str:
-    """Return a Dockerfile called `file`. Raises InputError for a receipt without a lock of the project's."""
+def dockerfile(file: str, base: Path, at: str, prefix: Path, receipt: Mapping[str, Any]) -> str:
+    """Return a Dockerfile called `file` for the environment `prefix`.
+
+    Raises InputError for a receipt without a lock of the project's.
+    """
     if base.is_dir():
         start, argument = "ARG BASE\nFROM ${BASE} AS base\n", "--build-arg BASE=IMAGE "
     else:
         start, argument = f"FROM scratch AS base\nADD {base.name} /\n", ""
-    return DOCKERFILE.format(file=file, start=start, build_arg=argument, **_values(at, receipt))
+    return DOCKERFILE.format(file=file, start=start, build_arg=argument, **_values(at, prefix, receipt))
 
 
-def definition(file: str, base: Path, at: str, receipt: Mapping[str, Any]) -> str:
+def definition(file: str, base: Path, at: str, prefix: Path, receipt: Mapping[str, Any]) -> str:
     """Return an Apptainer definition called `file`. Raises InputError as `dockerfile` does."""
     if base.is_dir():
         start = f"Bootstrap: localimage\nFrom: {base}\n"
     else:
         start = f'Bootstrap: scratch\n\n%setup\n    tar -xf {base} -C "${{APPTAINER_ROOTFS}}"\n'
-    return DEFINITION.format(file=file, start=start, **_values(at, receipt))
+    return DEFINITION.format(file=file, start=start, **_values(at, prefix, receipt))
 
 
-def _values(at: str, receipt: Mapping[str, Any]) -> dict[str, str]:
+def _values(at: str, prefix: Path, receipt: Mapping[str, Any]) -> dict[str, str]:
     lock, source = str(receipt.get("lock") or ""), str(receipt.get("source") or "")
     if not lock or Path(lock).is_absolute():
         raise InputError(
@@ -87,7 +91,8 @@ def _values(at: str, receipt: Mapping[str, Any]) -> dict[str, str]:
             "leave --dockerfile and --apptainer out, or make it from the project's own lock",
         )
     if source == "wheels":
-        path, options = f"locks/{lock}", "--source wheels"
+        python = os.path.realpath(prefix / "bin" / "python")  # another version would take another lock
+        path, options = f"locks/{lock}", f"--source wheels --python {python}"
     else:
         device = "cpu" if str(receipt.get("variant") or "").endswith("cpu") else "cuda"
         path, options = lock, f"--source channel --variant {device}"

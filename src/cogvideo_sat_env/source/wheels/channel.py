@@ -20,9 +20,10 @@ from cogvideo_sat_env.base.files import link_or_copy, write_atomically
 from cogvideo_sat_env.base.locked import locked
 from cogvideo_sat_env.base.permissions import cache_umask, require_private
 from cogvideo_sat_env.base.progress import Progress
+from cogvideo_sat_env.base.scratch import sweep
 from cogvideo_sat_env.lock.solve import solve
 from cogvideo_sat_env.source.local_channel import index_channel
-from cogvideo_sat_env.source.wheels.convert import ConvertedPackage, convert, sweep
+from cogvideo_sat_env.source.wheels.convert import ConvertedPackage, convert
 from cogvideo_sat_env.source.wheels.interpreter import Interpreter, probe
 from cogvideo_sat_env.source.wheels.lockfile import read_wheel_lock
 from cogvideo_sat_env.source.wheels.names import NotProvided, divide
@@ -91,7 +92,7 @@ def build_channel(
         cache_umask(),
         hold_wheels(cache, progress),
     ):
-        sweep(cache)
+        sweep(cache / "tmp")  # what killed runs left; an image's environment, which another run makes there, is locked
         conversion = convert(
             wheels, programs, interpreter=interpreter, names=names, cache=cache, progress=progress, recipe=recipe
         )

@@ -167,11 +167,6 @@ def _tasks(
     return tasks
 
 
-def sweep(cache: Path) -> None:
-    """Throw away what a killed run left half-made. The caller holds the cache's lock."""
-    shutil.rmtree(cache / "tmp", ignore_errors=True)
-
-
 @contextmanager
 def _work_folder(cache: Path) -> Iterator[Path]:
     (cache / "tmp").mkdir(parents=True, exist_ok=True)
