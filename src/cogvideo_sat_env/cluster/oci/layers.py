@@ -18,6 +18,7 @@ from cogvideo_sat_env.base.timestamp import EPOCH
 
 TYPE = "application/vnd.oci.image.layer.v1.tar"
 KINDS = {"gzip": "+gzip", "zstd": "+zstd", "none": ""}
+_PIECE = 1 << 20  # bytes that are read, hashed and compressed at once
 _GZIP_LEVEL, _ZSTD_LEVEL = 3, 6  # gzip's 6 takes twice as long, and saves 8 percent
 
 
@@ -37,16 +38,23 @@ class _Out:
 
     def __init__(self, path: Path, kind: str) -> None:
         self._stream = open(path, "wb")  # noqa: SIM115 - closed by `close`
-        self._plain, self._packed = hashlib.sha256(), hashlib.sha256()
+        self._plain = self._packed = hashlib.sha256()
         self.size = 0
         self._packer: Any = None
         if kind == "gzip":
             self._packer = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, 31)  # 31: with gzip's header, without a time
         elif kind == "zstd":
             self._packer = zstandard.ZstdCompressor(level=_ZSTD_LEVEL, write_checksum=True).compressobj()
+        if self._packer:
+            self._plain = hashlib.sha256()
+
+    def tell(self) -> int:
+        """Return 0: tarfile asks once, before it writes."""
+        return 0
 
     def write(self, content: bytes) -> int:
-        self._plain.update(content)
+        if self._packer:
+            self._plain.update(content)
         self._put(self._packer.compress(content) if self._packer else content)
         return len(content)
 
@@ -74,7 +82,8 @@ def write_layer(blobs: Path, name: str, kind: str, add: Callable[[tarfile.TarFil
     partial = blobs / f".{name.replace('/', '-').replace(' ', '-')}.partial"
     out = _Out(partial, kind)
     try:
-        with tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT, bufsize=1 << 20) as archive:  # type: ignore[call-overload]
+        # not "w|", whose buffer is copied for each piece that comes into it
+        with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT, copybufsize=_PIECE) as archive:  # type: ignore[call-overload]
             add(archive)
         plain, packed = out.close()
         os.replace(partial, blobs / packed)
