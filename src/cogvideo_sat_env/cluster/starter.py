@@ -25,7 +25,8 @@ for python in "${SATENV_PYTHON:-python3}" python3 /usr/libexec/platform-python "
 import sys
 with open(sys.argv[1], encoding="utf-8") as stream:
     parts = stream.read().split("\n#### ")
-exec(parts[1])' "$0" "$@"
+exec(parts[1])
+sys.exit("stage: this file is cut off; tell who deployed it")' "$0" "$@"
     fi
 done
 echo "stage: no Python 3.9 or newer on this node: name one in SATENV_PYTHON" >&2

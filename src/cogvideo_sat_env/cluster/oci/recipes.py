@@ -13,11 +13,12 @@ from cogvideo_sat_env.base.errors import InputError
 _HEAD = """\
 # The environment of cogvideo-sat-env from the lock {lock}
 # (SHA-256 {lock_sha256}), as satenv image has made it.
+# The base has to have python3 with venv.
 """
 DOCKERFILE = (
     _HEAD
     + """\
-# In a checkout of cogvideo-sat-env:  docker build -f {file} {build_arg}-t cogvideo-sat-env .
+# In a checkout of cogvideo-sat-env{beside}:  docker build -f {file} {build_arg}-t cogvideo-sat-env .
 {start}
 FROM base AS make
 COPY . /opt/satenv-project
@@ -68,10 +69,11 @@ def dockerfile(file: str, base: Path, at: str, prefix: Path, receipt: Mapping[st
     Raises InputError for a receipt without a lock of the project's.
     """
     if base.is_dir():
-        start, argument = "ARG BASE\nFROM ${BASE} AS base\n", "--build-arg BASE=IMAGE "
+        start, argument, beside = "ARG BASE\nFROM ${BASE} AS base\n", "--build-arg BASE=IMAGE ", ""
     else:
-        start, argument = f"FROM scratch AS base\nADD {base.name} /\n", ""
-    return DOCKERFILE.format(file=file, start=start, build_arg=argument, **_values(at, prefix, receipt))
+        start, argument, beside = f"FROM scratch AS base\nADD {base.name} /\n", "", f", {base.name} copied into it"
+    values = _values(at, prefix, receipt)
+    return DOCKERFILE.format(file=file, start=start, build_arg=argument, beside=beside, **values)
 
 
 def definition(file: str, base: Path, at: str, prefix: Path, receipt: Mapping[str, Any]) -> str:
