@@ -13,124 +13,113 @@ _FIRST_COMPILATION = 600.0
 
 CHECKS: tuple[CheckSpec, ...] = (
     CheckSpec(
-        "identity.distribution", QUICK, "PyPI's unrelated `sat`, two packages that both install `decord`",
-        "distribution", light=True,
+        "identity.distribution", QUICK, "PyPI's unrelated `sat`, two packages that both install `decord`", light=True,
     ),
     CheckSpec(
-        "identity.floors", QUICK, "a requirement that is missing or below its tested floor", "floors",
+        "identity.floors", QUICK, "a requirement that is missing or below its tested floor",
         joins="identity.distribution", light=True,
     ),
     CheckSpec(
-        "identity.bounds", QUICK, "a version that is known to break SAT", "bounds", joins="identity.distribution",
-        light=True,
+        "identity.bounds", QUICK, "a version that is known to break SAT", joins="identity.distribution", light=True,
     ),
     CheckSpec(
-        "identity.receipt", QUICK, "packages that are not those of the receipt, or of the lock", "receipt",
+        "identity.receipt", QUICK, "packages that are not those of the receipt, or of the lock",
         joins="identity.distribution", light=True, made=True,
     ),
     CheckSpec(
-        "identity.overwritten", QUICK, "pip over conda: replaced packages, overwritten files", "overwritten",
+        "identity.overwritten", QUICK, "pip over conda: replaced packages, overwritten files",
         joins="identity.distribution", light=True, made=True,
     ),
     CheckSpec(
         "identity.python", QUICK, "variables because of which Python doesn't start, or is not the environment's",
-        "python", joins="identity.distribution", light=True,
+        joins="identity.distribution", light=True,
     ),
     CheckSpec(
-        "identity.files", FULL, "files that were changed or lost after they were linked", "files", limit=600.0,
-        light=True, made=True,
+        "identity.files", FULL, "files that were changed or lost after they were linked", limit=600.0, light=True,
+        made=True,
     ),
     CheckSpec(
-        "identity.activation", QUICK, "activation scripts that fail, hang or set nothing", "activation",
+        "identity.activation", QUICK, "activation scripts that fail, hang or set nothing",
         joins="identity.distribution", light=True, made=True,
     ),
     CheckSpec(
         "identity.pollution", QUICK, "PYTHONPATH, user site, LD_LIBRARY_PATH or the host's CUDA leaking in",
-        "pollution", joins="identity.distribution", light=True, made=True,
+        joins="identity.distribution", light=True, made=True,
     ),
     CheckSpec(
-        "identity.libraries", QUICK, "two OpenMP runtimes; a CUDA library of the host in the process", "libraries",
-        limit=180.0, joins="imports.together",
-    ),
-    CheckSpec(
-        "imports.alone", FULL, "a module that imports only because another one was imported before it", "alone",
-        limit=600.0, alone=True,
-    ),
-    CheckSpec(
-        "imports.together", QUICK, "modules that can't share one process", "together", limit=180.0, loader_errors=True,
-    ),
-    CheckSpec("imports.order", FULL, "crashes that depend on the order of decord and torch", "order", limit=240.0),
-    CheckSpec(
-        "imports.upstream-names", QUICK, "names that CogVideo's sat/ imports and newer versions removed",
-        "upstream_names", limit=180.0, joins="imports.together",
-    ),
-    CheckSpec(
-        "imports.sat-modules", FULL, "a module of SwissArmyTransformer that newer packages broke", "sat_modules",
-        limit=180.0, training=True, joins="imports.together",
-    ),
-    CheckSpec(
-        "video.bridge", QUICK, "decord that hands its frames to torch wrongly", "bridge", limit=120.0,
+        "identity.libraries", QUICK, "two OpenMP runtimes; a CUDA library of the host in the process", limit=180.0,
         joins="imports.together",
     ),
-    CheckSpec("video.decord", QUICK, "wrong, shifted or missing frames from decord", "decord", limit=120.0),
     CheckSpec(
-        "video.codecs", FULL, "a codec whose frames are wrong, shifted or can't be decoded", "codecs", limit=180.0,
+        "imports.alone", FULL, "a module that imports only because another one was imported before it", limit=600.0,
+        alone=True,
     ),
-    CheckSpec("video.sizes", FULL, "odd sizes; scaling and resizing that change or shift frames", "sizes", limit=180.0),
+    CheckSpec("imports.together", QUICK, "modules that can't share one process", limit=180.0, loader_errors=True),
+    CheckSpec("imports.order", FULL, "crashes that depend on the order of decord and torch", limit=240.0),
     CheckSpec(
-        "video.write", FULL, "no mp4 backend for samples, or samples that can't be read back", "write", limit=180.0,
-    ),
-    CheckSpec(
-        "video.broken", FULL, "a broken or truncated clip that hangs or crashes the loader", "broken", limit=180.0,
-    ),
-    CheckSpec(
-        "data.webdataset", FULL, "webdataset's changed ResampledShards, invisible to imports", "webdataset",
-        limit=180.0, training=True,
-    ),
-    CheckSpec("data.folder", FULL, "clips with captions that workers load wrongly, or hang on", "folder", limit=300.0),
-    CheckSpec(
-        "data.shards", FULL, "corrupt clips and truncated shards that end a stream; workers that crash", "shards",
-        limit=300.0, training=True,
-    ),
-    CheckSpec("text.t5", FULL, "a T5 tokenizer or encoder that can't be loaded from spiece.model", "t5", limit=180.0),
-    CheckSpec(
-        "model.transformer", FULL, "SAT's mixins, attention or half precision that compute something else",
-        "transformer", limit=180.0, training=True,
+        "imports.upstream-names", QUICK, "names that CogVideo's sat/ imports and newer versions removed", limit=180.0,
+        joins="imports.together",
     ),
     CheckSpec(
-        "model.lora", FULL, "LoRA that learns nothing, reaches no layer or can't be merged", "lora", limit=120.0,
-        training=True, joins="model.transformer",
+        "imports.sat-modules", FULL, "a module of SwissArmyTransformer that newer packages broke", limit=180.0,
+        training=True, joins="imports.together",
     ),
     CheckSpec(
-        "model.vae", FULL, "3D convolutions that are wrong in bf16 or see later frames", "vae", limit=120.0,
-        training=True, joins="model.transformer",
+        "video.bridge", QUICK, "decord that hands its frames to torch wrongly", limit=120.0, joins="imports.together",
+    ),
+    CheckSpec("video.decord", QUICK, "wrong, shifted or missing frames from decord", limit=120.0),
+    CheckSpec("video.codecs", FULL, "a codec whose frames are wrong, shifted or can't be decoded", limit=180.0),
+    CheckSpec("video.sizes", FULL, "odd sizes; scaling and resizing that change or shift frames", limit=180.0),
+    CheckSpec("video.write", FULL, "no mp4 backend for samples, or samples that can't be read back", limit=180.0),
+    CheckSpec("video.broken", FULL, "a broken or truncated clip that hangs or crashes the loader", limit=180.0),
+    CheckSpec(
+        "data.webdataset", FULL, "webdataset's changed ResampledShards, invisible to imports", limit=180.0,
+        training=True,
+    ),
+    CheckSpec("data.folder", FULL, "clips with captions that workers load wrongly, or hang on", limit=300.0),
+    CheckSpec(
+        "data.shards", FULL, "corrupt clips and truncated shards that end a stream; workers that crash", limit=300.0,
+        training=True,
+    ),
+    CheckSpec("text.t5", FULL, "a T5 tokenizer or encoder that can't be loaded from spiece.model", limit=180.0),
+    CheckSpec(
+        "model.transformer", FULL, "SAT's mixins, attention or half precision that compute something else", limit=180.0,
+        training=True,
+    ),
+    CheckSpec(
+        "model.lora", FULL, "LoRA that learns nothing, reaches no layer or can't be merged", limit=120.0, training=True,
+        joins="model.transformer",
+    ),
+    CheckSpec(
+        "model.vae", FULL, "3D convolutions that are wrong in bf16 or see later frames", limit=120.0, training=True,
+        joins="model.transformer",
     ),
     CheckSpec(
         "model.gpu", GPU, "a GPU that computes something else than the CPU, or in fp32 only", "transformer_gpu",
         limit=300.0, training=True,
     ),
     CheckSpec(
-        "training.zero2", FULL, "SAT, DeepSpeed and torch that import but can't take an optimizer step", "zero2",
+        "training.zero2", FULL, "SAT, DeepSpeed and torch that import but can't take an optimizer step",
         limit=_FIRST_COMPILATION, training=True,
     ),
     CheckSpec(
         "training.checkpoint", FULL, "SAT's own checkpoints that torch.load refuses (Weights only load failed)",
-        "checkpoint", limit=_FIRST_COMPILATION, training=True, after=("training.zero2",),
+        limit=_FIRST_COMPILATION, training=True, after=("training.zero2",),
     ),
     CheckSpec(
-        "training.resume", FULL, "a resumed run that doesn't go on where it stopped", "resume",
-        limit=_FIRST_COMPILATION, training=True, after=("training.zero2",), joins="training.checkpoint",
+        "training.resume", FULL, "a resumed run that doesn't go on where it stopped", limit=_FIRST_COMPILATION,
+        training=True, after=("training.zero2",), joins="training.checkpoint",
     ),
     CheckSpec(
-        "training.lora", FULL, "LoRA that DeepSpeed can't train, or that changes the frozen weights", "lora",
+        "training.lora", FULL, "LoRA that DeepSpeed can't train, or that changes the frozen weights",
         limit=_FIRST_COMPILATION, training=True, after=("training.zero2",), joins="training.checkpoint",
     ),
     CheckSpec(
         "training.two-processes", FULL, "torchrun, gloo or the averaging of gradients that don't work",
-        "two_processes", limit=_FIRST_COMPILATION, training=True, after=("training.zero2",), alone=True,
+        limit=_FIRST_COMPILATION, training=True, after=("training.zero2",), alone=True,
     ),
     CheckSpec(
-        "training.gpu", GPU, "SAT, DeepSpeed and NCCL that can't train on the GPUs", "gpu", limit=_FIRST_COMPILATION,
+        "training.gpu", GPU, "SAT, DeepSpeed and NCCL that can't train on the GPUs", limit=_FIRST_COMPILATION,
         training=True, alone=True,
     ),
     CheckSpec(
@@ -138,91 +127,90 @@ CHECKS: tuple[CheckSpec, ...] = (
         limit=180.0, training=True, joins="model.transformer",
     ),
     CheckSpec(
-        "lora.export", FULL, "a trained LoRA that upstream's export tool or diffusers can't take", "export",
+        "lora.export", FULL, "a trained LoRA that upstream's export tool or diffusers can't take",
         limit=_FIRST_COMPILATION, training=True, after=("training.lora",),
     ),
     CheckSpec(
-        "toolchain.compiler", QUICK, "no C++ compiler or ninja for DeepSpeed's run-time compilation", "compiler",
-        training=True, joins="identity.distribution", light=True,
+        "toolchain.compiler", QUICK, "no C++ compiler or ninja for DeepSpeed's run-time compilation", training=True,
+        joins="identity.distribution", light=True,
     ),
     CheckSpec(
-        "toolchain.nvcc", QUICK, "nvcc of another CUDA than torch's, missing CUDA headers", "nvcc",
+        "toolchain.nvcc", QUICK, "nvcc of another CUDA than torch's, missing CUDA headers",
         joins="identity.distribution", light=True,
     ),
     CheckSpec(
         "toolchain.extensions-dir", QUICK, "a compilation cache that can't be written, is shared, or is locked",
-        "extensions_dir", training=True, joins="identity.distribution", light=True,
-    ),
-    CheckSpec(
-        "toolchain.extension", FULL, "a host compiler that nvcc refuses, a CUDA extension that doesn't build",
-        "extension", limit=600.0, training=True, light=True,
-    ),
-    CheckSpec(
-        "toolchain.fused-ema-adam", GPU, "SAT's default optimizer that can't be compiled (fused_ema_adam)",
-        "fused_ema_adam", limit=900.0, training=True,
-    ),
-    CheckSpec(
-        "hardware.limits", QUICK, "limits of the shell (ulimit) that are too low to import or to train", "limits",
-        joins="identity.distribution", light=True,
-    ),
-    CheckSpec("hardware.gpu", QUICK, "CPU build on a GPU machine, driver too old for torch's CUDA", "gpu", limit=120.0),
-    CheckSpec(
-        "hardware.architectures", GPU, "a GPU that torch was not compiled for (no kernel image is available)",
-        "architectures", limit=120.0,
-    ),
-    CheckSpec("hardware.memory", GPU, "GPUs too small for the recipe (CUDA out of memory)", "memory", training=True),
-    CheckSpec(
-        "network.hostname", FULL, "a host's name without an address, which nodes can't find", "hostname", light=True,
-    ),
-    CheckSpec(
-        "network.interfaces", QUICK, "GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME that name no interface", "interfaces",
         training=True, joins="identity.distribution", light=True,
     ),
     CheckSpec(
-        "network.p2p", GPU, "GPUs that reach each other only slowly, or through the host", "p2p", limit=180.0,
-        alone=True,
+        "toolchain.extension", FULL, "a host compiler that nvcc refuses, a CUDA extension that doesn't build",
+        limit=600.0, training=True, light=True,
     ),
     CheckSpec(
-        "network.nccl", GPU, "NCCL that hangs, sums wrongly or uses the slow way", "nccl", limit=240.0, training=True,
-        alone=True,
+        "toolchain.fused-ema-adam", GPU, "SAT's default optimizer that can't be compiled (fused_ema_adam)", limit=900.0,
+        training=True,
     ),
     CheckSpec(
-        "storage.space", QUICK, "no room, or no inodes, where a run writes", "space", joins="identity.distribution",
-        light=True,
+        "hardware.limits", QUICK, "limits of the shell (ulimit) that are too low to import or to train",
+        joins="identity.distribution", light=True,
     ),
+    CheckSpec("hardware.gpu", QUICK, "CPU build on a GPU machine, driver too old for torch's CUDA", limit=120.0),
     CheckSpec(
-        "storage.shared", QUICK, "caches of compiled code on a file system that nodes share", "shared",
+        "hardware.architectures", GPU, "a GPU that torch was not compiled for (no kernel image is available)",
+        limit=120.0,
+    ),
+    CheckSpec("hardware.memory", GPU, "GPUs too small for the recipe (CUDA out of memory)", training=True),
+    CheckSpec("network.hostname", FULL, "a host's name without an address, which nodes can't find", light=True),
+    CheckSpec(
+        "network.interfaces", QUICK, "GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME that name no interface", training=True,
         joins="identity.distribution", light=True,
     ),
     CheckSpec(
-        "storage.import-time", FULL, "an environment whose imports take minutes", "import_time", limit=600.0,
+        "network.p2p", GPU, "GPUs that reach each other only slowly, or through the host", limit=180.0, alone=True,
+    ),
+    CheckSpec(
+        "network.nccl", GPU, "NCCL that hangs, sums wrongly or uses the slow way", limit=240.0, training=True,
         alone=True,
     ),
     CheckSpec(
-        "security.advisories", FULL, "packages with known vulnerabilities (--advisories)", "advisories", limit=120.0,
-        light=True,
+        "storage.space", QUICK, "no room, or no inodes, where a run writes", joins="identity.distribution", light=True,
     ),
     CheckSpec(
-        "security.permissions", FULL, "files that every user of the machine could change", "permissions", limit=300.0,
-        light=True, made=True,
+        "storage.shared", QUICK, "caches of compiled code on a file system that nodes share",
+        joins="identity.distribution", light=True,
+    ),
+    CheckSpec("storage.import-time", FULL, "an environment whose imports take minutes", limit=600.0, alone=True),
+    CheckSpec(
+        "security.advisories", FULL, "packages with known vulnerabilities (--advisories)", limit=120.0, light=True,
+    ),
+    CheckSpec(
+        "security.permissions", FULL, "files that every user of the machine could change", limit=300.0, light=True,
+        made=True,
     ),
 )  # fmt: skip
 
 # Of the user's own checkout and run: only with --sat.
 SAT_CHECKS: tuple[CheckSpec, ...] = (
-    CheckSpec("sat.checkout", QUICK, "a commit that is not known to train; files changed by hand", "checkout"),
-    CheckSpec("sat.scripts", QUICK, "shell scripts that name missing YAMLs, or exit 0 when training failed", "scripts",
-              joins="sat.checkout"),
-    CheckSpec("sat.configs", QUICK, "YAML values that this code can't run with, or drops silently", "configs",
-              joins="sat.checkout"),
-    CheckSpec("sat.weights", QUICK, "checkpoint, VAE or T5 that is missing, cut off, a pointer, or another model's",
-              "weights", joins="sat.checkout"),
-    CheckSpec("sat.data", QUICK, "clips that can't be read or have no caption", "data", limit=300.0),
-    CheckSpec("sat.memory", QUICK, "a run that doesn't fit the GPUs", "memory", joins="sat.checkout"),
-    CheckSpec("sat.disk", QUICK, "checkpoints that find no room", "disk", joins="sat.checkout"),
-    CheckSpec("sat.modules", QUICK, "a module of the checkout that can't be imported", "modules", limit=300.0),
-    CheckSpec("sat.run", FULL, "the user's own code and config that fail in training, evaluation or sampling", "run",
-              limit=2400.0, alone=True),
+    CheckSpec("sat.checkout", QUICK, "a commit that is not known to train; files changed by hand"),
+    CheckSpec(
+        "sat.scripts", QUICK, "shell scripts that name missing YAMLs, or exit 0 when training failed",
+        joins="sat.checkout",
+    ),
+    CheckSpec(
+        "sat.configs", QUICK, "YAML values that this code can't run with, or drops silently", joins="sat.checkout",
+    ),
+    CheckSpec(
+        "sat.weights", QUICK, "checkpoint, VAE or T5 that is missing, cut off, a pointer, or another model's",
+        joins="sat.checkout",
+    ),
+    CheckSpec("sat.data", QUICK, "clips that can't be read or have no caption", limit=300.0),
+    CheckSpec("sat.memory", QUICK, "a run that doesn't fit the GPUs", joins="sat.checkout"),
+    CheckSpec("sat.disk", QUICK, "checkpoints that find no room", joins="sat.checkout"),
+    CheckSpec("sat.modules", QUICK, "a module of the checkout that can't be imported", limit=300.0),
+    CheckSpec(
+        "sat.run", FULL, "the user's own code and config that fail in training, evaluation or sampling", limit=2400.0,
+        alone=True,
+    ),
 )  # fmt: skip
 
 ALL_CHECKS = (*CHECKS, *SAT_CHECKS)

@@ -18,7 +18,7 @@ class CheckSpec:
     id        stable name, "<subject>.<topic>"
     level     quick: part of every level; full: only of full; gpu: of full and gpu, run only where there is a GPU
     catches   the failure that it exists for, one line
-    function  name of the probe function in checks/<subject>.py
+    function  name of the probe function in checks/<subject>.py; by default the topic, with _ for -
     limit     seconds before it counts as hanging
     training  true: meaningless in an environment that only prepares data
     after     ids that must have ended first, when they run at all (their work is shared)
@@ -32,7 +32,7 @@ class CheckSpec:
     id: str
     level: str
     catches: str
-    function: str
+    function: str = ""
     limit: float = 60.0
     training: bool = False
     after: tuple[str, ...] = ()
@@ -41,6 +41,10 @@ class CheckSpec:
     loader_errors: bool = False
     light: bool = False
     made: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.function:
+            object.__setattr__(self, "function", self.id.partition(".")[2].replace("-", "_"))
 
     @property
     def subject(self) -> str:

@@ -28,8 +28,8 @@ from cogvideo_sat_env.doctor.fleet.messages import GONE, Client, Coordinator
 from cogvideo_sat_env.doctor.runner import Conditions, Doctor
 
 _CHECKS = (
-    CheckSpec("fleet.facts", QUICK, "hosts that differ", "facts", limit=120.0),
-    CheckSpec("fleet.training", QUICK, "ranks that can't train together", "training", limit=600.0, training=True),
+    CheckSpec("fleet.facts", QUICK, "hosts that differ", limit=120.0),
+    CheckSpec("fleet.training", QUICK, "ranks that can't train together", limit=600.0, training=True),
 )
 _JOIN = 120.0  # seconds for all ranks to come: srun starts them within seconds, a cold file system takes a minute
 _CHECKED = {"quick": 900.0, "gpu": 2400.0, "full": 3600.0}  # for the checks of a level on the slowest host
