@@ -26,20 +26,13 @@ _BROKEN = "copy the bundle again and compare its size; what is in it can't be tr
 
 @dataclass(frozen=True)
 class Member:
-    """One file of a bundle. `offset` is that of its first byte in the data; None: it is in the base."""
+    """One file of a bundle, as the manifest has it. `offset`: where it begins in the data; None: in the base."""
 
     path: str
     size: int
     sha256: str
     offset: int | None = None
     executable: bool = False
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the manifest's entry."""
-        return {
-            "path": self.path, "size": self.size, "sha256": self.sha256, "offset": self.offset,
-            "executable": self.executable,
-        }  # fmt: skip
 
 
 class Data:

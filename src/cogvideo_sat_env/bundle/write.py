@@ -110,7 +110,7 @@ def write_bundle(
             volumes.write(content, offset)
         listed = [{"name": n, "size": s} for n, s in zip(names, volumes.sizes, strict=False)] if names else []
         manifest = {
-            **facts, "members": [member.to_json() for member in members], "data_size": size,
+            **facts, "members": [vars(member) for member in members], "data_size": size,
             "framing_sha256": framing.hexdigest(), "volumes": listed,
             "base": {"name": base[0], "id": base[1]} if base else None,
         }  # fmt: skip

@@ -76,14 +76,5 @@ class CheckResult:
         return self.id.partition(".")[0]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the result as JSON values (see report.py for the schema)."""
-        return {
-            "id": self.id,
-            "subject": self.subject,
-            "level": self.level,
-            "status": self.status,
-            "seconds": round(self.seconds, 3),
-            "finding": self.finding,
-            "remedy": self.remedy,
-            "details": self.details,
-        }
+        """Return the result as JSON values (see doctor_report.py for the schema)."""
+        return {"id": self.id, "subject": self.subject} | vars(self) | {"seconds": round(self.seconds, 3)}

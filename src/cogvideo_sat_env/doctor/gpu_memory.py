@@ -108,11 +108,8 @@ class MemoryEstimate:
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON values; sizes in bytes."""
-        setup = self.setup
         return {
-            "model": setup.model, "method": setup.method, "gpus": setup.gpus, "zero": setup.zero,
-            "frames": setup.frames, "height": setup.height, "width": setup.width, "batch": setup.batch,
-            "dtype": self.dtype,
+            **vars(self.setup), "dtype": self.dtype,
             "parameters": {"transformer": self.transformer, "trained": self.trained}, "tokens": self.tokens,
             "per_gpu": {name: part.to_json() for name, part in self.parts.items()} | {"total": self.total.to_json()},
             "published_gb": self.published,

@@ -115,12 +115,8 @@ def _source(package: Package) -> str:
 
 
 def _facts(package: Package | None) -> dict[str, Any] | None:
-    if package is None:
-        return None
-    return {
-        "name": package.name, "version": package.version, "build": package.build, "kind": package.kind,
-        "channel": package.channel, "size": package.size, "sha256": package.sha256, "licence": package.licence,
-    }  # fmt: skip
+    names = ("name", "version", "build", "kind", "channel", "size", "sha256", "licence")
+    return {name: getattr(package, name) for name in names} if package else None
 
 
 @dataclass(frozen=True)

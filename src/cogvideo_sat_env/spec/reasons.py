@@ -40,12 +40,8 @@ class Answer:
             "floor": needed.floor if needed else None,
             "bounds": [
                 {
-                    "id": entry.id,
-                    "package": entry.package,
-                    "bound": entry.bound,
+                    **{key: getattr(entry, key) for key in ("id", "package", "bound", "error", "evidence")},
                     "breaks": " ".join(entry.breaks.split()),
-                    "error": entry.error,
-                    "evidence": entry.evidence,
                     "proof": [*entry.proof.tests, *entry.proof.checks],
                     "remedy": spell_out(entry.remedy),
                 }

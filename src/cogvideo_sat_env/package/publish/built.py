@@ -116,15 +116,8 @@ def _inside(path: Path) -> dict:
         index = IndexJson.from_package_archive(path)
     except Exception as error:  # whatever the engine says is wrong with the archive
         raise VerificationError(f"{path}: not a conda package: {error}", REBUILD) from error
-    return {
-        "name": index.name.normalized,
-        "version": str(index.version),
-        "build": str(index.build),
-        "build_number": index.build_number,
-        "subdir": index.subdir,
-        "depends": index.depends,
-        "constrains": index.constrains,
-    }
+    plain = {key: getattr(index, key) for key in ("build_number", "subdir", "depends", "constrains")}
+    return {"name": index.name.normalized, "version": str(index.version), "build": str(index.build), **plain}
 
 
 def _require_known(channel: Path, packages: Sequence[BuiltPackage], known: set[str]) -> None:

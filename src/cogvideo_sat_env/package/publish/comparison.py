@@ -53,14 +53,9 @@ class ChannelComparison:
         return {
             "target": self.target,
             "packages": [
-                {
-                    "file": item.package.key,
-                    "size": item.package.size,
-                    "sha256": item.package.sha256,
-                    "state": item.state,
-                    "sha256_there": item.there,
-                }
+                {"file": p.key, "size": p.size, "sha256": p.sha256, "state": item.state, "sha256_there": item.there}
                 for item in self.items
+                for p in [item.package]
             ],
             "bytes": self.bytes,
         }

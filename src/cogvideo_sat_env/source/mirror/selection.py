@@ -50,17 +50,14 @@ class Part:
             "conda": [
                 {
                     "path": item.path,
-                    "url": item.artefact.url,
-                    "sha256": item.artefact.sha256,
-                    "md5": item.artefact.md5,
-                    "size": item.artefact.size,
+                    **{key: getattr(item.artefact, key) for key in ("url", "sha256", "md5", "size")},
                     "depends": list(item.artefact.depends),
                 }
                 for item in self.conda
             ],
             "pip": [
-                {"name": p.name, "version": p.version, "file_name": p.file_name, "sha256": p.sha256, "size": p.size}
-                for p in self.pip
+                {key: getattr(pin, key) for key in ("name", "version", "file_name", "sha256", "size")}
+                for pin in self.pip
             ],
         }
 
