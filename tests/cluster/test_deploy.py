@@ -286,7 +286,7 @@ import os, sys
 sys.path[:0] = [{str(TESTS)!r}, {str(TESTS.parent / "src")!r}]
 from pathlib import Path
 import rattler
-from cogvideo_sat_env.install import post_link, repair, stage, transaction, workers
+from cogvideo_sat_env.install import post_link, repair, stage_prefix, transaction, workers
 from cogvideo_sat_env.base.progress import Silent
 from cogvideo_sat_env.cluster.deploy import Deployment, deploy
 from cogvideo_sat_env.create.create import CreateRequest

@@ -108,8 +108,8 @@ def test_a_channel_that_disagrees_with_its_files_is_refused(channel, tmp_path):
 
 def test_what_makes_no_sense_is_named(channel, tmp_path):
     for options, message in (
-        ({"wanted": ["linux-64-rocm"]}, "no variant 'linux-64-rocm'"),
-        ({"wanted": ["linux-64-cuda", "linux-64-cpu"], "out": tmp_path / "conda-lock.yml"}, "--out names one file"),
+        ({"only": ["linux-64-rocm"]}, "no variant 'linux-64-rocm'"),
+        ({"only": ["linux-64-cuda", "linux-64-cpu"], "out": tmp_path / "conda-lock.yml"}, "--out names one file"),
         ({"out": tmp_path / "mine.yml"}, "ends with conda-lock.yml"),
         ({"out": tmp_path / "no" / "conda-lock.yml"}, "no such folder"),
         ({"out": PROJECT / "conda-lock.yml"}, "the project's own locks"),
