@@ -26,6 +26,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 FAULTS = PROJECT / "tests" / "faults" / "faults.yml"
 TABLE = PROJECT / "docs" / "faults.md"
 ENDS = {"environment": "the right environment", "error": "a clear error, nothing changed"}
+COLLECTED = pytest.StashKey[tuple[list["Row"], set[Path]]]()  # the rows of this run's tests, and their files
 _reports: list[pytest.TestReport] = []  # of the marked tests of this run
 
 HEAD = """\
@@ -111,6 +112,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         rows = rows_of(item)
         collected += rows
         item.user_properties += [("fault", json.dumps(asdict(row))) for row in rows]  # crosses to xdist's controller
+    config.stash[COLLECTED] = (collected, {item.path for item in items})
     listing = config.getoption("--list-faults")
     if listing:
         listing.write_text(json.dumps([asdict(row) for row in collected]), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The patches of the package swissarmytransformer, each tried; the build engines run this in a fresh environment.
+"""Modules and patches of the package swissarmytransformer, each tried; the build engines run this in an environment.
 
 Arguments: names of the tests to run, all of them without. Ends with 1, naming what fails, when a patch is missing.
 """
@@ -10,11 +10,17 @@ import subprocess
 import sys
 import tempfile
 import types
-from importlib import metadata
+from importlib import import_module, metadata
 from unittest import mock
 
 import numpy as np
 import torch
+
+
+def modules_are_imported() -> None:
+    """Those that CogVideo trains with."""
+    for name in ("sat", "sat.training.deepspeed_training", "sat.ops.fused_ema_adam"):
+        import_module(name)
 
 
 def shards_are_named() -> None:
@@ -123,8 +129,8 @@ def _builder():
 
 
 TESTS = (
-    shards_are_named, capabilities_have_two_digits, mismatch_is_an_error, random_state_is_loaded,
-    cpm_kernels_is_optional,
+    modules_are_imported, shards_are_named, capabilities_have_two_digits, mismatch_is_an_error,
+    random_state_is_loaded, cpm_kernels_is_optional,
 )  # fmt: skip
 
 

@@ -15,21 +15,24 @@ import pytest
 import zstandard
 
 from cogvideo_sat_env.check import agreement, recipe
+from cogvideo_sat_env.lock import conda_lock
 from cogvideo_sat_env.package.build.outputs import Output
 from cogvideo_sat_env.spec.breakage import read_ledger
-from cogvideo_sat_env.spec.environment import read_environment
+from cogvideo_sat_env.spec.environment import Environment, read_environment
 from cogvideo_sat_env.spec.requirements import read_requirements
+from cogvideo_sat_env.spec.variants import Variant, render_environment
 
 PROJECT = Path(__file__).parents[2]
 LOCKS = {path.read_bytes() for path in (PROJECT / "conda-lock.yml", *PROJECT.glob("locks/*-conda-lock.yml"))}
 _rendered: dict[tuple, list[Output]] = {}
 _parsed: dict[bytes, tuple] = {}
+_hashes: dict[tuple, str] = {}
 
 
 @pytest.fixture(autouse=True)
 def read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Recipe and locks are the same in most of these projects, and to read them takes longer than all the rest."""
-    render, parse = recipe.render, agreement.load_lock
+    render, parse, content_hash = recipe.render, agreement.load_lock, conda_lock.content_hash
 
     def read(folder: Path, platform: str) -> list[Output]:
         key = ((folder / "recipe.yaml").read_bytes(), platform)
@@ -45,6 +48,13 @@ def read_once(monkeypatch: pytest.MonkeyPatch) -> None:
             _parsed[content] = parse(path)
         return _parsed[content]
 
+    def hashed(environment: Environment, variant: Variant) -> str:
+        key = (render_environment(environment, variant), repr(variant))
+        if key not in _hashes:
+            _hashes[key] = content_hash(environment, variant)
+        return _hashes[key]
+
+    monkeypatch.setattr(conda_lock, "content_hash", hashed)
     monkeypatch.setattr(recipe, "render", read)
     monkeypatch.setattr(agreement, "load_lock", load)
 

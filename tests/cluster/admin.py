@@ -81,15 +81,23 @@ class Site:
         return deploy(Deployment(self.path, request, **options), Silent(), self.prove)
 
     def satenv(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        return self.machine.satenv(*arguments, **variables)
+        return self.machine.satenv(*arguments, **{"SATENV_CACHE": os.environ["SATENV_CACHE"], **variables})
+
+
+@pytest.fixture(scope="session")
+def warm_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cache of all releases, as on a real cluster: each package is extracted once."""
+    return tmp_path_factory.mktemp("cache") / "satenv"
 
 
 @pytest.fixture
-def apps(small_channel: Path, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+def apps(
+    small_channel: Path, warm_cache: Path, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Site]:
     with channelserver.serving(small_channel) as server:
         machine = Machine(project, server, tmp_path / "home")
         machine.home.mkdir()
-        for name, value in (("SATENV_PROJECT", project), ("SATENV_CACHE", machine.home / "cache")):
+        for name, value in (("SATENV_PROJECT", project), ("SATENV_CACHE", warm_cache)):
             monkeypatch.setenv(name, str(value))
         monkeypatch.setenv("PATH", str(slurm(tmp_path / "slurm")), prepend=":")
         monkeypatch.delenv("_COGVIDEO_SAT_PREFIX", raising=False)

@@ -201,7 +201,7 @@ def test_a_lost_library_is_named(overlay):
 
 def test_a_changed_file_of_the_same_size_is_named(overlay):
     patch(overlay, "sat/__init__.py", "import", "IMPORT"[:6])
-    result = examine(overlay, "identity.files")
+    result = examine(overlay, "identity.files", identity_seconds=2)  # code comes first; all of it: `full_report`
     assert result.status == "failed" and "1 changed (swissarmytransformer: " in result.finding
     assert result.details["changed"] == {
         "swissarmytransformer": [f"lib/python{overlay.version}/site-packages/sat/__init__.py"]

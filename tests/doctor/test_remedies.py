@@ -97,14 +97,14 @@ def test_a_module_of_which_a_part_is_gone_is_repaired(prefix):
 class Shell:
     """A user's shell in the project: the same variables for the doctor and for what is typed."""
 
-    def __init__(self, prefix: Path) -> None:
-        self.prefix = prefix
+    def __init__(self, prefix: Path, *options: str) -> None:
+        self.prefix, self.options = prefix, options
         self.env = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "CONDA"))}
 
     def doctor(self, *checks: str) -> dict[str, dict]:
         only = [word for check in checks for word in ("--only", check)]
         run = subprocess.run(
-            ["./scripts/satenv", "doctor", "-p", str(self.prefix), "--json", *only], cwd=PROJECT, env=self.env,
+            ["./scripts/satenv", "doctor", "-p", str(self.prefix), "--json", *self.options, *only], cwd=PROJECT, env=self.env,
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         return {item["id"]: item for item in json.loads(run.stdout)["results"]}
@@ -172,8 +172,9 @@ def another_version(prefix: Path) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else value.__name__,
 )  # fmt: skip
-def test_what_the_doctor_says_is_typed_and_the_check_passes(broken, spoil, check):
-    shell = Shell(broken)
+def test_what_the_doctor_says_is_typed_and_the_check_passes(broken, spoil, check, tmp_path):
+    (tmp_path / "settings.json").write_text('{"identity.seconds": 2}')  # of hashing: code, which comes first
+    shell = Shell(broken, "--config", str(tmp_path / "settings.json"))
     spoil(broken)
     result = shell.doctor(check)[check]
     assert result["status"] == "failed" and "mamba" not in result["remedy"], result

@@ -245,9 +245,19 @@ def test_a_python_that_is_none_is_named(checkout: Checkout) -> None:
 @pytest.mark.e2e
 def test_only_what_maintainers_do_needs_their_tools(checkout: Checkout) -> None:
     pins = checkout.root / "scripts" / "maintainer-requirements.txt"
-    pins.write_text(PIN.format("0" * 64).replace("tinywheel", "absentwheel"))
-    for command in ("lock --only x", "check", "freshen", "report --html page.html", "sbom --format=spdx x"):
-        run = checkout.run(*command.split())
-        assert run.returncode == 5 and "absentwheel==1.0" in run.stderr, run.stderr
+    good = pins.read_text()
     assert checkout.run("build").stdout == "42 ['build']\n"
-    assert checkout.run("sbom", "--format", "cyclonedx").stdout == "42 ['sbom', '--format', 'cyclonedx']\n"
+    users = checkout.venv
+    pins.write_text(PIN.format("0" * 64).replace("tinywheel", "absentwheel"))
+    run = checkout.run("lock", "--only", "x")
+    assert run.returncode == 5 and "absentwheel==1.0" in run.stderr, run.stderr
+    pins.write_text(f"{good}# of theirs\n")
+    (checkout.root / "src" / "cogvideo_sat_env" / "__main__.py").write_text(
+        "import sys\ndef main():\n    print(sys.prefix)\n"
+    )
+    made = set()
+    for command in ("lock --only x", "check", "freshen", "report --html page.html", "sbom --format=spdx x"):
+        made.add(checkout.run(*command.split()).stdout)
+    assert len(made) == 1 and f"{users}\n" not in made and f"{checkout.tools}/" in made.pop()
+    for command in ("build", "sbom --format cyclonedx", "report"):
+        assert checkout.run(*command.split()).stdout == f"{users}\n"

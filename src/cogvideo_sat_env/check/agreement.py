@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from packaging.specifiers import Specifier, SpecifierSet
@@ -15,7 +15,7 @@ from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError, VerificationError
 from cogvideo_sat_env.check.recipe import check_recipe
 from cogvideo_sat_env.lock import conda_lock, render
-from cogvideo_sat_env.lock.freeze import asked_names, read_locks
+from cogvideo_sat_env.lock.freeze import asked_names
 from cogvideo_sat_env.lock.frozen import MANIFEST, frozen_hashes, read_manifest
 from cogvideo_sat_env.lock.read import Document, Lock, load_lock, read_lock
 from cogvideo_sat_env.lock.render_pieces import pieces_page
@@ -55,9 +55,10 @@ def check_project(root: Path) -> list[Mismatch]:
             findings += check_floors(derived, wanted, VARIANTS, variant)
     for path, text in render.environment_files(environment, variants).items():
         findings += _compare(root, path, text)
-    findings += _check_locks(root, environment, variants, ledger)
+    found, locks = _check_locks(root, environment, variants, ledger)
+    findings += found
     findings += _check_wheel_locks(root, environment)
-    findings += _check_metadata(root, environment)
+    findings += _check_metadata(root, environment, locks)
     return findings + check_recipe(root, environment, variants, ledger)
 
 
@@ -157,25 +158,38 @@ def check_proofs(root: Path, ledger: Ledger) -> list[Mismatch]:
     from cogvideo_sat_env.doctor import list_checks
 
     checks = {check["id"] for check in list_checks()}
+    functions = {
+        file: _functions(root, file)
+        for file in {test.partition("::")[0] for entry in ledger.all for test in entry.proof.tests}
+    }
     findings = []
     for entry in ledger.all:
-        missing = [test for test in entry.proof.tests if not _test_exists(root, test)]
+        missing = [test for test in entry.proof.tests if not _test_exists(test, functions)]
         missing += [check for check in entry.proof.checks if check not in checks]
         where, whose = f"{LEDGER}:{entry.line}", f"entry '{entry.id}'"
         findings += [Mismatch(where, f"{whose}: its proof '{proof}' does not exist", "write it") for proof in missing]
     return findings
 
 
-def _test_exists(root: Path, node: str) -> bool:
+def _test_exists(node: str, functions: Mapping[str, set[str] | None]) -> bool:
     file, _, function = node.partition("::")
+    found = functions[file]
+    return found is None or function in found
+
+
+def _functions(root: Path, file: str) -> set[str] | None:
+    """Return the names of the functions in a file of tests; None in an installed copy, which has no tests."""
     path = root / file
     if not path.is_file():
-        return not (root / "tests").is_dir()  # an installed copy has no tests to compare with
+        return set() if (root / "tests").is_dir() else None
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    return any(isinstance(item, ast.FunctionDef) and item.name == function for item in ast.walk(tree))
+    return {item.name for item in ast.walk(tree) if isinstance(item, ast.FunctionDef)}
 
 
-def _check_locks(root: Path, environment: Environment, variants: Sequence[Variant], ledger: Ledger) -> list[Mismatch]:
+def _check_locks(
+    root: Path, environment: Environment, variants: Sequence[Variant], ledger: Ledger
+) -> tuple[list[Mismatch], list[Lock]]:
+    """Return the disagreements, and the locks that could be read."""
     findings: list[Mismatch] = []
     pins: list[PipPin] = []
     sizes = render.read_sizes(root)
@@ -218,7 +232,7 @@ def _check_locks(root: Path, environment: Environment, variants: Sequence[Varian
                 Mismatch(render.SIZES, f"no size for {', '.join(unknown[:5])} ({len(unknown)} in all)", remedy)
             )
     if broken:
-        return findings
+        return findings, [lock for _, lock in read]
     try:
         for path, text in recipe_files(root, environment, variants, ledger, pins).items():
             findings += _compare(root, path, text)
@@ -230,7 +244,7 @@ def _check_locks(root: Path, environment: Environment, variants: Sequence[Varian
         findings.append(Mismatch(placement.FILE, "is missing", RELOCK))
     if set(sizes) - used:
         findings.append(Mismatch(render.SIZES, f"{len(set(sizes) - used)} sizes of artefacts in no lock", RENDER))
-    return findings
+    return findings, [lock for _, lock in read]
 
 
 def _check_wheel_locks(root: Path, environment: Environment) -> list[Mismatch]:
@@ -257,7 +271,7 @@ def _check_wheel_locks(root: Path, environment: Environment) -> list[Mismatch]:
     return findings
 
 
-def _check_metadata(root: Path, environment: Environment) -> list[Mismatch]:
+def _check_metadata(root: Path, environment: Environment, locks: Sequence[Lock]) -> list[Mismatch]:
     """Check that `lock --frozen` can make the locks from what was frozen; nothing where the project carries none."""
     path = f"{METADATA}/{MANIFEST}"
     if not (root / path).is_file():
@@ -271,12 +285,8 @@ def _check_metadata(root: Path, environment: Environment) -> list[Mismatch]:
         return [Mismatch(METADATA, error.message, FREEZE)]
     missing = sorted(set(asked_names(root, environment)[0]) - set(manifest.get("names") or []))
     findings = [Mismatch(path, f"was frozen without {', '.join(missing)}", FREEZE)] if missing else []
-    try:
-        locks = read_locks(root)
-    except InputError:
-        return findings  # a broken lock is named already
-    lost = {a.file_name for lock in locks.values() for a in lock.conda if a.sha256 not in known}
-    lost |= {pin.file_name for lock in locks.values() for pin in lock.pip if pin.sha256 not in known}
+    lost = {a.file_name for lock in locks for a in lock.conda if a.sha256 not in known}
+    lost |= {pin.file_name for lock in locks for pin in lock.pip if pin.sha256 not in known}
     if lost:
         named = f"{', '.join(sorted(lost)[:5])} ({len(lost)} in all)"
         findings.append(Mismatch(METADATA, f"lacks what the locks hold: {named}", FREEZE))

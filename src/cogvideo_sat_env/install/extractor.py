@@ -21,6 +21,7 @@ from cogvideo_sat_env.install.package_cache import key
 from cogvideo_sat_env.install.workers import reap
 
 PROCESSES = 4  # that extract at once, at most: more than a disk can take is of no use
+_SHARE = 2_000_000  # bytes of archives for which one more is started: less is extracted before it would be there
 _WORKER = Path(__file__).with_name("unpack_worker.py")
 
 
@@ -35,8 +36,7 @@ class Extractor:
         self.count = min(PROCESSES, os.cpu_count() or 1)
         self._packages, self._compare = packages, compare
         self._idle: queue.LifoQueue[subprocess.Popen[str] | None] = queue.LifoQueue()
-        for _ in range(self.count):
-            self._idle.put(None)
+        self._places, self._bytes = 0, 0  # how many may be started; of the archives so far
         self._children: list[subprocess.Popen[str]] = []
         self._threads = ThreadPoolExecutor(self.count)
         self._added: list[Future[None]] = []
@@ -75,6 +75,7 @@ class Extractor:
         job = {
             "archive": str(archive), "package": package, "packages": str(self._packages), "compare": self._compare
         }  # fmt: skip
+        self._make_places(archive.stat().st_size)
         child = self._idle.get()
         try:
             child = child or self._start()
@@ -83,6 +84,13 @@ class Extractor:
             self._idle.put(child)
         if answer["event"] != "unpacked":
             raise self._error(answer, artefact)
+
+    def _make_places(self, size: int) -> None:
+        with self._guard:
+            self._bytes += size
+            while self._places < min(self.count, 1 + self._bytes // _SHARE):
+                self._places += 1
+                self._idle.put(None)
 
     def _start(self) -> subprocess.Popen[str]:
         with self._guard:

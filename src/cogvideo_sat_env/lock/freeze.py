@@ -19,7 +19,7 @@ from cogvideo_sat_env.lock import pip_index, solve
 from cogvideo_sat_env.lock.freeze_index import freeze_projects
 from cogvideo_sat_env.lock.frozen import FORMAT, MANIFEST, asked_channels
 from cogvideo_sat_env.lock.make import Solver
-from cogvideo_sat_env.lock.read import Document, Lock, load_lock, read_lock
+from cogvideo_sat_env.lock.read import Lock, read_locks
 from cogvideo_sat_env.spec.environment import Environment, read_environment
 from cogvideo_sat_env.spec.pypi_names import load_names
 from cogvideo_sat_env.spec.variants import derive, read_variants
@@ -48,7 +48,8 @@ def freeze(root: Path, out: Path, *, frozen: Path | None, until: datetime | None
         records = solve.closure(list(channels), names, subdirs)
     if until:
         records = [r for r in records if (r.get("timestamp") or 0) <= until.timestamp() * 1000]
-    locks = read_locks(root)
+    present = [variant for variant in read_variants() if (root / variant.lock).is_file()]
+    locks = {variant.id: lock for variant, lock in read_locks(root, present)}
     projects = freeze_projects(root, environment, locks, Solver(frozen, until=until), progress)
     _require_locked(locks, records, projects)
     out = out.absolute()
@@ -85,18 +86,6 @@ def _sort(records: list[dict], channels: Mapping[str, str]) -> dict[str, dict[st
         path = f"{urlsplit(channels[asked]).path.strip('/')}/{subdir}/repodata.json.zst"
         kept = {key: value for key, value in record.items() if key not in _DROPPED}
         found.setdefault(path, {})[file_name] = kept
-    return found
-
-
-def read_locks(root: Path) -> dict[str, Lock]:
-    """Return the locks of the project at `root` by variant, as far as there are any. Raises InputError."""
-    found = {}
-    documents: dict[str, Document] = {}
-    for variant in read_variants():
-        path = root / variant.lock
-        if path.is_file():
-            document = documents.setdefault(variant.lock, load_lock(path))
-            found[variant.id] = read_lock(path, variant.platform, document=document)
     return found
 
 

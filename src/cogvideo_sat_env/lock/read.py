@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +13,7 @@ from cogvideo_sat_env.base.address import Address
 from cogvideo_sat_env.base.artefacts import RELOCK, CondaArtefact, PipPin, split_archive
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.base.paths import project_root
+from cogvideo_sat_env.spec.variants import Variant
 
 WHAT = "a conda-lock file (format version 1)"
 WHEELHOUSE = "${SATENV_WHEELHOUSE}"  # stands for the folder or site that holds the pip files; pip expands it
@@ -131,6 +132,20 @@ def read_lock(path: Path, platform: str, sizes: dict[str, int] | None = None, do
     channels = tuple(Address(str(c.get("url", ""))) for c in metadata.get("channels") or [] if isinstance(c, dict))
     content_hash = str((metadata.get("content_hash") or {}).get(platform, ""))
     return Lock(path, platform, channels, content_hash, tuple(conda), tuple(pip))
+
+
+def read_locks(
+    root: Path, variants: Iterable[Variant], sizes: dict[str, int] | None = None
+) -> list[tuple[Variant, Lock]]:
+    """Read the solutions for `variants` from their locks below `root`, each file once; see read_lock."""
+    documents: dict[str, Document] = {}
+    found = []
+    for variant in variants:
+        path = root / variant.lock
+        if variant.lock not in documents:  # YAML is most of the time
+            documents[variant.lock] = load_lock(path)
+        found.append((variant, read_lock(path, variant.platform, sizes, documents[variant.lock])))
+    return found
 
 
 def _once(path: Path, items: list[_Item]) -> list[_Item]:

@@ -16,7 +16,7 @@ from cogvideo_sat_env.lock import conda_lock, render
 from cogvideo_sat_env.lock.edit_environment import moved
 from cogvideo_sat_env.lock.make import Solver, lock_variant
 from cogvideo_sat_env.lock.place_pieces import place
-from cogvideo_sat_env.lock.read import load_lock, read_lock
+from cogvideo_sat_env.lock.read import Lock, load_lock, read_locks
 from cogvideo_sat_env.lock.render_pieces import pieces_page
 from cogvideo_sat_env.lock.render_recipe import recipe_files
 from cogvideo_sat_env.spec.breakage import read_ledger
@@ -89,8 +89,8 @@ def lock_project(
         present = [variant for variant in variants if variant.lock in texts]
         for variant in present:
             write_atomically(Path(folder) / variant.lock, texts[variant.lock].encode("utf-8"), durable=False)
-        rendered, pins = _rendered(Path(folder), present, sizes)
-        made = [(variant, read_lock(Path(folder) / variant.lock, variant.platform)) for variant in present]
+        made = read_locks(Path(folder), present, sizes)
+    rendered, pins = _rendered(made, sizes)
     texts |= rendered
     texts |= pieces_page(root, environment, made)
     if all(variant.lock in texts for variant in variants):  # else a piece of the recipe may have no lock yet
@@ -125,21 +125,21 @@ def render_project(root: Path) -> list[str]:
     Raises InputError when one of them can't be read.
     """
     environment, variants = read_environment(root / "environment.yml"), read_variants()
-    texts, pins = _rendered(root, variants, render.read_sizes(root))
-    locks = [(variant, read_lock(root / variant.lock, variant.platform)) for variant in variants]
+    sizes = render.read_sizes(root)
+    locks = read_locks(root, variants, sizes)
+    texts, pins = _rendered(locks, sizes)
     texts |= pieces_page(root, environment, locks)
     texts |= render.environment_files(environment, variants)
     texts |= recipe_files(root, environment, variants, read_ledger(), pins)
     return render.write_files(root, texts)
 
 
-def _rendered(root: Path, variants: Sequence[Variant], sizes: dict[str, int]) -> tuple[dict[str, str], list[PipPin]]:
-    """Return what is rendered from the locks below `root`, by path, and the pip pins in them."""
+def _rendered(locks: Sequence[tuple[Variant, Lock]], sizes: dict[str, int]) -> tuple[dict[str, str], list[PipPin]]:
+    """Return what is rendered from the locks, by path, and the pip pins in them."""
     rendered: dict[str, str] = {}
     pins: list[PipPin] = []
     used: set[str] = set()
-    for variant in variants:
-        lock = read_lock(root / variant.lock, variant.platform, sizes)
+    for variant, lock in locks:
         used |= {artefact.sha256 for artefact in lock.conda} | {pin.sha256 for pin in lock.pip}
         rendered |= render.lock_files(variant, lock)
         pins += lock.pip

@@ -92,10 +92,11 @@ def verify_solution(environment: Environment, variant: Variant, lock: Lock) -> l
 
     name = variant.lock
     conda = {artefact.name: artefact for artefact in lock.conda}
+    records = {name: record_of(artefact) for name, artefact in conda.items()}
     findings: list[Mismatch] = []
 
     def satisfied(text: str, artefact: CondaArtefact) -> bool:
-        return MatchSpec(text).matches(record_of(artefact))
+        return MatchSpec(text).matches(records[artefact.name])
 
     for spec in environment.conda:
         artefact = conda.get(spec.name)

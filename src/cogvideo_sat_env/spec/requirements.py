@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from packaging.version import InvalidVersion, Version
@@ -29,6 +30,7 @@ class Requirement:
     line: int = 0
 
 
+@cache  # asked for by every placement of a piece
 def read_requirements(path: Path = DATA / "requirements.yml") -> tuple[Requirement, ...]:
     """Read the requirements. Raises InputError with file and line."""
     data, lines = yamlfile.load_under(path, WHAT, "requirements")
