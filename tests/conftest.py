@@ -49,15 +49,35 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return (os.cpu_count() or 1) + 1
 
 
+# With --dist loadgroup --no-loadscope-reorder: what takes minutes is begun first, then what waits for it to be made.
+FIRST = (
+    "tests/e2e/test_build.py::test_every_piece", "environment", "tests/e2e/test_bare_system.py",
+    "tests/e2e/test_metapackage.py", "full_report",
+)  # fmt: skip
+
+
 @pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share a fixture of their module run in one process (--dist loadgroup): it is made once."""
+    """Have tests that share a fixture of their module run in one process, where it is made once; the longest first."""
+    places: dict[str, int] = {}
     for item in items:
-        if item.get_closest_marker("xdist_group"):
-            continue
-        fixtures = getattr(getattr(item, "_fixtureinfo", None), "name2fixturedefs", {})
-        if any(definition.scope == "module" for found in fixtures.values() for definition in found):
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+        group = _group(item)
+        if group and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(group))
+        name = group or item.nodeid
+        places[item.nodeid] = next((n for n, first in enumerate(FIRST) if name.startswith(first)), len(FIRST))
+    items.sort(key=lambda item: places[item.nodeid])
+
+
+def _group(item: pytest.Item) -> str | None:
+    marker = item.get_closest_marker("xdist_group")
+    if marker:
+        return marker.args[0]
+    fixtures = getattr(getattr(item, "_fixtureinfo", None), "name2fixturedefs", {})
+    if "full_report" in fixtures:  # a minute, in which a second process would wait
+        return "full_report"
+    of_module = any(definition.scope == "module" for found in fixtures.values() for definition in found)
+    return item.nodeid.partition("::")[0] if of_module else None
 
 
 def shared(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], Any]) -> Any:

@@ -12,14 +12,6 @@ import pytest
 from conftest import PROJECT, satenv, shared
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Who needs the channel runs in one process (--dist loadgroup): two would wait for it, minutes."""
-    for item in items:
-        if "built" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("built"))
-
-
 def copy_project(source: Path, target: Path) -> None:
     """Copy what a build reads."""
     target.mkdir(exist_ok=True)
