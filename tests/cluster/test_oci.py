@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +99,20 @@ def test_layers_hold_the_environment_where_it_is_seen_and_the_base_without_its_d
     assert len(config["rootfs"]["diff_ids"]) == len(manifest["layers"])
 
 
-def test_an_update_of_one_package_ships_one_layer_and_the_environments_own(build, base, site, tmp_path, monkeypatch):
+@pytest.mark.parametrize("wheels", [False, True])
+def test_an_update_of_one_package_ships_one_layer_and_the_environments_own(
+    build, base, site, tmp_path, monkeypatch, wheels
+):
+    def use_channel(name: str) -> None:
+        """A channel of converted wheels is in the cache, and named by all that is in it."""
+        url = (site.cache / "channels" / (name * 16)).as_uri() if wheels else CHANNEL
+        site.artefacts = [
+            replace(one, channel=url, url=f"{url}/{one.subdir}/{one.file_name}") for one in site.artefacts
+        ]
+
     monkeypatch.setattr(groups, "LARGE", 50)
+    site.locate = lambda a: f"{site.server.url}/conda-forge/{a.subdir}/{a.file_name}"
+    use_channel("a")
     before = by_name(write(build, base, tmp_path / "before"))
     assert "package linked" in before
     channel = tmp_path / "new" / "conda-forge"
@@ -113,8 +126,11 @@ def test_an_update_of_one_package_ships_one_layer_and_the_environments_own(build
     )
     new = [packages.artefact(path, CHANNEL) for path in (changed, added)]
     site.artefacts = [a for a in site.artefacts if a.name != "linked"] + new
+    use_channel("b")
     site.locate = lambda a: (
-        (channel / a.subdir / a.file_name).as_uri() if a in new else f"{site.server.url}/{a.channel_path}"
+        found.as_uri()
+        if (found := channel / a.subdir / a.file_name).exists()
+        else f"{site.server.url}/conda-forge/{a.subdir}/{a.file_name}"
     )
     after = by_name(write(lambda r: site.install(r.prefix, seen_at=r.options.seen_at), base, tmp_path / "after"))
     assert {name for name in after if before.get(name) != after[name]} == {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import stat
 from collections.abc import Callable, Iterator
@@ -53,18 +54,19 @@ def settle(place: Path, cache: Path) -> None:
     """Take out of the prefix at `place` what differs from one making to the next; let everybody read it.
 
     That is the time of making, the paths of `cache` in records, and the times of files and folders of its own; files
-    that are hard links to the package cache aren't changed: they have the times of their packages.
+    that are hard links to the package cache aren't changed: they have the times of their packages. A channel of wheels
+    in the cache is named by all that is in it: with its name no record would stay the same when one package is another.
     """
     receipt = json.loads((place / RECEIPT).read_text("utf-8"))
-    uri = cache.absolute().as_uri()
-    receipt = json.loads(json.dumps(receipt | {"made": "2020-01-01T00:00:00+00:00"}).replace(uri, CACHE))
+    uri = re.compile(re.escape(cache.absolute().as_uri()) + "(/channels/[0-9a-f]{16})?")
+    receipt = json.loads(uri.sub(CACHE, json.dumps(receipt | {"made": "2020-01-01T00:00:00+00:00"})))
     _rewrite(place / RECEIPT, json.dumps(receipt, indent=1) + "\n")
     for path in sorted((place / "conda-meta").glob("*.json")):
         record = json.loads(path.read_bytes())
         text = json.dumps({key: value for key, value in record.items() if key not in _NOWHERE})
-        _rewrite(path, text.replace(uri, CACHE) + "\n")
+        _rewrite(path, uri.sub(CACHE, text) + "\n")
     history = place / HISTORY
-    _rewrite(history, history.read_text("utf-8").replace(uri, CACHE))
+    _rewrite(history, uri.sub(CACHE, history.read_text("utf-8")))
     for folder, _, names in os.walk(place, topdown=False):
         for name in names:
             _settle_file(f"{folder}/{name}")
