@@ -19,6 +19,7 @@ from source.wheels.conftest import PYTHON
 from source.wheels.wheelindex import Index, make_wheel
 
 
+@pytest.mark.slow
 def test_the_lock_pins_every_file_with_its_hash(index: Index, small_lock: Path, environment: Environment) -> None:
     lock = read_wheel_lock(small_lock)
     assert [pin.name for pin in lock.pins] == [
@@ -32,6 +33,7 @@ def test_the_lock_pins_every_file_with_its_hash(index: Index, small_lock: Path, 
     assert small_lock.name == lock_name(lock.platform, lock.python)
 
 
+@pytest.mark.slow
 def test_a_local_version_never_gets_into_the_lock(index: Index, small_lock: Path) -> None:
     assert list(index.folder.glob("torch-2.10.0+cpu-*.whl"))  # the version that pip prefers
     torch = next(pin for pin in read_wheel_lock(small_lock).pins if pin.name == "torch")
@@ -39,6 +41,7 @@ def test_a_local_version_never_gets_into_the_lock(index: Index, small_lock: Path
     assert "+cpu" not in small_lock.read_text()
 
 
+@pytest.mark.slow
 def test_no_address_gets_into_the_lock(index: Index, small_lock: Path) -> None:
     for path in (small_lock, build_lock_path(small_lock)):
         assert "127.0.0.1" not in path.read_text()
@@ -57,6 +60,7 @@ def test_the_same_input_gives_the_same_bytes(
     assert build_lock_path(again).read_bytes() == build_lock_path(small_lock).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_build_lock_that_is_not_needed_goes_away(index: Index, small_lock: Path, tmp_path: Path) -> None:
     path = tmp_path / "environment.yml"
     path.write_text("channels: [conda-forge]\ndependencies: [python 3.11.*, einops]\n")
@@ -65,6 +69,7 @@ def test_a_build_lock_that_is_not_needed_goes_away(index: Index, small_lock: Pat
     assert read_wheel_lock(small_lock).build == ()
 
 
+@pytest.mark.slow
 def test_a_name_that_the_index_lacks_is_named(index: Index, tmp_path: Path) -> None:
     path = tmp_path / "environment.yml"
     path.write_text("channels: [conda-forge]\ndependencies: [python 3.11.*, kornia >=0.7.3]\n")
@@ -73,6 +78,7 @@ def test_a_name_that_the_index_lacks_is_named(index: Index, tmp_path: Path) -> N
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_bounds_that_exclude_each_other_are_a_solve_error(index: Index, tmp_path: Path) -> None:
     make_wheel(index.folder, "kornia", "0.9.0", requires=("einops<0.8",))
     make_wheel(index.folder, "einops", "0.7")
@@ -82,6 +88,7 @@ def test_bounds_that_exclude_each_other_are_a_solve_error(index: Index, tmp_path
         make_wheel_lock(read_environment(path), python=PYTHON, out_dir=tmp_path / "out", progress=Silent())
 
 
+@pytest.mark.slow
 def test_an_index_that_cannot_be_reached_is_a_source_error(
     environment: Environment, tmp_path: Path, index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
