@@ -1,6 +1,7 @@
 """A real Slurm of two nodes, n1 and n2, on this machine's loopback: munge, controller and two node daemons of our own.
 
-A requeued job waits for the life of a step's credential before it starts again: cred_expire, 120 s unless set.
+A requeued job waits for the life of a step's credential before it starts again: cred_expire, 120 s unless set; and then
+until the scheduler looks again, which is every 30 to 60 s unless set.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
+SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=0
 ReturnToService=2
 KillWait=5
 JobRequeue=1

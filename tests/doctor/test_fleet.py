@@ -153,10 +153,13 @@ def hello(host: str, clock: float = 0.0, **facts):
     return {"host": host, "name": host, "clock": clock, "facts": fact | facts, "problem": ""}
 
 
-def done(digest: str = "d", status: str = "passed", finding: str = "trained", unknown=(), checks=None, nodes=()):
+def done(
+    digest: str = "d", status: str = "passed", finding: str = "trained", unknown=(), checks=None, nodes=(), named=False
+):
     details = {"digest": digest, "losses": [1.0, 0.5], "device": "cpu"} if status == "passed" else {}
     training = {"status": status, "finding": finding, "remedy": None, "details": details, "seconds": 1.0}
-    return {"training": training, "unknown": list(unknown), "unknown_nodes": list(nodes), "checks": checks}
+    return {"training": training, "unknown": list(unknown), "unknown_nodes": list(nodes), "checks": checks,
+            "addressed": named}  # fmt: skip
 
 
 def merged(here, results=None, absent=(), silent=(), lost=(), nodes=None, words=None):
@@ -334,6 +337,9 @@ def test_a_rank_that_cannot_find_rank_0_reaches_the_report_with_its_own_words_at
 def test_names_that_only_slurm_knows_are_a_warning():
     found = merged(three(), {0: done(), 1: done(nodes=["c"]), 2: done()})["fleet.names"]
     assert found.status == "warning" and "b doesn't find c" in found.finding and "MASTER_ADDR" in found.remedy
+    ranks = {rank: done(nodes=["c"] if rank == 1 else (), named=True) for rank in range(3)}
+    found = merged(three(), ranks)["fleet.names"]  # a job script of ours has done what is advised
+    assert (found.status, found.remedy) == ("passed", None) and "b doesn't find c" in found.finding
 
 
 def test_a_master_address_of_the_users_own_is_not_replaced(monkeypatch):

@@ -150,6 +150,11 @@ def test_what_differs_from_a_newer_lock_is_named(linked, project):
         "decord 0.6.0 (lock: 0.7.0)", "einops missing (lock: 0.8.1-0)", "kornia 0.9.0 (not in the lock)",
         "numpy 2.4.6-0 (lock: 2.5.0-0)",
     ]  # fmt: skip
+    linked.file(
+        "conda-meta/frozen", "{}"
+    )  # a deployed release: its users can't update it, and a newer lock is no fault
+    result = linked.check("identity.receipt")
+    assert (result.status, result.remedy) == ("passed", None) and "stays as it was made" in result.finding
 
 
 def test_the_lock_of_wheels_and_of_a_variant_are_found(project):

@@ -201,10 +201,11 @@ def _install(request: creation.CreateRequest, wanted: Deployment, progress: Prog
 def _image(root: Root, name: str, wanted: Deployment, at: Path, group: int | None, progress: Progress) -> ImageFacts:
     """Have the one-file image of the release `name`, and the program with which nodes get it."""
     root.image(name).parent.mkdir(exist_ok=True)
-    facts = make_image(
-        lambda request: _install(request, wanted, progress), wanted.request, root.image(name), at,
-        root.prefix(name), progress,
-    )  # fmt: skip
+
+    def make(request: creation.CreateRequest) -> None:
+        _freeze(_install(request, wanted, progress).prefix)
+
+    facts = make_image(make, wanted.request, root.image(name), at, root.prefix(name), progress)
     write_starter(root.path)
     if group is not None:
         access.share(root.image(name).parent, group)
@@ -250,12 +251,7 @@ def _proven(root: Root, outcome: InstallOutcome, group: int | None, progress: Pr
     prefix = outcome.prefix
     if receipt.read(prefix) is None:
         raise PrefixError(f"{prefix}: was deleted by another run (prune) just now", "run it again")
-    message = (
-        f"{prefix} is a release that jobs use, and is never changed. An administrator makes the next one: "
-        f"{satenv('deploy', root.path)}. For packages of your own make an environment of your own."
-    )
-    if not (prefix / own_files.FROZEN).exists():
-        write_atomically(prefix / own_files.FROZEN, (json.dumps({"message": message}) + "\n").encode())
+    _freeze(prefix)
     if group is not None:
         access.share_release(prefix, group)
     found = record.read(root, prefix.name) or record.make(root, prefix.name)
@@ -266,6 +262,16 @@ def _proven(root: Root, outcome: InstallOutcome, group: int | None, progress: Pr
         found = {**found, "doctor": record.judged(report.to_json())}
         record.write(root, found)
     return found
+
+
+def _freeze(prefix: Path) -> None:
+    """Mark a release, or what its image is made of, for conda, mamba and `update`. Raises OSError."""
+    if not (prefix / own_files.FROZEN).exists():
+        message = (
+            "This release is used by jobs and is never changed: an administrator deploys the next one. For packages of "
+            "your own make an environment of your own."
+        )
+        write_atomically(prefix / own_files.FROZEN, (json.dumps({"message": message}) + "\n").encode())
 
 
 def require_whole(root: Root, name: str) -> None:

@@ -23,7 +23,8 @@ _DEFAULT = '#%Module1.0\nset ModulesVersion "current"\n'
 
 def write_release(root: Root, record: Mapping[str, Any]) -> None:
     """Write the modulefiles of one release. Needs ROOT's lock. Raises OSError."""
-    made = f"{record['variant']} from {record['source']}, made {record['created']} by {record['by']}"
+    variant = f"{record['variant']} " if record["variant"] != record["source"] else ""  # wheels are both
+    made = f"{variant}from {record['source']}, made {record['created']} by {record['by']}"
     text = (
         f"CogVideoX with SAT: the release {record['release']}\n{record['packages']} packages, "
         f"{human_bytes(record['bytes'])}; {made}\nlock {record['lock']} (SHA-256 {record['lock_sha256']})"

@@ -80,7 +80,10 @@ def site_text(environ: Mapping[str, str]) -> str:
     lines += [
         "# signal_seconds: 300   # training saves and ends that long before the time limit: a step and a save fit in"
     ]
-    lines += ["# root: /sw/cogvideo-sat   # the folder of deployed releases"]
+    lines += [
+        "# root: /apps/sat   # the folder of deployed releases: jobs take the current one",
+        "# stage: auto   # each node gets the release's image first (deploy --image)",
+    ]
     lines += ["# variables: {NCCL_IB_HCA: mlx5}"]
     return "\n".join(lines) + "\n"
 

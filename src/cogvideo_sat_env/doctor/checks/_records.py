@@ -63,14 +63,16 @@ def receipt(request: ProbeRequest) -> ProbeOutcome:
     changes = _against_lock(lock["pins"], there | {name: wanted[name] for name in rebuilt}, distributions, set(wanted))
     if not changes:  # a comment, another platform
         return passed(f"{finding}; {lock['name']} has changed since, but not in these packages", **details)
+    finding = (
+        f"{finding}, but the project's {lock['name']} has changed since: {_count(changes, 'package')} differ:"
+        f" {some(changes)}"
+    )
+    if (prefix / "conda-meta" / "frozen").exists():  # a deployed release: a newer lock is another release
+        return passed(f"{finding}; a release stays as it was made", lock=changes, **details)
     remedy = f"to have the new lock: {{satenv}} update -p '{prefix}'"
     if added or builds:
         remedy += f", which leaves out what conda or mamba installed on top: {some([*added, *builds])}"
-    return warning(
-        f"{finding}, but the project's {lock['name']} has changed since: {_count(changes, 'package')} differ:"
-        f" {some(changes)}",
-        remedy, lock=changes, **details,
-    )  # fmt: skip
+    return warning(finding, remedy, lock=changes, **details)
 
 
 def _against(name: str, found: tuple[str, str], receipt: tuple[str, str]) -> str:

@@ -166,8 +166,13 @@ def _names(here: Mapping[int, Hello], results: Mapping[int, Mapping[str, Any]]) 
     nodes = {here[rank]["host"]: item["unknown_nodes"] for rank, item in results.items() if item["unknown_nodes"]}
     if nodes:
         host, names = next(iter(nodes.items()))
+        finding = f"{host} doesn't find {some(names, 8)}, as Slurm calls the nodes"
+        if all(item["addressed"] for item in results.values()):
+            return _result(
+                "names", PASSED, f"{finding}; this job has MASTER_ADDR, which leads to rank 0", unknown=nodes
+            )
         return _result(
-            "names", WARNING, f"{host} doesn't find {some(names, 8)}, as Slurm calls the nodes; by address it works",
+            "names", WARNING, f"{finding}; by address it works",
             "in job scripts, name the first node by its address: export MASTER_ADDR=… (scontrol show node tells it)",
             unknown=nodes,
         )  # fmt: skip

@@ -158,7 +158,10 @@ def _work(prefix: Path, asked: FleetOptions, place: Step, plan: Mapping[str, Any
         doctor = Doctor(prefix, Conditions(options=asked.options, patience=asked.patience))
         checks = [result.to_json() for result in doctor.run(asked.level, asked.only, asked.skip).results]
     unknown = {kind: [name for name in plan[kind] if not job_step.resolves(name)] for kind in ("names", "nodes")}
-    return {"training": training, "checks": checks, "unknown": unknown["names"], "unknown_nodes": unknown["nodes"]}
+    return {
+        "training": training, "checks": checks, "unknown": unknown["names"], "unknown_nodes": unknown["nodes"],
+        "addressed": bool(os.environ.get("MASTER_ADDR")),
+    }  # fmt: skip
 
 
 def _one(prefix: Path, asked: FleetOptions, check: str, options: Mapping[str, Any]) -> CheckResult:
