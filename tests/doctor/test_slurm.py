@@ -78,9 +78,3 @@ def test_slurm_is_asked_for_a_nodes_address(cluster):
     assert job_step.addresses("n2", {**cluster}) == ("127.0.0.1",)
     assert job_step.addresses("n9", {**cluster, "SLURM_LAUNCH_NODE_IPADDR": "127.0.0.1"}) == ("127.0.0.1",)
     assert job_step.addresses("n9", {**cluster}) == ()
-
-
-def test_two_nodes_train_together(cluster, good_prefix):
-    code, found, _, printed = doctor(cluster, good_prefix, "--only", "identity.floors")
-    assert found["fleet.training"]["status"] == "passed", printed
-    assert "2 ranks trained" in found["fleet.training"]["finding"] and code == 0

@@ -16,6 +16,7 @@ import airgap
 import channelserver
 import packages
 from airgap import Lab
+from clusterpage import typed
 from cogvideo_sat_env.base.paths import current_platform
 
 pytestmark = [
@@ -85,6 +86,13 @@ def test_a_bare_python_installs_a_bundle(lab: Lab, mirror: Path) -> None:
     assert said.stdout == "purepy main\n"
     again = _bare(home, bundle, "install", "-p", prefix, "--no-doctor")
     assert again.returncode == 0 and "nothing to do" in again.stdout
+    root = home / "apps" / "sat"  # of a cluster; the doctor wants more than small packages: it doesn't become current
+    line = typed("python3 sat.pyz satenv deploy /apps/sat --bundle sat.pyz", {"/apps/sat": root, "sat.pyz": bundle})
+    deployed = _bare(home, *line.split()[1:], "--json")
+    done = json.loads(deployed.stdout)
+    assert deployed.returncode == 1 and done["status"] == "created" and not done["current"], deployed.stderr
+    assert done["record"]["source"] == "bundle" and done["record"]["doctor"]["failed"]
+    assert (packages.site_packages(Path(done["prefix"])) / "tinywheel.py").read_text() == "VALUE = 42\n"
     checked = _bare(home, bundle, "satenv", "check", "--help")
     assert checked.returncode == 0 and "Usage: python3 " in checked.stdout and "satenv check" in checked.stdout
     project = next((home / ".cache" / "cogvideo-sat-env" / "bundles").glob("*/project"))

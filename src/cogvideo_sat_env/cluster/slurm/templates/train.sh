@@ -24,6 +24,7 @@ while [ -n "$waiting" ]; do # a signal ends `wait`, not the step
     waiting='' code=0
     wait "$step_pid" || code=$?
 done
+step_pid=''
 step=$(newest)
 
 # ---- how it ended ---------------------------------------------------------------------------------------------------
