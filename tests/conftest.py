@@ -51,7 +51,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 # With --dist loadgroup --no-loadscope-reorder: what takes minutes is begun first, then what waits for it to be made.
 FIRST = (
-    "tests/e2e/test_build.py::test_every_piece", "environment", "tests/e2e/test_bare_system.py",
+    "tests/e2e/test_build.py::test_every_piece", "tests/cluster/test_slurm_training.py", "tests/e2e/test_bare_system.py",
     "tests/e2e/test_metapackage.py", "full_report",
 )  # fmt: skip
 
