@@ -26,11 +26,11 @@ pytestmark = pytest.mark.e2e
 STEPS = 16
 LMOD = Path("/usr/share/lmod/lmod/init/bash")
 _LOSS = re.compile(r"iteration +(\d+)/ +\d+ .*?total loss ([\d.E+-]+)")
-# of the checkout: a step takes a while, and none begins while there is a file `hold`
+# of the checkout: a step takes a while, and none begins while there is the file HOLD
 _SLOW = """def step(data, model, args, timers, **kwargs):
     import os, sys, time
     time.sleep(float(os.environ.get("STEP_SECONDS", "0")))
-    while os.path.exists("hold"):
+    while os.path.exists(os.environ.get("HOLD", "")):
         time.sleep(0.1)
     print("runs from", sys.prefix, flush=True)
 """
@@ -140,14 +140,20 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="module")
-def straight(cluster: Cluster) -> dict[int, str]:
-    """The losses of a job that nothing interrupts, after the doctor's quick level has passed on both nodes."""
+def first(cluster: Cluster) -> tuple[str, Path]:
+    """The page's job, submitted: it has begun when others come."""
     shown = cluster.type(
         "./scripts/satenv slurm train --sat ~/CogVideo --base configs/mine.yaml --base configs/sft.yaml"
         " --nodes 2 --gpus-per-node 8 --output /scratch/$USER/boats --submit"
     )
     number = re.search(r"job (\d+) is submitted", shown)[1]
-    log = cluster.jobs / "boats" / "logs" / f"{number}.out"
+    return number, cluster.jobs / "boats" / "logs" / f"{number}.out"
+
+
+@pytest.fixture(scope="module")
+def straight(cluster: Cluster, first: tuple[str, Path]) -> dict[int, str]:
+    """The losses of a job that nothing interrupts, after the doctor's quick level has passed on both nodes."""
+    number, log = first
     text = cluster.finished(number, log)
     assert "level quick" in text and " 0 failed" in text and "2 ranks on 2 hosts: n1, n2" in text, text
     assert (
@@ -174,10 +180,10 @@ def broken(cluster: Cluster) -> tuple[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def sampling(cluster: Cluster, straight: dict[int, str]) -> tuple[str, Path]:
+def sampling(cluster: Cluster, first: tuple[str, Path], straight: dict[int, str]) -> tuple[str, Path]:
     """A job that samples from what was trained."""
-    (run,) = [path for path in (cluster.sat / "ckpts").iterdir() if (path / str(STEPS)).is_dir()][:1]
-    args = {"mode": "inference", "load": str(run), "input_type": "txt", "input_file": "configs/test.txt",
+    run = first[1].with_suffix(".run").read_text(encoding="utf-8").strip()
+    args = {"mode": "inference", "load": run, "input_type": "txt", "input_file": "configs/test.txt",
             "sampling_num_frames": 4, "sampling_image_size": [64, 80], "force_inference": True}  # fmt: skip
     (cluster.sat / "configs" / "inference.yaml").write_text(yaml.safe_dump({"args": args}), encoding="utf-8")
     shown = cluster.type(
@@ -207,23 +213,27 @@ def test_a_release_from_wheels_has_passed_the_doctor_is_current_and_is_loaded(cl
 
 @pytest.mark.fault("rank-killed", "environment", "requeued, it goes on with the same losses")
 def test_a_killed_step_and_a_signal_end_in_the_losses_of_a_job_that_nothing_interrupts(
-    cluster: Cluster, straight: dict[int, str], broken: tuple[str, Path], sampling: tuple[str, Path]
+    cluster: Cluster, first: tuple[str, Path], request: pytest.FixtureRequest
 ) -> None:
     """First a rank is killed: the last checkpoint is gone back to. Then the signal before the time limit, and that of a
     preemption, which the ranks and their loaders get, and the script doesn't: nothing is computed again.
 
-    Meanwhile a new release becomes current, and the old one again: the job runs from its own to the end. (The two other
-    jobs use the time in which this one waits to be started again.)
+    Meanwhile a new release becomes current, and the old one again: the job runs from its own to the end. (All other jobs
+    of this file use the time in which this one waits to be started again.)
     """
-    number, log = cluster.submit("train", "--nodes", "2", bases=cluster.bases, STEP_SECONDS="1")
+    hold = cluster.top / "hold"
+    number, log = cluster.submit("train", "--nodes", "2", bases=cluster.bases, STEP_SECONDS="1", HOLD=str(hold))
     update = Update(cluster)
     cluster.wait(number, log, lambda: 5 in losses(log))
     assert not cluster.ask("scancel", "--signal=KILL", f"{number}.0").strip()
-    (cluster.sat / "hold").touch()
+    hold.touch()
     new = update.finished()
     shown = cluster.type("./scripts/satenv releases /apps/sat")
-    assert f"*  {new}" in shown and f"{cluster.release.name} is used by job {number} of root" in shown
-    (cluster.sat / "hold").unlink()
+    assert f"*  {new}" in shown and re.search(rf"{cluster.release.name} is used by .*job {number} of root", shown), shown
+    straight = request.getfixturevalue("straight")
+    for other in ("sampling", "broken"):
+        request.getfixturevalue(other)
+    hold.unlink()
     cluster.wait(number, log, lambda: 6 in losses(log, 1))
     assert not cluster.type("scancel --batch --signal=USR1 JOB", JOB=number).strip()
     assert f"-> releases/{cluster.release.name} (before: {new})" in cluster.type(
@@ -235,12 +245,12 @@ def test_a_killed_step_and_a_signal_end_in_the_losses_of_a_job_that_nothing_inte
     text = cluster.finished(number, log)
 
     # a machine that is slow to ask may signal in the last step: then nothing is left for the last start
-    first, *later = (found for start in range(4) if (found := losses(log, start)))
-    resumed = max(step for step in first if step % 2 == 0 and step < min(later[0]))
+    begun, *later = (found for start in range(4) if (found := losses(log, start)))
+    resumed = max(step for step in begun if step % 2 == 0 and step < min(later[0]))
     begins = [resumed + 1, *(max(part) + 1 for part in later[:-1])]
-    assert [min(part) for part in later] == begins and max(later[-1]) == STEPS, (first, later)
-    assert {step: loss for part in (first, *later) for step, loss in part.items()} == straight
-    assert all(later[0][step] == first[step] for step in set(first) & set(later[0]))
+    assert [min(part) for part in later] == begins and max(later[-1]) == STEPS, (begun, later)
+    assert {step: loss for part in (begun, *later) for step, loss in part.items()} == straight
+    assert all(later[0][step] == begun[step] for step in set(begun) & set(later[0]))
     assert text.count("requeued: it goes on from step") == 3 and "SIGUSR1" in text
     assert f"from step {max(later[1])} of" in text and "trained to the end" in text
     folder = Path(log.with_suffix(".run").read_text(encoding="utf-8").strip())
