@@ -229,7 +229,8 @@ def test_a_killed_step_and_a_signal_end_in_the_losses_of_a_job_that_nothing_inte
     hold.touch()
     new = update.finished()
     shown = cluster.type("./scripts/satenv releases /apps/sat")
-    assert f"*  {new}" in shown and re.search(rf"{cluster.release.name} is used by .*job {number} of root", shown), shown
+    used = re.search(rf"{cluster.release.name} is used by .*job {number} of root", shown)
+    assert used and f"*  {new}" in shown, shown
     straight = request.getfixturevalue("straight")
     for other in ("sampling", "broken"):
         request.getfixturevalue(other)
