@@ -320,6 +320,7 @@ def test_a_nvcc_of_another_cuda_compiles_nothing(prefix):
     assert result.status == "not_run" and "nvcc 12.9" in result.finding and log.read_text() == ""
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc on this machine")
 def test_a_real_nvcc_compiles_the_extension(prefix):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -107,7 +108,7 @@ def freshen(root: Path, request: FreshenRequest, progress: Progress) -> Freshene
         found = Freshened(until, sorted([*changed, *gone]), locked.pieces_text(), locked.undated, "")
         if not changed:
             return found
-        difference = _difference(root, copy)
+        difference = _difference(root, copy, changed)
         refusals = [f"{m.file}: {m.message}" for m in check_project(copy)]
         installed = [] if refusals or not request.sources else _try(copy, request, progress)
         refusals += [f"{item.variant}: {item.words}" for item in installed if item.status == "failed"]
@@ -124,12 +125,13 @@ def _is_new(root: Path, copy: Path) -> bool:
     return any(name != METADATA and not name.startswith(f"{METADATA}/") for name in trial.changed_files(root, copy))
 
 
-def _difference(root: Path, copy: Path) -> str:
+def _difference(root: Path, copy: Path, changed: Sequence[str]) -> str:
     """Return what the locks differ by, as Markdown."""
     parts = []
     for name in dict.fromkeys(variant.lock for variant in read_variants()):
         if (root / name).is_file():
-            found = compare(read(root / name), read(copy / name))
+            before = read(root / name)
+            found = compare(before, read(copy / name) if name in changed else before)
             parts.append(f"## {name}\n\n{found.to_markdown().rstrip()}")
         else:
             parts.append(f"## {name}\n\nnew")
