@@ -13,7 +13,10 @@ import pytest
 from cluster.admin import Site, environment
 from cogvideo_sat_env.base.paths import current_platform
 
-pytestmark = pytest.mark.skipif(current_platform() != "linux-64", reason="the project's locks are for linux-64")
+pytestmark = [
+    pytest.mark.slow,  # real module systems
+    pytest.mark.skipif(current_platform() != "linux-64", reason="the project's locks are for linux-64"),
+]
 LMOD = Path("/usr/share/lmod/lmod/init/bash")
 # what is the module system's, the shell's, or conda's own way back
 NOT_COMPARED = ("_ModuleTable", "__LMOD", "__MODULES", "LMOD_", "MODULE", "_LMFILES_", "LOADEDMODULES", "_COGVIDEO_SAT_",
