@@ -30,6 +30,28 @@ def test_the_second_time_nothing_is_extracted_or_hashed(site: Site) -> None:
     assert site.progress.titles == ["Linking"]
 
 
+def test_a_cache_that_has_another_name_elsewhere_is_the_same_cache(site: Site) -> None:
+    """As a home that is mounted at one place here and at another one there, or bound into a container."""
+    site.install(site.home / "one")
+    other = site.home / "mount"
+    site.cache.rename(other)
+    site.cache.mkdir()
+    before = {path: path.stat().st_ino for path in (other / "pkgs").iterdir()}
+    site.progress.titles.clear()
+    site.install(site.home / "two", cache=other)
+    assert site.progress.titles == ["Linking"] and complete(site.home / "two")
+    assert before == {path: path.stat().st_ino for path in (other / "pkgs").iterdir()}
+
+
+def test_of_a_cache_that_was_copied_it_says_once_that_all_is_extracted_again(site: Site) -> None:
+    site.install(site.home / "one")
+    copy = site.home / "copy"
+    shutil.copytree(site.cache, copy, symlinks=True)
+    site.install(site.home / "two", cache=copy)
+    (line,) = (line for line in site.progress.said if "extracted again" in line)
+    assert "other packages were changed" in line and complete(site.home / "two")
+
+
 @pytest.mark.fault("cache-tampered", "environment", "says which file was changed, and extracts the package again")
 @pytest.mark.parametrize("file", ["share/prefixed/plain.txt", "info/paths.json", "bin/prefixed"])
 def test_a_changed_file_is_noticed_and_extracted_again(site: Site, file: str) -> None:

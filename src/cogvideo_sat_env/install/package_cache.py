@@ -65,7 +65,10 @@ class PackageCache:
         else:
             changed = {sha: package_manifest.changed(m.path, m.folder, plain=False) for sha, m in known.items()}
         with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:  # hashing leaves the interpreter lock
-            found = list(pool.map(lambda a: self._judge(a, known.get(a.sha256), changed.get(a.sha256)), unique))
+            self.forget({a: (known[a.sha256].folder, name) for a in unique if (name := changed.get(a.sha256))})
+            found = list(
+                pool.map(lambda a: self._judge(a, None if changed.get(a.sha256) else known.get(a.sha256)), unique)
+            )
         return {manifest.sha256: manifest for manifest in found if manifest}
 
     def _recorded(self, artefact: CondaArtefact) -> PackageManifest | None:
@@ -82,21 +85,22 @@ class PackageCache:
             return False
         return shared_on_purpose() or (found.st_uid in (0, cache.st_uid) and not found.st_mode & 0o022)
 
-    def _judge(
-        self, artefact: CondaArtefact, manifest: PackageManifest | None, different: str | None
-    ) -> PackageManifest | None:
-        if manifest:
-            if different is None:
-                cache_use.mark_used(manifest.path)
-                return manifest
-            self.forget(artefact, manifest.folder, different)
-        return self._verify_in_layer(artefact)
+    def _judge(self, artefact: CondaArtefact, unchanged: PackageManifest | None) -> PackageManifest | None:
+        if unchanged is None:
+            return self._verify_in_layer(artefact)
+        cache_use.mark_used(unchanged.path)
+        return unchanged
 
-    def forget(self, artefact: CondaArtefact, folder: Path, different: str) -> None:
-        """Take a package for not extracted, because the file `different` in `folder` is not as recorded."""
-        if folder.is_dir():
-            self._progress.say(f"cache: {different} of {artefact.name} was changed; it is extracted again")
-        self._manifest_path(artefact).unlink(missing_ok=True)
+    def forget(self, changed: Mapping[CondaArtefact, tuple[Path, str]]) -> None:
+        """Take packages for not extracted, because a file in their folder is not as recorded."""
+        there = [f"{name} of {artefact.name}" for artefact, (folder, name) in changed.items() if folder.is_dir()]
+        if len(there) > 1:  # all of them, in a cache that was copied
+            others = f"{there[0]} and files of {len(there) - 1} other packages"
+            self._progress.say(f"cache: {others} were changed; they are extracted again")
+        elif there:
+            self._progress.say(f"cache: {there[0]} was changed; it is extracted again")
+        for artefact in changed:
+            self._manifest_path(artefact).unlink(missing_ok=True)
 
     def load(self, artefacts: Sequence[CondaArtefact]) -> dict[str, PackageManifest]:
         """Return the manifests of packages that were just extracted. Raises SatenvError when one is gone again."""

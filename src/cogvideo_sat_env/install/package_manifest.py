@@ -121,9 +121,10 @@ def write(
     path: Path, manifest: PackageManifest, found: Mapping[str, os.stat_result], paths: Sequence[Mapping[str, Any]]
 ) -> None:
     """Write `manifest` to `path` in one step: it has the files `found`; `paths` are the package's own list."""
+    beside = manifest.folder.parent == path.parent  # a cache may have several names: each mount has its own
     head = {
-        "schema": SCHEMA, "folder": str(manifest.folder), "sha256": manifest.sha256,
-        "archive_size": manifest.archive_size,
+        "schema": SCHEMA, "folder": manifest.folder.name if beside else str(manifest.folder),
+        "sha256": manifest.sha256, "archive_size": manifest.archive_size,
     }  # fmt: skip
     hashes = {entry["_path"]: entry["sha256"] for entry in paths if is_plain(entry)}
     plain = {name: [*_fact(found[name]), sha256] for name, sha256 in hashes.items()}
@@ -143,7 +144,7 @@ def read(path: Path) -> PackageManifest | None:
             found = json.loads(stream.readline())
             if found["schema"] != SCHEMA or not only_owner_writes(os.fstat(stream.fileno())):
                 return None
-        return PackageManifest(Path(found["folder"]), found["sha256"], found["archive_size"], path)
+        return PackageManifest(path.parent / found["folder"], found["sha256"], found["archive_size"], path)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

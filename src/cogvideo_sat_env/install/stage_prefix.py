@@ -96,9 +96,8 @@ def inspect(job: Job, manifests: Mapping[str, PackageManifest]) -> tuple[list[Ex
 def forget(job: Job, manifests: Mapping[str, PackageManifest], changed: link.Changed) -> None:
     """Have the packages that are `changed` extracted again by the next `provide`."""
     package_cache = PackageCache(job.cache, job.layers, job.progress)
-    for number, name in changed.files.items():
-        artefact = job.plan.artefacts[number]
-        package_cache.forget(artefact, manifests[artefact.sha256].folder, name)
+    names = {job.plan.artefacts[number]: name for number, name in changed.files.items()}
+    package_cache.forget({artefact: (manifests[artefact.sha256].folder, name) for artefact, name in names.items()})
 
 
 def stage(
