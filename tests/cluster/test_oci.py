@@ -170,6 +170,7 @@ def test_an_image_that_cannot_take_its_place_leaves_what_was_there_and_says_why(
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".out")]
 
 
+@pytest.mark.slow
 @pytest.mark.fault("image-base", "error", "names the base and what was expected; no image is written")
 def test_a_base_that_does_not_fit_is_refused_before_anything_is_written(build, base, tmp_path):
     def refused(match: str, **more: Any) -> None:

@@ -103,6 +103,7 @@ JOBS = [  # what Slurm says of a job, its script, whether it uses the first rele
 ]
 
 
+@pytest.mark.slow
 def test_a_release_that_a_job_names_is_in_use(apps: Site) -> None:
     first, *_ = three(apps)
     time.sleep(1.1)  # Slurm's times are whole seconds
@@ -220,6 +221,7 @@ def test_wrong_usage_is_said(apps: Site, arguments: str, said: str) -> None:
     assert run.returncode == 2 and said in run.stderr and "Traceback" not in run.stderr
 
 
+@pytest.mark.slow
 def test_the_command_line_lists_and_deploy_refuses_what_contradicts_itself(apps: Site) -> None:
     name = apps.deploy().name
     run = apps.satenv("releases", str(apps.path), "--json")

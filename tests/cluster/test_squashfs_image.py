@@ -177,6 +177,7 @@ def test_facts_that_cannot_be_are_refused(tmp_path, change):
             read_facts(path)
 
 
+@pytest.mark.slow
 def test_a_deploy_with_image_has_it_before_the_release_is_current_and_prune_takes_both(apps):
     node = apps.path.parent / "node"
     done = apps.deploy("x264", image_at=node)

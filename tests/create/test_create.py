@@ -180,6 +180,7 @@ def test_a_mirror_serves_the_locks_artefacts(machine, channel, kind):
     assert record["url"].startswith("https://conda.anaconda.org/conda-forge/linux-64/x264-1!164")
 
 
+@pytest.mark.slow
 def test_a_wrong_hash_names_file_hashes_and_source_and_makes_nothing(machine):
     machine.server.fail("linked-1.0-h0_0.conda", "flip")
     run = machine.create("--source", "channel")
@@ -200,6 +201,7 @@ def test_a_file_that_the_channel_lacks_is_named(machine):
     assert not machine.prefix.exists()
 
 
+@pytest.mark.slow
 def test_an_unreachable_channel_says_which_and_why(machine):
     machine.server.close()
     run = machine.create("--source", "channel")

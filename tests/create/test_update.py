@@ -28,6 +28,7 @@ def kept(machine: Machine) -> list[str]:  # noqa: F811
     return [path.name for path in machine.prefix.parent.iterdir() if path.name != machine.prefix.name]
 
 
+@pytest.mark.slow
 def test_an_update_keeps_the_former_one_and_undo_swaps_them(machine, channel):  # noqa: F811
     assert machine.create().returncode == 0
     before = names(machine)
@@ -51,6 +52,7 @@ def test_an_update_keeps_the_former_one_and_undo_swaps_them(machine, channel):  
     assert nothing.returncode == 3 and "nothing is kept" in nothing.stderr
 
 
+@pytest.mark.slow
 def test_only_the_last_one_is_kept_and_no_keep_keeps_none(machine, channel):  # noqa: F811
     assert machine.create().returncode == 0
     for count in (3, 2):
@@ -80,6 +82,7 @@ def test_what_is_not_ours_is_not_updated(machine):  # noqa: F811
     assert run.returncode == 3 and "holds no environment of this program" in run.stderr
 
 
+@pytest.mark.slow
 def test_repair_says_what_it_put_right(machine):  # noqa: F811
     assert machine.create().returncode == 0
     run = machine.create("--repair")

@@ -38,6 +38,7 @@ def whole(prefix: FakePrefix) -> FakePrefix:
 # ---- variables
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variable", "value"),
     [
@@ -100,6 +101,7 @@ def test_python_safe_path_changes_nothing_here_and_is_named(whole):
     assert result.status == "warning" and result.remedy == "unset PYTHONSAFEPATH"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", [{"LD_PRELOAD": "/opt/site/lib64/libtrack_init.so"}, {"LC_ALL": "xx_YY.UTF-8"}])
 def test_noise_of_the_loader_or_of_the_locale_is_no_failure(whole, noise):
     whole.file("etc/conda/activate.d/a.sh", "export TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1\nid -u >/dev/null\n")
@@ -330,6 +332,7 @@ def test_a_gpu_is_seen_where_nvidia_smi_is_not_there(tmp_path):
     assert facts == GpuFacts(None, (Gpu(0, "A100", 40960, "8.0"),))
 
 
+@pytest.mark.slow
 def test_a_child_that_cannot_be_killed_is_not_waited_for():
     """The pipe is held open by a process of another session, as one that waits inside a driver would hold it."""
     start = time.monotonic()

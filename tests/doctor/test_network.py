@@ -166,6 +166,7 @@ def test_a_rank_that_raises_is_the_finding(prefix):
     assert "rank 0: RuntimeError: NCCL error in: unhandled system error" in result.finding
 
 
+@pytest.mark.slow
 def test_a_rank_that_hangs_is_ended_and_named(prefix, monkeypatch, tmp_path):
     from cogvideo_sat_env.doctor.checks import _ranks
 

@@ -69,6 +69,7 @@ def test_a_segmentation_fault_is_named(toy):
     assert "SIGSEGV (segmentation fault)" in result.finding and "Fatal Python error" in result.finding
 
 
+@pytest.mark.slow
 def test_a_hang_is_ended_after_its_limit_with_all_that_it_started(toy, tmp_path):
     text = f"""
         def a(request):
@@ -84,6 +85,7 @@ def test_a_hang_is_ended_after_its_limit_with_all_that_it_started(toy, tmp_path)
     assert gone(int((tmp_path / "pid").read_text()))
 
 
+@pytest.mark.slow
 def test_a_hang_gets_the_chance_to_release_its_lock(toy, tmp_path):
     lock = tmp_path / "lock"
     text = f"""
@@ -96,6 +98,7 @@ def test_a_hang_gets_the_chance_to_release_its_lock(toy, tmp_path):
     assert not lock.exists()
 
 
+@pytest.mark.slow
 def test_a_hang_before_a_dead_compilation_lock_is_explained(toy, tmp_path):
     lock = tmp_path / "extensions" / "deepspeed_shm_comm" / "lock"
     lock.parent.mkdir(parents=True)
@@ -187,6 +190,7 @@ def test_settings_of_single_checks_arrive(toy):
     assert only(toy(text, spec("a")).run("quick")).finding == "None"
 
 
+@pytest.mark.slow
 def test_patience_stretches_the_time_limits(toy):
     text = "def a(request):\n    time.sleep(1.5)\n    return passed('slow')"
     assert only(toy(text, spec("a", limit=0.5)).run("quick")).status == "failed"
@@ -218,6 +222,7 @@ def test_the_drivers_absence_is_no_loader_error_without_a_gpu(toy):
     assert only(toy(text, spec("a", loader_errors=True), machine=machine).run("quick")).status == "failed"
 
 
+@pytest.mark.slow
 def test_a_check_waits_for_the_one_whose_work_it_uses(toy):
     text = """
         def a(request):

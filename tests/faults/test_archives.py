@@ -153,6 +153,7 @@ def test_an_archive_that_unpacks_to_more_than_it_says_is_refused(
     refused(site, install_evil, made, r"that unpack to .* or more, but its own list says 1.0 kB")
 
 
+@pytest.mark.slow
 @pytest.mark.fault("archive-bomb", "error", "the same for the older kind of package")
 def test_an_old_archive_that_unpacks_to_more_than_it_says_is_refused(tmp_path: Path) -> None:
     packed = io.BytesIO()

@@ -75,6 +75,7 @@ def taken(prefix: Path, **options: bool) -> str:
         return f"{error.message} {error.remedy}"
 
 
+@pytest.mark.slow
 @pytest.mark.fault("lock-cloned-host", "error", "waits as for any other host; it is taken only with --break-lock")
 @pytest.mark.parametrize("name", [socket.gethostname(), "node17"])
 def test_a_host_with_another_start_of_the_kernel_is_never_robbed(prefix: Path, boot: Path, name: str) -> None:

@@ -126,6 +126,7 @@ datetime.datetime = Past
 """
 
 
+@pytest.mark.slow
 @pytest.mark.fault("clock-past", "environment", "nothing is judged by the clock: files may be newer than now")
 def test_a_clock_in_the_past_changes_nothing(site: Site, sample: Path) -> None:
     prefix = site.home / "env"

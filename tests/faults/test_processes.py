@@ -239,6 +239,7 @@ def test_a_living_holder_is_never_robbed_even_in_a_long_silence(site: Site, monk
         raise AssertionError("two at once")
 
 
+@pytest.mark.slow
 def test_a_holder_whose_clock_is_behind_is_alive_while_it_gives_signs_of_life(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:

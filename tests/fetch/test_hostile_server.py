@@ -181,6 +181,7 @@ def _fetch(server: HostileServer, target: Path, size: int | None, policy: Policy
     fetch_files([wanted], title="t", what="w", progress=Silent(), policy=policy)
 
 
+@pytest.mark.slow
 @pytest.mark.fault("endless-server", "error", "head, interim answers, redirects and body are bounded in time and bytes")
 @pytest.mark.parametrize("answer", ENDLESS)
 @pytest.mark.parametrize("size", [None, len(BODY)])

@@ -228,6 +228,7 @@ def lines(tmp_path: Path, shell: str, *commands: str, **env: str) -> str:
     return run(shell, f"{source} {script}", {"TMPDIR": str(tmp_path), **env})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shell", shells("fish", "tcsh"))
 def test_csh_and_fish_need_no_conda_either(prefix: Path, shell: str, tmp_path: Path) -> None:
     before = {"SAT_VALUE": 'it\'s "mine" $x', "CONDA_PREFIX": "/o t", "CPATH": "/c:/d e"}

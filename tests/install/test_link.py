@@ -327,6 +327,7 @@ def test_a_package_that_is_changed_while_it_is_linked_is_extracted_again(
     assert "cache: share/linked/dir/file of linked was changed; it is extracted again" in site.progress.said
 
 
+@pytest.mark.slow
 def test_a_damaged_proof_is_made_again(site: Site) -> None:
     data = [site.artefact("data")]
     site.install(site.home / "one", artefacts=data)

@@ -74,6 +74,7 @@ def test_everything_that_differs_is_put_right_and_told(site: Site) -> None:
     assert site.install(prefix, repair=True).repaired == ()
 
 
+@pytest.mark.slow
 def test_a_file_that_was_changed_through_its_hard_link_is_put_right_with_the_cache(site: Site) -> None:
     prefix = site.home / "env"
     site.install(prefix)

@@ -48,6 +48,7 @@ def test_one_flipped_bit_on_the_way_is_repaired_by_asking_again(site: Site) -> N
     assert any("trying again" in line for line in site.progress.said)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "said"), [("truncate", "truncated"), ("reset", "truncated"), ("short", "truncated")])
 def test_a_body_that_ends_early_is_named(site: Site, kind: str, said: str) -> None:
     site.server.fail(NAME, kind)
@@ -85,6 +86,7 @@ def test_a_wrong_size_in_the_lock_is_named(site: Site) -> None:
     _nothing_made(site)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "word"),
     [("404", "lacks a locked"), ("403", "credentials"), ("401", "credentials"), ("500", "later"), ("503", "later")],
@@ -104,11 +106,13 @@ def test_an_endless_redirect_ends(site: Site) -> None:
     _nothing_made(site)
 
 
+@pytest.mark.slow
 def test_a_slow_answer_is_waited_for(site: Site) -> None:
     site.server.fail(NAME, "slow", seconds=2)
     assert site.install(site.home / "env").status == "created"
 
 
+@pytest.mark.slow
 def test_a_stalled_transfer_is_given_up(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archives, "STALLED", 1.0)
     monkeypatch.setattr(archives, "ATTEMPTS", 1)
@@ -122,6 +126,7 @@ def test_a_stalled_transfer_is_given_up(site: Site, monkeypatch: pytest.MonkeyPa
     _nothing_made(site, partial=site.artefact("prefixed").size // 2)
 
 
+@pytest.mark.slow
 def test_an_unreachable_channel_is_named_with_the_other_ways(site: Site) -> None:
     site.server.close()
     with pytest.raises(SourceError, match="can't be reached") as caught:

@@ -88,6 +88,7 @@ def test_a_file_that_is_no_json_or_not_there_is_named(tmp_path: Path) -> None:
             audit([small()], tmp_path / name)
 
 
+@pytest.mark.slow
 def test_an_environment_is_audited_by_the_command(site: Site, tmp_path: Path) -> None:
     wheel = make_wheel(tmp_path / "wheels", "tiny", "0.1", {"tiny.py": ""})
     site.install(site.home / "env", [pin(wheel, "tiny", "0.1")], links=[wheel.parent.as_uri()])

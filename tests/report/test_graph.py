@@ -78,6 +78,7 @@ def test_a_foreign_lock_has_roots_of_its_own() -> None:
     assert [(root.key, root.kind) for root in graph.roots] == [("top", LEFT)]
 
 
+@pytest.mark.slow
 def test_every_package_of_the_locks_has_a_reason() -> None:
     for inventory in project():
         graph = make_graph(inventory)

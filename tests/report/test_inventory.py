@@ -144,6 +144,7 @@ def test_a_pipe_is_read_once(tmp_path: Path) -> None:
     assert re.match(r"satenv: /dev/fd/\d+: is a requirements file of pip; expected a conda-lock file", run.stderr)
 
 
+@pytest.mark.slow
 def test_a_revision_is_read_with_its_own_sizes(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def git(*arguments: str) -> None:
         who = ("-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false")

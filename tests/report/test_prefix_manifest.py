@@ -37,6 +37,7 @@ def install(site: Site, prefix: Path, **options: object) -> None:
     site.install(prefix, [pin(wheel, "tiny", "0.1")], links=[wheel.parent.as_uri()], **options)
 
 
+@pytest.mark.slow
 def test_two_creates_have_one_manifest_whatever_path_time_umask_and_cache(site: Site, tmp_path: Path) -> None:
     near, far = site.home / "e", site.home / FAR
     install(site, near)

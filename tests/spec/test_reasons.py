@@ -42,6 +42,7 @@ def test_a_name_that_nothing_is_known_of():
         explain("left-pad")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["cogvideo_sat_env", "cogvideo_sat_env.doctor"])
 def test_both_commands_answer_alike(module):
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
