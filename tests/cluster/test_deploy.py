@@ -358,3 +358,11 @@ def test_two_administrators_at_once_make_one_release(apps: Site) -> None:
     assert [child.returncode for child in children] == [0, 0, 0], said
     assert sorted(out.split()[1] for out, _ in said) == ["created", "up-to-date", "up-to-date"]
     assert len({out.split()[0] for out, _ in said}) == 1 and len(apps.root.names()) == 1
+
+
+def test_a_record_that_a_killed_run_had_begun_is_removed_by_the_next(apps: Site) -> None:
+    name = apps.deploy("data").name
+    left = apps.root.releases / f".{name}.json.0123abcd.partial"
+    left.write_text("{", encoding="utf-8")
+    apps.deploy("data")
+    assert not left.exists() and current(apps) == name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -109,7 +110,7 @@ def deploy(wanted: Deployment, progress: Progress, prove: Prove = creation.prove
     What readers see changes by one rename at the end. A run that is cut off leaves nothing that is loaded; the next one
     completes it. Raises the errors of create, bundle install and ROOT.
     """
-    root = Root(Path(os.path.abspath(wanted.root)))
+    root, began = Root(Path(os.path.abspath(wanted.root))), time.time()
     group, break_lock = access.group_id(wanted.group), wanted.request.options.break_lock
     with access.readable(), _about(root), diskspace.watch(root.path, "the release"):
         _require(root, wanted)
@@ -123,6 +124,7 @@ def deploy(wanted: Deployment, progress: Progress, prove: Prove = creation.prove
         else:
             name, made = outcome.prefix.name, outcome.status
             with prefix_lock(outcome.prefix, progress, break_lock=break_lock):  # the next one finds it proven
+                record.sweep(root, name, began)
                 found = _proven(root, outcome, group, progress, prove)
                 if wanted.image_at is not None and record.passed(found):
                     image = _image(root, name, wanted, wanted.image_at, group, progress)

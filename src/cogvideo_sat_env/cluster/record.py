@@ -9,6 +9,7 @@ pinned           `prune` keeps it
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pwd
@@ -20,7 +21,7 @@ from typing import Any
 
 from cogvideo_sat_env import __version__
 from cogvideo_sat_env.base.errors import InputError
-from cogvideo_sat_env.base.files import write_atomically
+from cogvideo_sat_env.base.files import PARTIAL, write_atomically
 from cogvideo_sat_env.cluster.root import Root
 from cogvideo_sat_env.install import receipt
 from cogvideo_sat_env.install.package_manifest import walk
@@ -35,6 +36,17 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
 def path(root: Root, name: str) -> Path:
     """Return the path of the record of release `name`."""
     return root.releases / f"{name}.json"
+
+
+def sweep(root: Root, name: str, before: float) -> None:
+    """Remove what runs that were killed while they wrote the record of `name` left; `before` is a time in seconds.
+
+    Needs the release's lock. Raises OSError.
+    """
+    for left in root.releases.glob(f".{name}.json{PARTIAL[1:]}"):
+        with contextlib.suppress(FileNotFoundError):
+            if left.stat().st_mtime < before:  # what is newer may be that of `pin`
+                left.unlink()
 
 
 def read(root: Root, name: str) -> dict[str, Any] | None:
