@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from rattler import MatchSpec
 
-from cogvideo_sat_env.base.artefacts import CondaArtefact
 from cogvideo_sat_env.base.errors import SolveError
 from cogvideo_sat_env.lock.solve import solve
 from cogvideo_sat_env.lock.verify_lock import record_of
@@ -59,8 +58,8 @@ def test_without_the_bound_the_solver_leaves_it(entry, frozen_urls):
     except SolveError as error:
         pytest.fail(f"nothing is left to choose from without the bound: {error}")
     record = next(record for record in records if record["name"] == entry.package)
-    chosen = CondaArtefact(record["name"], record["version"], record["build"], record["subdir"], "", "", "", "")
-    assert not MatchSpec(spec).matches(record_of(chosen)), f"{entry.package} {record['version']} {record['build']}"
+    chosen = record_of(record["name"], record["version"], record["build"], record["subdir"])
+    assert not MatchSpec(spec).matches(chosen), f"{entry.package} {record['version']} {record['build']}"
 
 
 def test_with_all_bounds_the_solver_keeps_them(frozen_urls):
@@ -69,5 +68,5 @@ def test_with_all_bounds_the_solver_keeps_them(frozen_urls):
     assert by_name["pytorch"]["build"].startswith("cuda129")
     for spec in ENVIRONMENT.conda:
         record = by_name[spec.name]
-        chosen = CondaArtefact(record["name"], record["version"], record["build"], record["subdir"], "", "", "", "")
-        assert MatchSpec(str(spec)).matches(record_of(chosen)), spec
+        chosen = record_of(record["name"], record["version"], record["build"], record["subdir"])
+        assert MatchSpec(str(spec)).matches(chosen), spec

@@ -169,7 +169,7 @@ def test_of_an_index_all_files_are_kept_and_the_requirements_of_candidates_witho
     )
     out = tmp_path / "frozen"
     freeze(root, out, frozen=channels, progress=Silent())
-    projects = pip_index.load(out)
+    projects = frozen_projects(out)
     assert sorted(projects) == ["crust", "flour", "pie", "sieve"]
     assert len(projects["pie"].files) == 5 and all(len(file.sha256) == 64 for file in projects["pie"].files)
     assert sorted(projects["pie"].releases) == ["2.0", "3.0", "4.0", "5.0"]  # the newest three allowed, and the newest

@@ -13,12 +13,11 @@ from packaging.version import Version
 from cogvideo_sat_env.base.artefacts import PipPin
 from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError, VerificationError
-from cogvideo_sat_env.check.recipe import check_recipe
+from cogvideo_sat_env.check.recipe import LEDGER, check_recipe, of_entry
 from cogvideo_sat_env.lock import conda_lock, render
 from cogvideo_sat_env.lock.freeze import asked_names
 from cogvideo_sat_env.lock.frozen import MANIFEST, frozen_hashes, read_manifest
 from cogvideo_sat_env.lock.read import Document, Lock, load_lock, read_lock
-from cogvideo_sat_env.lock.render_pieces import pieces_page
 from cogvideo_sat_env.lock.render_recipe import RECIPE, recipe_files
 from cogvideo_sat_env.lock.verify_lock import RELOCK, Mismatch, verify_entries, verify_solution
 from cogvideo_sat_env.source.wheels.lockfile import lock_name, read_wheel_lock, spec_hash
@@ -30,7 +29,6 @@ from cogvideo_sat_env.spec.pypi_names import load_names
 from cogvideo_sat_env.spec.requirements import Requirement, read_requirements
 from cogvideo_sat_env.spec.variants import Variant, derive, read_variants
 
-LEDGER = "src/cogvideo_sat_env/data/breakage.yml"
 RENDER = satenv("lock --render")
 RELOCK_WHEELS = satenv("lock --wheels")
 METADATA = "metadata"
@@ -53,8 +51,7 @@ def check_project(root: Path) -> list[Mismatch]:
             derived = derive(environment, variant, root / variant.environment)
             wanted = [r for r in requirements if not (variant.data_only and r.training)]
             findings += check_floors(derived, wanted, VARIANTS, variant)
-    for path, text in render.environment_files(environment, variants).items():
-        findings += _compare(root, path, text)
+    findings += _compare(root, render.environment_files(environment, variants))
     found, locks = _check_locks(root, environment, variants, ledger)
     findings += found
     findings += _check_wheel_locks(root, environment)
@@ -71,11 +68,8 @@ def check_floors(
         spec = _find(environment, requirement, variant)
         if spec is None:
             about = f" for {variant.id}" if variant else ""
-            findings.append(
-                Mismatch(
-                    file, f"requirement {requirement.name} ({requirement.role}) is missing{about}", f"add it to {file}"
-                )
-            )
+            message = f"requirement {requirement.name} ({requirement.role}) is missing{about}"
+            findings.append(Mismatch(file, message, f"add it to {file}"))
             continue
         lower = [Specifier(clause) for clause in spec.clauses if clause.startswith((">=", "=="))]
         if requirement.floor and not any(Version(c.version) >= Version(requirement.floor) for c in lower):
@@ -107,49 +101,25 @@ def check_ledger(environment: Environment, requirements: Sequence[Requirement], 
         for clause in spec.clauses:
             present.add((key, clause))
             if clause != f">={floors.get(key)}" and (key, clause) not in justified:
-                findings.append(
-                    Mismatch(
-                        f"environment.yml:{spec.line}",
-                        f"bound '{clause}' of {spec.name} has no entry in the breakage ledger",
-                        f"add an entry with evidence and proof to {LEDGER}, or drop the bound",
-                    )
-                )
+                message = f"bound '{clause}' of {spec.name} has no entry in the breakage ledger"
+                remedy = f"add an entry with evidence and proof to {LEDGER}, or drop the bound"
+                findings.append(Mismatch(f"environment.yml:{spec.line}", message, remedy))
     for entry in ledger.entries:
         if (canonicalize_name(entry.package), entry.bound) not in present:
-            findings.append(
-                Mismatch(
-                    f"{LEDGER}:{entry.line}",
-                    f"entry '{entry.id}': environment.yml has no bound '{entry.bound}' on {entry.package}",
-                    "add the bound to environment.yml, or remove the entry",
-                )
-            )
+            message = f"environment.yml has no bound '{entry.bound}' on {entry.package}"
+            findings.append(of_entry(entry, message, "add the bound to environment.yml, or remove the entry"))
         if entry.pypi_bound not in (None, entry.bound):
-            findings.append(
-                Mismatch(
-                    f"{LEDGER}:{entry.line}",
-                    f"entry '{entry.id}': bound '{entry.bound}' and pypi bound '{entry.pypi_bound}' differ",
-                    "make them equal",
-                )
-            )
-    return findings + _check_variables(environment, ledger)
-
-
-def _check_variables(environment: Environment, ledger: Ledger) -> list[Mismatch]:
-    wanted = {entry.package: entry.bound for entry in ledger.variables}
-    findings = [
-        Mismatch("environment.yml", f"variable {name} has no entry in the breakage ledger", f"add one to {LEDGER}")
-        for name in environment.variables
-        if name not in wanted
-    ]
-    findings += [
-        Mismatch(
-            f"{LEDGER}:{entry.line}",
-            f"entry '{entry.id}': environment.yml must set {entry.package} to \"{entry.bound}\"",
-            "set it under 'variables', or remove the entry",
-        )
-        for entry in ledger.variables
-        if environment.variables.get(entry.package) != entry.bound
-    ]
+            message = f"bound '{entry.bound}' and pypi bound '{entry.pypi_bound}' differ"
+            findings.append(of_entry(entry, message, "make them equal"))
+    justified_variables = {entry.package for entry in ledger.variables}
+    for name in environment.variables:
+        if name not in justified_variables:
+            message = f"variable {name} has no entry in the breakage ledger"
+            findings.append(Mismatch("environment.yml", message, f"add one to {LEDGER}"))
+    for entry in ledger.variables:
+        if environment.variables.get(entry.package) != entry.bound:
+            message = f'environment.yml must set {entry.package} to "{entry.bound}"'
+            findings.append(of_entry(entry, message, "set it under 'variables', or remove the entry"))
     return findings
 
 
@@ -166,8 +136,7 @@ def check_proofs(root: Path, ledger: Ledger) -> list[Mismatch]:
     for entry in ledger.all:
         missing = [test for test in entry.proof.tests if not _test_exists(test, functions)]
         missing += [check for check in entry.proof.checks if check not in checks]
-        where, whose = f"{LEDGER}:{entry.line}", f"entry '{entry.id}'"
-        findings += [Mismatch(where, f"{whose}: its proof '{proof}' does not exist", "write it") for proof in missing]
+        findings += [of_entry(entry, f"its proof '{proof}' does not exist", "write it") for proof in missing]
     return findings
 
 
@@ -220,24 +189,21 @@ def _check_locks(
             findings.append(Mismatch(variant.lock, message, remedy))
         read.append((variant, lock))
         findings += verify_solution(derived, variant, lock)
-        items = (*lock.conda, *lock.pip)
-        unknown = [item.name for item in items if item.size is None]
-        for path, text in render.lock_files(variant, lock).items():
-            if not (unknown and path == variant.package_list):  # it has the sizes, whose lack is a finding below
-                findings += _compare(root, path, text)
-        pins += lock.pip
-        used |= {item.sha256 for item in items}
+        unknown = [item.name for item in lock.files if item.size is None]
+        texts = render.lock_files(variant, lock)
         if unknown:
-            findings.append(
-                Mismatch(render.SIZES, f"no size for {', '.join(unknown[:5])} ({len(unknown)} in all)", remedy)
-            )
+            del texts[variant.package_list]  # it has the sizes, whose lack is a finding below
+        findings += _compare(root, texts)
+        pins += lock.pip
+        used |= {item.sha256 for item in lock.files}
+        if unknown:
+            message = f"no size for {', '.join(unknown[:5])} ({len(unknown)} in all)"
+            findings.append(Mismatch(render.SIZES, message, remedy))
     if broken:
         return findings, [lock for _, lock in read]
     try:
-        for path, text in recipe_files(root, environment, variants, ledger, pins).items():
-            findings += _compare(root, path, text)
-        for path, text in pieces_page(root, environment, read).items():
-            findings += _compare(root, path, text)
+        findings += _compare(root, recipe_files(root, environment, variants, ledger, pins))
+        findings += _compare(root, render.pieces_page(root, environment, read))
     except InputError as error:
         findings.append(Mismatch(RECIPE, error.message, error.remedy or RENDER))
     if not environment.placements:
@@ -285,23 +251,27 @@ def _check_metadata(root: Path, environment: Environment, locks: Sequence[Lock])
         return [Mismatch(METADATA, error.message, FREEZE)]
     missing = sorted(set(asked_names(root, environment)[0]) - set(manifest.get("names") or []))
     findings = [Mismatch(path, f"was frozen without {', '.join(missing)}", FREEZE)] if missing else []
-    lost = {a.file_name for lock in locks for a in lock.conda if a.sha256 not in known}
-    lost |= {pin.file_name for lock in locks for pin in lock.pip if pin.sha256 not in known}
+    lost = {item.file_name for lock in locks for item in lock.files if item.sha256 not in known}
     if lost:
         named = f"{', '.join(sorted(lost)[:5])} ({len(lost)} in all)"
         findings.append(Mismatch(METADATA, f"lacks what the locks hold: {named}", FREEZE))
     return findings
 
 
-def _compare(root: Path, path: str, text: str) -> list[Mismatch]:
-    try:
-        found = (root / path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return [Mismatch(path, "is missing", RENDER)]
-    except (OSError, UnicodeDecodeError) as error:
-        return [Mismatch(path, f"can't be read: {error}", RENDER)]
-    if found == text:
-        return []
-    pairs = enumerate(zip(found.splitlines(), text.splitlines(), strict=False), start=1)
-    line = next((number for number, (left, right) in pairs if left != right), min(len(found.splitlines()), 1))
-    return [Mismatch(f"{path}:{line}", "differs from what it is generated from", RENDER)]
+def _compare(root: Path, texts: Mapping[str, str]) -> list[Mismatch]:
+    """Return which of the generated files, texts by path, aren't as they should be."""
+    findings = []
+    for path, text in texts.items():
+        try:
+            found = (root / path).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            findings.append(Mismatch(path, "is missing", RENDER))
+            continue
+        except (OSError, UnicodeDecodeError) as error:
+            findings.append(Mismatch(path, f"can't be read: {error}", RENDER))
+            continue
+        if found != text:
+            pairs = enumerate(zip(found.splitlines(), text.splitlines(), strict=False), start=1)
+            line = next((number for number, (left, right) in pairs if left != right), min(len(found.splitlines()), 1))
+            findings.append(Mismatch(f"{path}:{line}", "differs from what it is generated from", RENDER))
+    return findings

@@ -88,15 +88,9 @@ def _moved(plan: dict, before: set[tuple[str, str, str]]) -> dict:
 
 def _plan(channels: list[str], specs: list[str], keep: list[tuple[str, str, str]], pin: bool = False) -> dict:
     real, virtual = _split_virtual(channels)
+    constraints, until = json.loads(os.environ.get(CONSTRAINTS, "[]")), os.environ.get(UNTIL, "")
     records = solve.solve(
-        real,
-        specs,
-        os.environ["CONDA_SUBDIR"],
-        virtual,
-        constraints=json.loads(os.environ.get(CONSTRAINTS, "[]")),
-        keep=keep,
-        pin=pin,
-        until=os.environ.get(UNTIL, ""),
+        real, specs, os.environ["CONDA_SUBDIR"], virtual, constraints=constraints, keep=keep, pin=pin, until=until
     )
     return {"success": True, "dry_run": True, "actions": {"FETCH": records, "LINK": [_link(r) for r in records]}}
 
@@ -142,13 +136,7 @@ def _installed(prefix: Path) -> list[dict]:
 
 
 def _list(args: argparse.Namespace) -> list[dict]:
-    return [
-        {
-            **_link(record | {"build_number": record.get("build_number", 0)}),
-            "url": record["url"],
-        }
-        for record in _installed(args.prefix)
-    ]
+    return [_link({"build_number": 0} | record) | {"url": record["url"]} for record in _installed(args.prefix)]
 
 
 def _info(args: argparse.Namespace) -> dict:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
-from pathlib import Path
 
 import yaml
 
@@ -32,8 +31,7 @@ def content_hash(environment: Environment, variant: Variant) -> str:
     from conda_lock.content_hash import compute_content_hashes
     from conda_lock.virtual_package import virtual_package_repo_from_specification
 
-    with scratch_folder("satenv-hash-") as folder:
-        work = Path(folder)
+    with scratch_folder("satenv-hash-") as work:
         # the comments don't count, so the primary file may be rendered anew as well
         (work / "environment.yml").write_text(render_environment(environment, variant), encoding="utf-8")
         (work / "virtual-packages.yml").write_text(render_virtual_packages(variant), encoding="utf-8")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
@@ -63,11 +62,7 @@ class _Edit:
             if is_pip:
                 self.order.append(index)
             return
-        first = index
-        while (
-            first and re.match(rf"^{self._indent(index)}#", self.lines[first - 1]) and not self._is_heading(first - 1)
-        ):
-            first -= 1
+        first = self._with_comments(index)
         notes = [line.strip() for line in self.lines[first:index]]
         self.removed |= set(range(first, index + 1))
         block = [*notes, f"- {target}" + (f"  # {comment}" if comment else "")]
@@ -93,9 +88,7 @@ class _Edit:
                 before[below] = [f"{outer}- pip:", *pip_lines]
             at = head = end
         else:
-            head = at
-            while head and re.match(rf"^{outer}#", self.lines[head - 1]) and not self._is_heading(head - 1):
-                head -= 1
+            head = self._with_comments(at)
             for position, block in self.to_pip:
                 index = self.order[position] if position < len(self.order) else end
                 before.setdefault(index, []).extend(f"{inner}{line}" for line in block)
@@ -122,6 +115,13 @@ class _Edit:
             if self._is_heading(index) and (below is None or below not in items):
                 self.removed.add(index)
 
+    def _with_comments(self, index: int) -> int:
+        """Return the first line of the comments above an item, as deep as it; its own where there are none."""
+        indent = self._indent(index)
+        while index and re.match(rf"^{indent}#", self.lines[index - 1]) and not self._is_heading(index - 1):
+            index -= 1
+        return index
+
     def _is_heading(self, index: int) -> bool:
         return self.lines[index].strip() == HEADING
 
@@ -146,7 +146,7 @@ def _require_same(
     wanted_conda |= {str(piece.conda) for piece in pieces if placed[piece.name].origin == "conda"}
     wanted_pip |= {str(piece.pip) for piece in pieces if placed[piece.name].origin == "pip"}
     with scratch_folder("satenv-edit-") as folder:
-        path = Path(folder) / "environment.yml"
+        path = folder / "environment.yml"
         path.write_text(text, encoding="utf-8")
         try:
             found = read_environment(path)

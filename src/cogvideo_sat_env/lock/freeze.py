@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from cogvideo_sat_env.base.artefacts import channel_url, split_url
@@ -45,9 +46,7 @@ def freeze(root: Path, out: Path, *, frozen: Path | None, until: datetime | None
     with asked_channels(environment.channels, frozen) as channels:
         solve.require_answers(list(channels))
         progress.say(f"Reading the metadata of {len(names)} names and of all that they can need")
-        records = solve.closure(list(channels), names, subdirs)
-    if until:
-        records = [r for r in records if (r.get("timestamp") or 0) <= until.timestamp() * 1000]
+        records = solve.named(list(channels), names, subdirs, recursive=True, until=until)
     present = [variant for variant in read_variants() if (root / variant.lock).is_file()]
     locks = {variant.id: lock for variant, lock in read_locks(root, present)}
     projects = freeze_projects(root, environment, locks, Solver(frozen, until=until), progress)
@@ -95,8 +94,7 @@ def _require_locked(
     """Raise SourceError for what the locks hold and the metadata to be frozen does not: it couldn't repeat them."""
     known = {record.get("sha256") for record in records}
     known |= {file.sha256 for project in projects.values() for file in project.files}
-    held = {artefact.file_name: artefact.sha256 for lock in locks.values() for artefact in lock.conda}
-    held |= {pin.file_name: pin.sha256 for lock in locks.values() for pin in lock.pip}
+    held = {item.file_name: item.sha256 for lock in locks.values() for item in lock.files}
     missing = sorted(name for name, sha256 in held.items() if sha256 not in known)
     if missing:
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
@@ -107,20 +105,13 @@ def _require_locked(
 
 
 def _write_projects(folder: Path, projects: Mapping[str, pip_index.Project]) -> dict[str, dict]:
-    import zstandard
-
     if not projects:
         return {}
-    packed = zstandard.ZstdCompressor(level=LEVEL).compress(pip_index.dump(projects))
-    (folder / pip_index.PATH).parent.mkdir(parents=True)
-    (folder / pip_index.PATH).write_bytes(packed)
     facts = {"projects": len(projects), "releases": sum(len(p.releases) for p in projects.values())}
-    return {pip_index.PATH: {**facts, "size": len(packed), "sha256": hashlib.sha256(packed).hexdigest()}}
+    return {pip_index.PATH: facts | _pack(folder / pip_index.PATH, pip_index.dump(projects))}
 
 
 def _write(folder: Path, parts: Mapping[str, dict[str, dict]], progress: Progress) -> dict[str, dict]:
-    import zstandard  # only locking needs it
-
     def one(path: str) -> tuple[str, dict]:
         records = parts[path]
         content = {
@@ -129,15 +120,21 @@ def _write(folder: Path, parts: Mapping[str, dict[str, dict]], progress: Progres
             "packages.conda": {name: record for name, record in records.items() if name.endswith(".conda")},
         }
         plain = json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
-        packed = zstandard.ZstdCompressor(level=LEVEL).compress(plain)
-        (folder / path).parent.mkdir(parents=True)
-        (folder / path).write_bytes(packed)
         names = len({record["name"] for record in records.values()})
-        facts = {"records": len(records), "names": names, "size": len(packed)}
-        return path, {**facts, "sha256": hashlib.sha256(packed).hexdigest()}
+        return path, {"records": len(records), "names": names} | _pack(folder / path, plain)
 
     with ThreadPoolExecutor() as pool:
         files = dict(pool.map(one, sorted(parts)))
     records, size = (sum(facts[key] for facts in files.values()) for key in ("records", "size"))
     progress.say(f"Frozen: {records} records, {human_bytes(size)}")
     return files
+
+
+def _pack(path: Path, plain: bytes) -> dict[str, Any]:
+    """Write `plain`, packed, to `path`; return what the manifest says of the file."""
+    import zstandard  # only locking needs it
+
+    packed = zstandard.ZstdCompressor(level=LEVEL).compress(plain)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(packed)
+    return {"size": len(packed), "sha256": hashlib.sha256(packed).hexdigest()}

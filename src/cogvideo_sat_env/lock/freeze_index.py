@@ -55,16 +55,13 @@ def freeze_projects(
             asked.setdefault(canonicalize_name(pin.name), set())
             pinned.setdefault(canonicalize_name(pin.name), set()).add(pin.version)
     brought = {conda_to_pypi(artefact.name) for lock in locks.values() for artefact in lock.conda}
-    kept = frozen_projects(solver.frozen) if solver.frozen else None
     until = iso(solver.until)
-    if kept is not None:
+    if solver.frozen and (kept := frozen_projects(solver.frozen)) is not None:
         return _closure(_Frozen(kept, until), asked, pinned, brought)
     progress.say(f"Asking the package index for {len(asked)} projects and what they need")
-    with (
-        scratch_folder("satenv-index-") as work,
-        pip_proxy.proxy(pip_proxy.SitePages(pip_config.index_urls()[0]), {}, until) as served,
-    ):
-        return _closure(_Site(served, work, until), asked, pinned, brought)
+    pages = pip_proxy.SitePages(pip_config.index_urls()[0])
+    with scratch_folder("satenv-index-") as work, pip_proxy.proxy(pages, {}, until) as served:
+        return _closure(_Site(pages, served, work, until), asked, pinned, brought)
 
 
 class _Frozen:
@@ -85,12 +82,12 @@ class _Frozen:
 class _Site:
     """The site's index, with requirements as the resolver itself reads them."""
 
-    def __init__(self, served: pip_proxy.Served, work: Path, until: str) -> None:
+    def __init__(self, pages: pip_proxy.SitePages, served: pip_proxy.Served, work: Path, until: str) -> None:
         # conda-lock's own resolver: what it finds in a file is what it will be given from the frozen metadata
         from conda_lock._vendor.poetry.config.config import Config
         from conda_lock._vendor.poetry.repositories.legacy_repository import LegacyRepository
 
-        self._pages, self._until = pip_proxy.SitePages(pip_config.index_urls()[0]), until
+        self._pages, self._until = pages, until
         config = Config()
         config.merge({"cache-dir": str(work)})
         self._open: Callable[[], Any] = lambda: LegacyRepository(

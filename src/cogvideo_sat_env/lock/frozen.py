@@ -54,7 +54,7 @@ def frozen_channels(folder: Path, channels: Sequence[str]) -> Iterator[list[str]
         local = []
         for channel in channels:
             name = urlsplit(channel).path.strip("/")
-            source, target = folder / name, Path(unpacked) / name
+            source, target = folder / name, unpacked / name
             subdirs = sorted(path for path in source.glob("*") if path.is_dir()) if source.is_dir() else []
             if not subdirs:
                 raise InputError(
@@ -65,22 +65,21 @@ def frozen_channels(folder: Path, channels: Sequence[str]) -> Iterator[list[str]
                 out = target / subdir.name / "repodata.json"
                 out.parent.mkdir(parents=True)
                 packed, plain = subdir / "repodata.json.zst", subdir / "repodata.json"
+                found = packed if packed.is_file() else plain
                 try:
-                    if packed.is_file():
-                        with open(packed, "rb") as stream, open(out, "wb") as sink:
-                            zstandard.ZstdDecompressor().copy_stream(stream, sink)
-                    else:
-                        out.write_bytes(plain.read_bytes())
-                    _check(out)
+                    content = _unpacked(found.read_bytes(), found.name)
+                    data = json.loads(content)
+                    if not isinstance(data, dict) or not isinstance(data.get("packages"), dict):
+                        raise ValueError("expected a mapping with 'packages'")
+                    out.write_bytes(content)
                 except (OSError, ValueError, zstandard.ZstdError) as error:
-                    found = packed if packed.is_file() else plain
                     raise InputError(f"{found}: not repodata: {error}", "fetch the frozen metadata again") from error
             for name in SUBDIRS:  # mamba and conda take a missing subdir of a file:// channel for an error
                 empty = target / name / "repodata.json"
                 if not empty.exists():
                     empty.parent.mkdir(parents=True, exist_ok=True)
-                    content = {"info": {"subdir": name}, "packages": {}, "packages.conda": {}}
-                    empty.write_text(json.dumps(content), encoding="utf-8")
+                    nothing = {"info": {"subdir": name}, "packages": {}, "packages.conda": {}}
+                    empty.write_text(json.dumps(nothing), encoding="utf-8")
             local.append(target.as_uri())
         yield local
 
@@ -90,9 +89,7 @@ def records(content: bytes, name: str) -> Iterator[dict]:
     import zstandard  # only locking and reports need it
 
     try:
-        if name.endswith(".zst"):
-            content = zstandard.ZstdDecompressor().stream_reader(content).read()
-        data = json.loads(content)
+        data = json.loads(_unpacked(content, name))
         found = [record for key in ("packages", "packages.conda") for record in (data.get(key) or {}).values()]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, zstandard.ZstdError) as error:
         raise InputError(f"{name}: not repodata: {error}", _REMEDY) from error
@@ -105,7 +102,8 @@ def frozen_projects(folder: Path) -> dict[str, pip_index.Project] | None:
     Raises InputError, VerificationError when it isn't what the folder's manifest says.
     """
     _verify(folder)
-    return pip_index.load(folder)
+    path = folder / pip_index.PATH
+    return pip_index.parse(path.read_bytes(), str(path)) if path.is_file() else None
 
 
 def frozen_hashes(folder: Path) -> set[str]:
@@ -119,8 +117,7 @@ def frozen_hashes(folder: Path) -> set[str]:
     found: set[str] = set()
     for name in read_manifest(folder)["files"]:
         try:
-            with open(folder / name, "rb") as stream:
-                plain = zstandard.ZstdDecompressor().stream_reader(stream).read()
+            plain = _unpacked((folder / name).read_bytes(), name)
         except zstandard.ZstdError as error:
             raise InputError(f"{folder / name}: not packed with zstd: {error}", _REMEDY) from error
         found |= {digest.decode() for digest in re.findall(rb'"sha256":\s*"([0-9a-f]{64})"', plain)}
@@ -155,8 +152,7 @@ def _verify(folder: Path) -> None:
             raise VerificationError(f"{folder / name}: expected SHA-256 {expected}, found {found}", _REMEDY)
 
 
-def _check(path: Path) -> None:
-    with open(path, encoding="utf-8") as stream:
-        data = json.load(stream)
-    if not isinstance(data, dict) or not isinstance(data.get("packages"), dict):
-        raise ValueError("expected a mapping with 'packages'")
+def _unpacked(content: bytes, name: str) -> bytes:
+    import zstandard  # only locking and reports need it
+
+    return zstandard.ZstdDecompressor().stream_reader(content).read() if name.endswith(".zst") else content

@@ -29,7 +29,7 @@ from cogvideo_sat_env.lock.conda_lock import render_virtual_packages
 from cogvideo_sat_env.lock.frozen import asked_channels, frozen_projects
 from cogvideo_sat_env.lock.read import WHEELHOUSE, load_lock
 from cogvideo_sat_env.spec.environment import Environment
-from cogvideo_sat_env.spec.pypi_names import conda_lock_lookup
+from cogvideo_sat_env.spec.pypi_names import conda_lock_lookup, conda_to_pypi
 from cogvideo_sat_env.spec.variants import Variant
 
 
@@ -72,12 +72,11 @@ def lock_variant(
     Raises SolveError with the solver's reason, SourceError, MissingToolError, InputError.
     """
     with (
-        scratch_folder("satenv-lock-") as folder,
+        scratch_folder("satenv-lock-") as work,
         asked_channels(environment.channels, solver.frozen, solver.asked) as channels,
     ):
         solve.require_answers(list(channels))
         pages = index_pages(solver.frozen) if environment.pip else None
-        work = Path(folder)
         (work / "virtual-packages.yml").write_text(render_virtual_packages(variant), encoding="utf-8")
         (work / "names.json").write_text(json.dumps(conda_lock_lookup()), encoding="utf-8")
         if update:
@@ -192,9 +191,8 @@ class _CondaLockRun:
 
 def _provided(content: dict) -> dict[str, str]:
     """Return PyPI name and version of the conda packages that conda-lock takes for installed distributions."""
-    names = {entry["conda_name"]: name for name, entry in conda_lock_lookup().items()}
     return {
-        names.get(entry["name"], entry["name"]): entry["version"]
+        conda_to_pypi(entry["name"]): entry["version"]
         for entry in content["package"]
         if entry["manager"] == "conda" and "python" in entry["dependencies"]
     }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from packaging.utils import InvalidSdistFilename, InvalidWheelFilename, parse_sdist_filename, parse_wheel_filename
 from packaging.version import Version
@@ -64,12 +63,6 @@ def dump(projects: Mapping[str, Project]) -> bytes:
         for name, project in sorted(projects.items())
     }
     return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
-
-
-def load(folder: Path) -> dict[str, Project] | None:
-    """Return the projects of frozen metadata; None where it has only channels. Raises InputError."""
-    path = folder / PATH
-    return parse(path.read_bytes(), str(path)) if path.is_file() else None
 
 
 def parse(packed: bytes, name: str) -> dict[str, Project]:

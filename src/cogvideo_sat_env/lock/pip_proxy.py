@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Protocol
 from urllib.parse import quote, unquote
 
 from packaging.utils import NormalizedName, canonicalize_name
@@ -38,16 +37,6 @@ class RefusalError(Exception):
         self.status = status
 
 
-class Pages(Protocol):
-    """An index: pages by project; the requirements of a release where it knows them without the file."""
-
-    def files(self, name: str) -> list[IndexFile]:
-        """Return the files of a project. Raises RefusalError."""
-
-    def metadata(self, name: str, file_name: str) -> bytes | None:
-        """Return the metadata of one file; None where the file itself has to be read. Raises RefusalError."""
-
-
 class SitePages:
     """The simple index at `url`."""
 
@@ -65,8 +54,9 @@ class SitePages:
             raise RefusalError(answer.status_code, f"status {answer.status_code}")
         return files
 
-    def metadata(self, name: str, file_name: str) -> None:
-        """Return None: the resolver reads the files."""
+    def metadata(self, name: str, file_name: str) -> bytes:
+        """Return nothing: the resolver reads the files."""
+        return b""
 
 
 class FrozenPages:
@@ -87,6 +77,9 @@ class FrozenPages:
         if version not in self._projects[name].releases:
             raise RefusalError(404, f"the requirements of {version} are not in the frozen metadata")
         return pip_index.metadata(name, version, self._projects[name].releases[version])
+
+
+Pages = SitePages | FrozenPages
 
 
 @dataclass
@@ -116,7 +109,7 @@ def proxy(pages: Pages, provided: Mapping[str, str], until: str = "") -> Iterato
                 name, version = parts[1].split("-")[:2]
                 self._send(200, "application/zip", _stub_wheel(name, version))
             elif len(parts) == 3 and parts[0] == _FILES and parts[2].endswith(".metadata"):
-                self._answer(parts[1], lambda: pages.metadata(parts[1], parts[2].removesuffix(".metadata")) or b"")
+                self._answer(parts[1], lambda: pages.metadata(parts[1], parts[2].removesuffix(".metadata")))
             else:
                 self._send(404, "text/plain", b"no such page")
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cogvideo_sat_env.base.address import Address
-from cogvideo_sat_env.base.artefacts import CondaArtefact
 from cogvideo_sat_env.base.errors import SolveError
 from cogvideo_sat_env.lock import solve
 from cogvideo_sat_env.lock.frozen import asked_channels
@@ -65,19 +64,15 @@ class _Trial:
         """Return by name what the first channel that has it holds, as channels have strict priority."""
         found: dict[str, list[dict]] = {}
         subdirs = [self.variant.platform, "noarch"]
-        records = solve.named(list(self.channels), names, subdirs)
+        records = solve.named(self.channels, names, subdirs, until=self.solver.until)
         for channel in self.channels:
             here: dict[str, list[dict]] = {}
             base = f"{Address(channel).reveal().rstrip('/')}/"
             for record in records:
-                if record["url"].startswith(base) and self._is_old_enough(record):
+                if record["url"].startswith(base):
                     here.setdefault(record["name"], []).append(record)
             found = {**here, **found}
         return found
-
-    def _is_old_enough(self, record: Mapping) -> bool:
-        until = self.solver.until
-        return until is None or (record.get("timestamp") or 0) <= until.timestamp() * 1000
 
     def why_not(self, specs: Sequence[str], mode: str) -> dict[str, str]:
         """Return why each of these doesn't fit with everything else; "" where it does."""
@@ -130,12 +125,7 @@ def _fitting(piece: Piece, records: Sequence[dict]) -> list[dict]:
     from rattler import MatchSpec
 
     spec = MatchSpec(str(piece.conda))
-    return [record for record in records if spec.matches(record_of(_artefact(record)))]
-
-
-def _artefact(record: Mapping) -> CondaArtefact:
-    name, version, build, subdir = (record[key] for key in ("name", "version", "build", "subdir"))
-    return CondaArtefact(name, version, build, subdir, Address(""), "", Address(""), "")
+    return [r for r in records if spec.matches(record_of(r["name"], r["version"], r["build"], r["subdir"]))]
 
 
 def _python(dependency: str) -> str:

@@ -37,6 +37,11 @@ class Lock:
     conda: tuple[CondaArtefact, ...]
     pip: tuple[PipPin, ...]
 
+    @property
+    def files(self) -> tuple[CondaArtefact | PipPin, ...]:
+        """Everything that it locks."""
+        return (*self.conda, *self.pip)
+
 
 def _platforms(path: Path, data: object, lines: yamlfile.Lines) -> tuple[str, ...]:
     if not isinstance(data, dict) or data.get("version") != 1:

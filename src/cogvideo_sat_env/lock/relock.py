@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cogvideo_sat_env.base.artefacts import PipPin
 from cogvideo_sat_env.base.errors import InputError, MissingToolError
 from cogvideo_sat_env.base.files import write_atomically
 from cogvideo_sat_env.base.progress import Progress
@@ -17,7 +16,6 @@ from cogvideo_sat_env.lock.edit_environment import moved
 from cogvideo_sat_env.lock.make import Solver, lock_variant
 from cogvideo_sat_env.lock.place_pieces import place
 from cogvideo_sat_env.lock.read import Lock, load_lock, read_locks
-from cogvideo_sat_env.lock.render_pieces import pieces_page
 from cogvideo_sat_env.lock.render_recipe import recipe_files
 from cogvideo_sat_env.spec.breakage import read_ledger
 from cogvideo_sat_env.spec.environment import Environment, read_environment
@@ -63,19 +61,19 @@ def lock_project(
     for name in wanted:
         if name not in {variant.id for variant in variants}:
             raise InputError(f"no variant {name!r}", f"there is: {', '.join(variant.id for variant in variants)}")
+    chosen = [variant for variant in variants if not wanted or variant.id in wanted]
     texts: dict[str, str] = {}
     if not update:
-        chosen = [variant for variant in variants if not wanted or variant.id in wanted]
         environment, texts = _place_pieces(root, environment, chosen, solver, pieces, progress)
     texts |= render.environment_files(environment, variants)
     sizes = render.read_sizes(root)
     undated: set[str] = set()
     contents: dict[str, list[dict]] = {}
     locks = {variant.id: _previous(root, variant) for variant in variants}
-    _require_known(update, [locks[v.id] for v in variants if not wanted or v.id in wanted])
+    _require_known(update, [locks[variant.id] for variant in chosen])
     for variant in variants:
         previous = locks[variant.id]
-        if (wanted and variant.id not in wanted) or (update and not _names(previous) & set(update)):
+        if variant not in chosen or (update and not _names(previous) & set(update)):
             if previous is not None:
                 contents.setdefault(variant.lock, []).append(previous)
             continue
@@ -88,13 +86,9 @@ def lock_project(
     with scratch_folder("satenv-render-") as folder:  # read back, exactly as `check` will
         present = [variant for variant in variants if variant.lock in texts]
         for variant in present:
-            write_atomically(Path(folder) / variant.lock, texts[variant.lock].encode("utf-8"), durable=False)
-        made = read_locks(Path(folder), present, sizes)
-    rendered, pins = _rendered(made, sizes)
-    texts |= rendered
-    texts |= pieces_page(root, environment, made)
-    if all(variant.lock in texts for variant in variants):  # else a piece of the recipe may have no lock yet
-        texts |= recipe_files(root, environment, variants, read_ledger(), pins)
+            write_atomically(folder / variant.lock, texts[variant.lock].encode("utf-8"), durable=False)
+        made = read_locks(folder, present, sizes)
+    texts |= _rendered(root, environment, variants, made, sizes)
     return Relocked(render.write_files(root, texts), environment.placements, tuple(sorted(undated)))
 
 
@@ -115,8 +109,8 @@ def _place_pieces(
     texts = {"environment.yml": text, FILE: placements_file(placements)}
     with scratch_folder("satenv-pieces-") as folder:
         for name, content in texts.items():
-            write_atomically(Path(folder) / name, content.encode("utf-8"), durable=False)
-        return replace(read_environment(Path(folder) / "environment.yml"), path=path), texts
+            write_atomically(folder / name, content.encode("utf-8"), durable=False)
+        return replace(read_environment(folder / "environment.yml"), path=path), texts
 
 
 def render_project(root: Path) -> list[str]:
@@ -127,24 +121,27 @@ def render_project(root: Path) -> list[str]:
     environment, variants = read_environment(root / "environment.yml"), read_variants()
     sizes = render.read_sizes(root)
     locks = read_locks(root, variants, sizes)
-    texts, pins = _rendered(locks, sizes)
-    texts |= pieces_page(root, environment, locks)
-    texts |= render.environment_files(environment, variants)
-    texts |= recipe_files(root, environment, variants, read_ledger(), pins)
-    return render.write_files(root, texts)
+    return render.write_files(root, _rendered(root, environment, variants, locks, sizes))
 
 
-def _rendered(locks: Sequence[tuple[Variant, Lock]], sizes: dict[str, int]) -> tuple[dict[str, str], list[PipPin]]:
-    """Return what is rendered from the locks, by path, and the pip pins in them."""
-    rendered: dict[str, str] = {}
-    pins: list[PipPin] = []
-    used: set[str] = set()
+def _rendered(
+    root: Path,
+    environment: Environment,
+    variants: Sequence[Variant],
+    locks: Sequence[tuple[Variant, Lock]],
+    sizes: dict[str, int],
+) -> dict[str, str]:
+    """Return what is generated from environment.yml and the locks, by path."""
+    texts: dict[str, str] = {}
     for variant, lock in locks:
-        used |= {artefact.sha256 for artefact in lock.conda} | {pin.sha256 for pin in lock.pip}
-        rendered |= render.lock_files(variant, lock)
-        pins += lock.pip
-    rendered[render.SIZES] = render.sizes_file(sizes, used)
-    return rendered, pins
+        texts |= render.lock_files(variant, lock)
+    texts[render.SIZES] = render.sizes_file(sizes, {item.sha256 for _, lock in locks for item in lock.files})
+    texts |= render.pieces_page(root, environment, locks)
+    texts |= render.environment_files(environment, variants)
+    if len(locks) == len(variants):  # else a piece of the recipe may have no lock yet
+        pins = [pin for _, lock in locks for pin in lock.pip]
+        texts |= recipe_files(root, environment, variants, read_ledger(), pins)
+    return texts
 
 
 def _names(content: dict | None) -> set[str]:

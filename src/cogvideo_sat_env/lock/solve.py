@@ -15,9 +15,8 @@ from cogvideo_sat_env.fetch.reachable import why_unreachable
 from cogvideo_sat_env.fetch.redact import redact
 
 if TYPE_CHECKING:
-    from rattler.repo_data import Gateway, RepoDataRecord
+    from rattler.repo_data import RepoDataRecord
 
-MODULE = "lock.solve"
 _UNREAD = ("GatewayError", "FetchRepoDataError")  # of rattler: a channel, not a solution, is the trouble
 
 
@@ -40,11 +39,8 @@ def solve(
     not. Returns repodata records as dictionaries with `url` and `channel`. Raises SolveError with the solver's reason,
     also when the solver crashes; SourceError when a channel can't be read.
     """
-    request = _request(channels, specs, subdir, virtual_packages, until)
-    request |= {"constraints": list(constraints), "keep": [list(k) for k in keep], "pin": pin}
-    found = ask(MODULE, request, "the solver")
-    if found.get("kind") in _UNREAD:
-        raise _unread(channels, found)
+    problem = _problem(specs, subdir, virtual_packages, until)
+    found = _ask(channels, problem | {"constraints": list(constraints), "keep": list(keep), "pin": pin})
     if "error" in found:
         raise SolveError(
             f"can't solve for {subdir}: {found['error']}\nspecs: {', '.join(specs)}",
@@ -68,10 +64,8 @@ def fits(
     None may lower the version that a package of `guard` has without them. Raises SourceError when a channel can't be
     read, SolveError when `specs` alone have no solution.
     """
-    request = _request(channels, specs, subdir, virtual_packages, until) | {"more": list(more), "guard": list(guard)}
-    found = ask(MODULE, request, "the solver")
-    if found.get("kind") in _UNREAD:
-        raise _unread(channels, found)
+    problem = _problem(specs, subdir, virtual_packages, until)
+    found = _ask(channels, problem | {"more": list(more), "guard": list(guard)})
     if found.get("kind"):
         raise SolveError(f"can't solve for {subdir}: {found['error']}\nspecs: {', '.join(specs)}", None)
     if "error" not in found:
@@ -85,18 +79,12 @@ def fits(
     return answers
 
 
-def _request(
-    channels: Sequence[str], specs: Sequence[str], subdir: str, virtual_packages: Mapping[str, str], until: str
-) -> dict:
+def _problem(specs: Sequence[str], subdir: str, virtual_packages: Mapping[str, str], until: str) -> dict[str, Any]:
     return {
-        "channels": _filled(channels),
         "specs": list(specs),
-        "subdir": subdir,
+        "subdirs": [subdir, "noarch"],
         "virtual_packages": dict(virtual_packages),
         "until": until,
-        "constraints": [],
-        "keep": [],
-        "pin": False,
     }
 
 
@@ -105,34 +93,38 @@ def lookup(channels: Sequence[str], packages: Sequence[tuple[str, str, str]], su
 
     Raises SourceError when a channel can't be read.
     """
-    return _records(channels, {"subdir": subdir, "lookup": [list(item) for item in packages]})
+    return _records(channels, {"subdirs": [subdir, "noarch"], "exactly": list(packages)})
 
 
-def named(channels: Sequence[str], names: Sequence[str], subdirs: Sequence[str]) -> list[dict]:
-    """Return all records of exactly these names in `subdirs`.
+def named(
+    channels: Sequence[str],
+    names: Sequence[str],
+    subdirs: Sequence[str],
+    *,
+    recursive: bool = False,
+    until: datetime | None = None,
+) -> list[dict]:
+    """Return all records of `names` in `subdirs`; with `recursive` also of every name that any of them depends on.
 
-    Raises SourceError when a channel can't be read.
+    Those published after `until` are left out. Raises SourceError when a channel can't be read.
     """
-    return _records(channels, {"names": list(names), "subdirs": list(subdirs), "recursive": False}) if names else []
-
-
-def closure(channels: Sequence[str], names: Sequence[str], subdirs: Sequence[str]) -> list[dict]:
-    """Return all records of `names` in `subdirs`, and of every name that any of them depends on.
-
-    Raises SourceError when a channel can't be read.
-    """
-    return _records(channels, {"names": list(names), "subdirs": list(subdirs)})
+    request = {"names": list(names), "subdirs": list(subdirs), "recursive": recursive}
+    records = _records(channels, request) if names else []
+    return [r for r in records if until is None or (r.get("timestamp") or 0) <= until.timestamp() * 1000]
 
 
 def _records(channels: Sequence[str], request: dict) -> list[dict]:
-    found = ask(MODULE, {"channels": _filled(channels), **request}, "the solver")
+    found = _ask(channels, request)
     if "error" in found:
         raise _unread(channels, found)
     return found["records"]
 
 
-def _filled(channels: Sequence[str]) -> list[str]:
-    return [Address(channel).reveal() for channel in channels]
+def _ask(channels: Sequence[str], request: dict) -> dict:
+    found = ask("lock.solve", request | {"channels": [Address(channel).reveal() for channel in channels]}, "the solver")
+    if found.get("kind") in _UNREAD:
+        raise _unread(channels, found)
+    return found
 
 
 def _unread(channels: Sequence[str], found: dict) -> SourceError:
@@ -160,55 +152,62 @@ def require_answers(channels: Sequence[str]) -> None:
             raise SourceError(f"{redact(channel)}: {reason} for its noarch/repodata.json", "is that a channel?")
 
 
-async def _solve(request: dict) -> dict:
-    records = await _Engine(request).solve(request["specs"])
-    return {"records": [_as_dict(record) for record in sorted(records, key=lambda record: record.name.normalized)]}
-
-
 class _Engine:
-    """rattler on the channels of one request, read once."""
+    """rattler on the channels of one request, read once. Its methods raise rattler's exceptions."""
 
     def __init__(self, request: dict) -> None:
-        from rattler import Channel, GenericVirtualPackage, PackageName, Subdir, Version
-        from rattler.package import BuildString
+        from rattler import Channel, Subdir
         from rattler.repo_data import Gateway
 
         self._gateway, self._request = Gateway(), request
         self._channels = [Channel(url) for url in request["channels"]]
-        self._platforms = [Subdir(request["subdir"]), Subdir("noarch")]
-        self._virtual = []
-        for name, value in request["virtual_packages"].items():
-            version, _, build = value.partition(" ")
-            self._virtual.append(GenericVirtualPackage(PackageName(name), Version(version), BuildString(build or "0")))
+        self._platforms = [Subdir(name) for name in request["subdirs"]]
+
+    async def query(self, specs: Sequence[str], recursive: bool = False) -> list[RepoDataRecord]:
+        """Return the records that match `specs`, and with `recursive` those of every name that any depends on."""
+        found = await self._gateway.query(self._channels, self._platforms, specs, recursive=recursive)
+        return [record for records in found for record in records]
+
+    async def exactly(self, packages: Sequence[Sequence[str]]) -> list[RepoDataRecord]:
+        """Return the records of exactly these (name, version, build), as far as the channels have them."""
+        if not packages:
+            return []
+        wanted = set(map(tuple, packages))
+        found = await self.query([f"{name} =={version} {build}" for name, version, build in packages])
+        return [r for r in found if (r.name.normalized, str(r.version), str(r.build)) in wanted]
 
     async def solve(self, specs: Sequence[str]) -> list[RepoDataRecord]:
-        """Return the solution. Raises rattler's exceptions."""
+        """Return the solution."""
+        from rattler import GenericVirtualPackage, PackageName, Version
         from rattler import solve as rattler_solve
         from rattler.channel import ChannelPriority
+        from rattler.package import BuildString
 
         request = self._request
-        keep = [tuple(item) for item in request["keep"]]
-        kept = await _exact(self._gateway, self._channels, self._platforms, keep)
-        held: Any = {"pinned_packages" if request["pin"] else "locked_packages": kept}
+        virtual = []
+        for name, value in request["virtual_packages"].items():
+            version, _, build = value.partition(" ")
+            virtual.append(GenericVirtualPackage(PackageName(name), Version(version), BuildString(build or "0")))
+        kept = await self.exactly(request.get("keep", ()))
+        held: Any = {"pinned_packages" if request.get("pin") else "locked_packages": kept}
         return await rattler_solve(
             self._channels,
             list(specs),
             gateway=self._gateway,
             platforms=self._platforms,
-            virtual_packages=self._virtual,
+            virtual_packages=virtual,
             **held,
-            constraints=request["constraints"],
+            constraints=request.get("constraints", []),
             channel_priority=ChannelPriority.Strict,
             exclude_newer=datetime.fromisoformat(request["until"]) if request["until"] else None,
             timestamp_policy="allow-missing",
         )
 
 
-async def _fit(request: dict) -> dict:
-    """Say of each of `more` why it doesn't fit with `specs` and those before it; all at once where they do."""
+async def _fit(engine: _Engine, base: list[str], more: list[str], guard: list[str]) -> dict[str, str]:
+    """Say of each of `more` why it doesn't fit with `base` and those before it; all at once where they do."""
     from rattler.exceptions import SolverError
 
-    engine, base, more = _Engine(request), request["specs"], request["more"]
     without: dict[str, Any] = {}
 
     async def why_not(added: list[str]) -> str:
@@ -216,68 +215,34 @@ async def _fit(request: dict) -> dict:
             found = {record.name.normalized: record.version for record in await engine.solve([*base, *added])}
         except SolverError:
             return "doesn't solve together with the rest"
-        if request["guard"] and not without:
+        if guard and not without:
             without.update({record.name.normalized: record.version for record in await engine.solve(base)})
-        for name in request["guard"]:
+        for name in guard:
             if found[name] < without[name]:
                 return f"would lower {name} from {without[name]} to {found[name]}"
         return ""
 
     if not await why_not(more):
-        return {"found": dict.fromkeys(more, "")}
+        return dict.fromkeys(more, "")
     answers: dict[str, str] = {}
     for spec in more:
         answers[spec] = await why_not([*(taken for taken, why in answers.items() if not why), spec])
-    return {"found": answers}
+    return answers
 
 
-async def _lookup(request: dict) -> dict:
-    from rattler import Channel, Subdir
-    from rattler.repo_data import Gateway
-
-    channels = [Channel(url) for url in request["channels"]]
-    platforms = [Subdir(request["subdir"]), Subdir("noarch")]
-    packages = [tuple(item) for item in request["lookup"]]
-    found = await _exact(Gateway(), channels, platforms, packages)
-    return {"records": [_as_dict(record) for record in found]}
-
-
-async def _closure(request: dict) -> dict:
-    from rattler import Channel, Subdir
-    from rattler.repo_data import Gateway
-
-    channels = [Channel(url) for url in request["channels"]]
-    platforms = [Subdir(name) for name in request["subdirs"]]
-    found = await Gateway().query(channels, platforms, request["names"], recursive=request.get("recursive", True))
-    return {"records": [_as_dict(record) for records in found for record in records]}
-
-
-async def _exact(gateway: Gateway, channels: list, platforms: list, packages: list[tuple[str, str, str]]) -> list:
-    """Return the records of exactly these (name, version, build), as far as the channels have them."""
-    if not packages:
-        return []
-    specs = [f"{name} =={version} {build}" for name, version, build in packages]
-    wanted = set(packages)
-    found = await gateway.query(channels, platforms, specs, recursive=False)
-    return [
-        record
-        for records in found
-        for record in records
-        if (record.name.normalized, str(record.version), str(record.build)) in wanted
-    ]
-
-
-def _as_dict(record: RepoDataRecord) -> dict:
-    return {**json.loads(record.to_json()), "url": record.url, "channel": str(record.channel)}
-
-
-def main(request: dict) -> dict:
+async def _answer(request: dict) -> dict:
     """Solve, look up or collect, as `request` says."""
-    for key, work in {"lookup": _lookup, "names": _closure, "more": _fit}.items():
-        if key in request:
-            return asyncio.run(work(request))
-    return asyncio.run(_solve(request))
+    engine = _Engine(request)
+    if "more" in request:
+        return {"found": await _fit(engine, request["specs"], request["more"], request["guard"])}
+    if "exactly" in request:
+        records = await engine.exactly(request["exactly"])
+    elif "names" in request:
+        records = await engine.query(request["names"], request["recursive"])
+    else:
+        records = sorted(await engine.solve(request["specs"]), key=lambda record: record.name.normalized)
+    return {"records": [{**json.loads(r.to_json()), "url": r.url, "channel": str(r.channel)} for r in records]}
 
 
 if __name__ == "__main__":
-    answer(main)
+    answer(lambda request: asyncio.run(_answer(request)))

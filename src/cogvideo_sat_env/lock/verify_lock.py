@@ -92,7 +92,7 @@ def verify_solution(environment: Environment, variant: Variant, lock: Lock) -> l
 
     name = variant.lock
     conda = {artefact.name: artefact for artefact in lock.conda}
-    records = {name: record_of(artefact) for name, artefact in conda.items()}
+    records = {name: record_of(name, a.version, a.build, a.subdir) for name, a in conda.items()}
     findings: list[Mismatch] = []
 
     def satisfied(text: str, artefact: CondaArtefact) -> bool:
@@ -162,18 +162,14 @@ def _pip_satisfied(version: str, specifier: str) -> bool:
     return False
 
 
-def record_of(artefact: CondaArtefact) -> PackageRecord:
-    """Return what rattler matches specs against."""
+def record_of(name: str, version: str, build: str, subdir: str) -> PackageRecord:
+    """Return a package as rattler matches specs against it."""
     from rattler import PackageName, PackageRecord, VersionWithSource
     from rattler.package import BuildString
 
-    number = re.search(r"(\d+)$", artefact.build)
+    number = re.search(r"(\d+)$", build)
     return PackageRecord(
-        PackageName(artefact.name),
-        VersionWithSource(artefact.version),
-        BuildString(artefact.build),
-        int(number.group(1)) if number else 0,
-        artefact.subdir,
+        PackageName(name), VersionWithSource(version), BuildString(build), int(number[1]) if number else 0, subdir
     )
 
 
@@ -182,5 +178,4 @@ def _virtual_ok(dependency: str, variant: Variant) -> bool:
 
     needed = dependency.split()[0]
     version, _, build = variant.virtual_packages[needed].partition(" ")
-    artefact = CondaArtefact(needed, version, build or "0", "noarch", Address(""), "", Address(""), "")
-    return MatchSpec(dependency).matches(record_of(artefact))
+    return MatchSpec(dependency).matches(record_of(needed, version, build or "0", "noarch"))

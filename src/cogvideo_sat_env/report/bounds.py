@@ -11,8 +11,6 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
-from cogvideo_sat_env.base.address import Address
-from cogvideo_sat_env.base.artefacts import CondaArtefact
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.lock.verify_lock import record_of
 from cogvideo_sat_env.report.graph import environment_of
@@ -80,10 +78,9 @@ def holds(package: Package, bound: Bound) -> bool | None:
     from rattler import MatchSpec  # takes a moment, which the commands without bounds do without
     from rattler.exceptions import InvalidVersionError
 
-    nowhere = Address("")
-    artefact = CondaArtefact(package.name, package.version, package.build, package.subdir, nowhere, "", nowhere, "")
     try:
-        return MatchSpec(f"{package.name} {'' if clause else '* '}{bound.text}").matches(record_of(artefact))
+        record = record_of(package.name, package.version, package.build, package.subdir)
+        return MatchSpec(f"{package.name} {'' if clause else '* '}{bound.text}").matches(record)
     except (InvalidVersionError, ValueError) as error:  # ValueError: of the build
         raise InputError(f"{package.name}: {error}; expected a version and a build of conda's", None) from error
 

@@ -80,9 +80,8 @@ def explain(name: str) -> Answer:
 
     Raises InputError for a name that neither the ledger nor the requirements have.
     """
-    from cogvideo_sat_env.spec.breakage import (
-        read_ledger,  # needs PyYAML, which the command line around this does without
-    )
+    # they need PyYAML, which the command line around this does without
+    from cogvideo_sat_env.spec.breakage import read_ledger
     from cogvideo_sat_env.spec.requirements import read_requirements
 
     wanted = spec_key(name)

@@ -106,8 +106,9 @@ def _pip_changes(value: object) -> bool:
         return False
 
 
+_TEXTS = ("platform", "device", "environment", "lock", "suffix", "data_only")
 _SHAPES: dict[str, Callable[[object], bool]] = {
-    **dict.fromkeys(("platform", "device", "environment", "lock", "suffix", "data_only"), _text),
+    **dict.fromkeys(_TEXTS, _text),
     "virtual_packages": lambda value: isinstance(value, dict) and all(map(_text, [*value, *value.values()])),
     "drop": lambda value: (
         isinstance(value, list)
@@ -136,7 +137,7 @@ def read_variants(path: Path = DATA / "variants.yml") -> tuple[Variant, ...]:
                     "correct that entry",
                 )
         drop = {conda: group["reason"] for group in item.get("drop") or [] for conda in group["names"]}
-        texts = {key: item.get(key) for key in ("platform", "device", "environment", "lock", "suffix", "data_only")}
+        texts = {key: item.get(key) for key in _TEXTS}
         found.append(Variant(
             name, **texts, virtual_packages=dict(item["virtual_packages"]), drop=drop, set=item.get("set") or {},
             pip=item.get("pip") or {}, drop_variables=tuple((item.get("variables") or {}).get("drop") or ()),
