@@ -10,19 +10,18 @@ import pytest
 from cogvideo_sat_env.base.paths import project_root
 from cogvideo_sat_env.base.progress import Silent
 from cogvideo_sat_env.fetch.wanted import Policy
-from cogvideo_sat_env.source.mirror.mirror import make_mirror
+from cogvideo_sat_env.source.mirror import mirror
 from cogvideo_sat_env.source.mirror.selection import choose, read_part
 
 pytestmark = pytest.mark.e2e
 
 
-def test_every_pip_file_of_the_locks_is_found_and_proven(tmp_path: Path) -> None:
+def test_every_pip_file_of_the_locks_is_found_and_proven(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = [replace(read_part(project_root(), variant), conda=()) for variant in choose([], True, "auto")]
     pins = {pin.file_name: pin for part in parts for pin in part.pip}
-    made = make_mirror(tmp_path, parts, mirrors=(), policy=Policy(), fast=False, progress=Silent())
+    made = mirror.make_mirror(tmp_path, parts, mirrors=(), policy=Policy(), fast=False, progress=Silent())
     assert made.fetched == made.pip == len(pins) > 20
     assert {path.name for path in (tmp_path / "wheelhouse").iterdir()} == {*pins, "index.html"}
-    again = make_mirror(
-        tmp_path, parts, mirrors=(), policy=Policy(), fast=False, progress=Silent(), index=lambda: pytest.fail("asked")
-    )
+    monkeypatch.setattr(mirror, "index_urls", lambda: pytest.fail("asked"))
+    again = mirror.make_mirror(tmp_path, parts, mirrors=(), policy=Policy(), fast=False, progress=Silent())
     assert again.fetched == 0

@@ -7,7 +7,8 @@ import os
 import stat
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -50,11 +51,7 @@ class MirrorResult:
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as documented in docs/airgap.md; the keys are stable."""
-        return {
-            "folder": str(self.folder), "variants": list(self.variants), "conda": self.conda, "pip": self.pip,
-            "bytes": self.bytes, "fetched": self.fetched, "fetched_bytes": self.fetched_bytes,
-            "channels": self.channels, "seconds": round(self.seconds, 3), "exit_code": 0,
-        }  # fmt: skip
+        return {**asdict(self), "folder": str(self.folder), "seconds": round(self.seconds, 3), "exit_code": 0}
 
     def to_text(self) -> str:
         """Return the result for people, with the commands that use it."""
@@ -81,7 +78,6 @@ def make_mirror(
     policy: Policy,
     fast: bool,
     progress: Progress,
-    index: Callable[[], Sequence[str]] = index_urls,
 ) -> MirrorResult:
     """Make `folder` hold every file of `parts`, proven, and channels of exactly what it holds.
 
@@ -94,7 +90,8 @@ def make_mirror(
     with diskspace.watch(folder, "the mirror"), locked(folder / _STATE / "lock", folder):
         known = read_record(folder)
         state = _Verified(folder)
-        wanted = [*conda_files(parts, folder, mirrors), *pip_files(parts, folder / WHEELHOUSE, index, mirrors)]
+        conda, pip = conda_files(parts, folder, mirrors), pip_files(parts, folder / WHEELHOUSE, mirrors)
+        wanted = [*conda, *pip]
         fetched = fetch_files(
             wanted,
             title=f"Mirroring {len(wanted)} files",
@@ -113,8 +110,8 @@ def make_mirror(
     return MirrorResult(
         folder,
         tuple(part.variant for part in parts),
-        sum(1 for item in wanted if item.path.parent.name != WHEELHOUSE),
-        sum(1 for item in wanted if item.path.parent.name == WHEELHOUSE),
+        len(conda),
+        len(pip),
         sum(item.path.stat().st_size for item in wanted),
         len(fetched),
         sum(item.path.stat().st_size for item in fetched),
@@ -137,36 +134,28 @@ def conda_files(parts: Sequence[Part], folder: Path, mirrors: Sequence[str]) -> 
     return list(found.values())
 
 
-def pip_files(
-    parts: Sequence[Part], folder: Path, index: Callable[[], Sequence[str]], mirrors: Sequence[str]
-) -> list[Wanted]:
+def pip_files(parts: Sequence[Part], folder: Path, mirrors: Sequence[str]) -> list[Wanted]:
     """Return the pip files as wanted in `folder`: from the wheelhouses of `mirrors`, or from the index ("channel").
 
     The index isn't asked for what `folder` has already. Raises SourceError when it is the only one and lacks a file.
     """
-    indexes: list[Index] = []
-
-    def ask(pin: PipPin) -> tuple[str, ...]:
-        if not indexes:
-            indexes.append(Index(index()))
-        return indexes[0].locate(pin)
-
+    index = cache(lambda: Index(index_urls()))
     found: dict[str, Wanted] = {}
     for pin in {(pin.file_name, pin.sha256): pin for part in parts for pin in part.pip}.values():
         path = folder / pin.file_name
         there = path.is_file() and sha256_file(path) == pin.sha256
-        urls = () if there else _pip_urls(pin, mirrors or ["channel"], ask)
+        urls = () if there else _pip_urls(pin, mirrors or ["channel"], index)
         _add(found, pin.file_name, Wanted(pin.file_name, path, pin.sha256, urls, pin.size))
     return list(found.values())
 
 
-def _pip_urls(pin: PipPin, mirrors: Sequence[str], ask: Callable[[PipPin], tuple[str, ...]]) -> tuple[str, ...]:
+def _pip_urls(pin: PipPin, mirrors: Sequence[str], index: Callable[[], Index]) -> tuple[str, ...]:
     urls: tuple[str, ...] = ()
     failure: SourceError | None = None
     for mirror in mirrors:
         try:
             if mirror == "channel":
-                urls += ask(pin)
+                urls += index().locate(pin)
             else:
                 urls += (parse_source(f"mirror={mirror}").where / f"{WHEELHOUSE}/{quote(pin.file_name)}",)
         except SourceError as error:  # of no account where another one has it
@@ -179,10 +168,8 @@ def _pip_urls(pin: PipPin, mirrors: Sequence[str], ask: Callable[[PipPin], tuple
 def _add(found: dict[str, Wanted], key: str, wanted: Wanted) -> None:
     other = found.setdefault(key, wanted)
     if other.sha256 != wanted.sha256:
-        raise InputError(
-            f"{key}: the locks name two files so: {other.sha256} and {wanted.sha256}",
-            "make the locks again",
-        )
+        what = f"{key}: the locks name two files so: {other.sha256} and {wanted.sha256}"
+        raise InputError(what, "make the locks again")
 
 
 class _Verified:
