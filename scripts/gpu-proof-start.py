@@ -7,7 +7,6 @@ if sys.version_info < (3, 10):  # noqa: UP036 - it runs before any version is kn
     sys.exit("gpu-proof: %s is Python %s; 3.10 to 3.13 is needed\n  PYTHON=python3.12 ./run" % (  # noqa: UP031
         sys.executable, sys.version.split()[0]))  # fmt: skip
 
-import hashlib
 import shutil
 import tarfile
 import tempfile
@@ -16,6 +15,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 PAYLOAD = HERE / "payload.tar.xz"
+sys.path.insert(0, str(HERE / "src"))
 TAG = "cp%d%d" % sys.version_info[:2]  # noqa: UP031
 
 
@@ -39,11 +39,9 @@ def home() -> Path:
 
 def unpacked() -> Path:
     """Return the folder of the unpacked payload, named by its bytes."""
-    with PAYLOAD.open("rb") as stream:
-        digest = hashlib.new("sha256")
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    name = f"lib-{digest.hexdigest()[:16]}"
+    from cogvideo_sat_env.base.hashing import sha256_file
+
+    name = f"lib-{sha256_file(PAYLOAD)[:16]}"
     if (HERE / name).is_dir():
         return HERE / name
     parent = home()
@@ -94,20 +92,9 @@ def main() -> None:
     commands = {
         "satenv": ["-m", "cogvideo_sat_env.doctor"],  # what remedies tell to type
         "doctor": ["-m", "cogvideo_sat_env.doctor", "doctor", "--python", sys.executable],
-        "pytest": [
-            "-m",
-            "pytest",
-            "-m",
-            "gpu",
-            "-c",
-            os.devnull,
-            "-o",
-            "markers=gpu: need a GPU",
-            "--rootdir",
-            str(HERE),
-            str(HERE / "tests" / "gpu"),
-        ],
-    }
+        "pytest": ["-m", "pytest", "-m", "gpu", "-c", os.devnull, "-o", "markers=gpu: need a GPU",
+                   "--rootdir", str(HERE), str(HERE / "tests" / "gpu")],
+    }  # fmt: skip
     given = sys.argv[1:]
     if given and given[0] in commands:
         command = [*commands[given[0]], *given[1:]]
