@@ -20,7 +20,7 @@ from cogvideo_sat_env.base.progress import Silent
 from cogvideo_sat_env.install import activation, package_manifest
 from cogvideo_sat_env.report import prefix_manifest
 from cogvideo_sat_env.report.prefix_manifest import Manifest, compare, make, read, write
-from cogvideo_sat_env.source.wheels.python_package import BUILD
+from cogvideo_sat_env.source.wheels.interpreter import BUILD
 from conftest import PROJECT, Created
 from install.conftest import Site, make_wheel, pin
 

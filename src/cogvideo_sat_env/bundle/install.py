@@ -169,8 +169,7 @@ def _python_package(part: Part, named: Path | None, scratch: Path) -> tuple[Cond
     from rattler_build import assemble_package, collect_files
 
     from cogvideo_sat_env.base.hashing import sha256_file
-    from cogvideo_sat_env.source.wheels.interpreter import probe
-    from cogvideo_sat_env.source.wheels.python_package import BUILD, lay_out_python
+    from cogvideo_sat_env.source.wheels.interpreter import BUILD, lay_out_python, probe
 
     interpreter = probe(named or Path(sys.executable))
     if interpreter.tag != part.variant.rpartition("-")[2]:

@@ -182,19 +182,22 @@ def patch(
 
     Raises VerificationError for a patch that doesn't fit.
     """
-    patched = {}
-    for pin in pins:
-        if pin.name not in patches:
-            continue
-        folder.mkdir(exist_ok=True)
-        patched[pin.sha256] = copy = Path(shutil.copy(wheels[pin.sha256], folder))
-        try:
-            patch_wheel(copy, patches[pin.name])
-        except PatchError as error:
-            raise VerificationError(
-                str(error), "make the patch again for the version in the lock, or lock the version that it is for"
-            ) from error
-    return patched
+    return {
+        pin.sha256: patched_copy(wheels[pin.sha256], patches[pin.name], folder) for pin in pins if pin.name in patches
+    }
+
+
+def patched_copy(wheel: Path, patches: Sequence[Path], folder: Path) -> Path:
+    """Return a copy of `wheel` in `folder` with `patches` in it. Raises VerificationError for what does not fit."""
+    folder.mkdir(exist_ok=True)
+    copy = Path(shutil.copy(wheel, folder))
+    try:
+        patch_wheel(copy, patches)
+    except PatchError as error:
+        raise VerificationError(
+            str(error), "make the patch again for the version in the lock, or lock the version that it is for"
+        ) from error
+    return copy
 
 
 @dataclass(frozen=True)

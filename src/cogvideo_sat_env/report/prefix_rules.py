@@ -28,7 +28,7 @@ from typing import Any
 from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.install import activation, own_files, receipt
-from cogvideo_sat_env.source.wheels.python_package import BUILD
+from cogvideo_sat_env.source.wheels.interpreter import BUILD
 
 PREFIX = "@PREFIX@"
 PYTHON = "@PYTHON@"

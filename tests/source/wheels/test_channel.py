@@ -487,8 +487,7 @@ def test_bytecode_is_there_and_an_edited_module_still_counts(channel: WheelChann
 @pytest.mark.skipif(not Path("/usr/bin/python3").exists(), reason="no system Python")
 def test_a_distributions_own_python_is_at_home_too(tmp_path: Path) -> None:
     """Debian patches the places where modules lie; in a prefix only the prefix's count."""
-    from cogvideo_sat_env.source.wheels.interpreter import probe
-    from cogvideo_sat_env.source.wheels.python_package import lay_out_python
+    from cogvideo_sat_env.source.wheels.interpreter import lay_out_python, probe
 
     python = probe(Path("/usr/bin/python3"))
     prefix = tmp_path / "prefix"

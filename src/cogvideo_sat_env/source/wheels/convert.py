@@ -32,12 +32,12 @@ from cogvideo_sat_env.base.files import link_or_copy, write_atomically
 from cogvideo_sat_env.base.hashing import sha256_file
 from cogvideo_sat_env.base.progress import Progress
 from cogvideo_sat_env.base.timestamp import EPOCH
-from cogvideo_sat_env.base.wheel_patch import PatchError, patch_wheel, patches_of
+from cogvideo_sat_env.base.wheel_patch import patches_of
+from cogvideo_sat_env.install.pip_stage import patched_copy
 from cogvideo_sat_env.source.wheels.fetch import fetch, file_path
-from cogvideo_sat_env.source.wheels.interpreter import Interpreter
+from cogvideo_sat_env.source.wheels.interpreter import BUILD, Interpreter, lay_out_python
 from cogvideo_sat_env.source.wheels.lockfile import WheelLock, is_sdist
 from cogvideo_sat_env.source.wheels.metadata import build_string, depends, oldest_minor, read_metadata, shared_depends
-from cogvideo_sat_env.source.wheels.python_package import BUILD, lay_out_python
 from cogvideo_sat_env.source.wheels.wheel_files import lay_out
 from cogvideo_sat_env.spec.pypi_names import Names, Program
 
@@ -293,7 +293,7 @@ def _make_wheel(task: _Task, wheel: Path, pin: PipPin, stage: Path) -> Converted
             "delete that file and run again: the cache is damaged",
         )
     if task.patches:
-        wheel = _patched(wheel, task)
+        wheel = patched_copy(wheel, task.patches, task.work)
     metadata = read_metadata(wheel)
     if metadata.name != pin.name or metadata.version != pin.version:
         raise VerificationError(
@@ -322,18 +322,6 @@ def _make_wheel(task: _Task, wheel: Path, pin: PipPin, stage: Path) -> Converted
             python.environment["python_full_version"] if needs is None and metadata.exact_python else None,
         ),
     )  # fmt: skip
-
-
-def _patched(wheel: Path, task: _Task) -> Path:
-    """Return a copy of the wheel with the patches in it."""
-    copy = Path(shutil.copy(wheel, task.work))
-    try:
-        patch_wheel(copy, task.patches)
-    except PatchError as error:
-        raise VerificationError(
-            str(error), "make the patch again for the version in the lock, or lock the version that it is for"
-        ) from error
-    return copy
 
 
 def _make_program(task: _Task, program: Program, wheel: Path, pin: PipPin, stage: Path) -> ConvertedPackage:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from pathlib import Path
 
 from cogvideo_sat_env.base.artefacts import PipPin
@@ -17,6 +15,7 @@ from cogvideo_sat_env.base.errors import SourceError, VerificationError
 from cogvideo_sat_env.base.files import link_or_copy
 from cogvideo_sat_env.base.hashing import sha256_file
 from cogvideo_sat_env.base.progress import Progress, human_bytes
+from cogvideo_sat_env.base.scratch import scratch_folder
 from cogvideo_sat_env.base.timestamp import EPOCH
 from cogvideo_sat_env.fetch.archives import artefact_path
 from cogvideo_sat_env.source.wheels.interpreter import Interpreter, private_venv
@@ -44,11 +43,8 @@ def fetch(
     built = {pin: _built_folder(cache, pin, lock.build, interpreter) for pin in sdists}
     to_build = [pin for pin in sdists if not _built_wheel(built[pin])]
     download = missing([*wheels, *(lock.build if to_build else ())], cache)
-    (cache / "tmp").mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache / "tmp") as name:
-        work = Path(name)
-        with private_venv(interpreter, work / "venv") as venv:
-            _download(venv, download, work, cache, progress)
+    with scratch_folder("fetch-", cache / "tmp") as work:
+        _download(private_venv(interpreter, work / "venv"), download, work, cache, progress)
         if to_build:
             _build_all(interpreter, lock, to_build, built, work, cache, progress)
     found = {pin.name: file_path(cache, pin) for pin in wheels}
@@ -56,24 +52,21 @@ def fetch(
     return found
 
 
-@contextmanager
-def build_venv(
-    interpreter: Interpreter, build: Sequence[PipPin], folder: Path, files: Path | None = None
-) -> Iterator[Path]:
-    """Make a virtual environment that holds the pinned build requirements and nothing else; yield its Python.
+def build_venv(interpreter: Interpreter, build: Sequence[PipPin], folder: Path, files: Path | None = None) -> Path:
+    """Make a virtual environment that holds the pinned build requirements and nothing else; return its Python.
 
     `files` is a folder with their wheels, so that no index is asked; None asks the configured index.
     """
-    with private_venv(interpreter, folder) as venv:
-        requirements = write_requirements(build, folder / "build-requirements.txt")
-        source = ["--no-index", "--find-links", str(files)] if files else []
-        run_pip(
-            venv,
-            ["install", "--quiet", "--no-deps", "--require-hashes", "--only-binary", ":all:", *source,
-             "-r", str(requirements)],
-            "can't install the build requirements",
-        )  # fmt: skip
-        yield venv
+    venv = private_venv(interpreter, folder)
+    requirements = write_requirements(build, folder / "build-requirements.txt")
+    source = ["--no-index", "--find-links", str(files)] if files else []
+    run_pip(
+        venv,
+        ["install", "--quiet", "--no-deps", "--require-hashes", "--only-binary", ":all:", *source,
+         "-r", str(requirements)],
+        "can't install the build requirements",
+    )  # fmt: skip
+    return venv
 
 
 def build_sdist(venv: Path, pin: PipPin, sdist: Path, out: Path) -> Path:
@@ -203,10 +196,8 @@ def _build_all(
     files.mkdir()
     for pin in lock.build:
         shutil.copyfile(file_path(cache, pin), files / pin.file_name)
-    with (
-        progress.task("Building wheels from source", len(pins), "packages") as task,
-        build_venv(interpreter, lock.build, work / "build-venv", files) as venv,
-    ):
+    with progress.task("Building wheels from source", len(pins), "packages") as task:
+        venv = build_venv(interpreter, lock.build, work / "build-venv", files)
         for pin in pins:
             task.note(pin.name)
             sdist = file_path(cache, pin)

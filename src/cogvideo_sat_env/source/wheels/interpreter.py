@@ -1,18 +1,17 @@
-"""The running Python as the wheels source sees it, and private virtual environments made from it."""
+"""The running Python as the wheels source sees it, as the package `python`, and virtual environments made from it."""
 
 from __future__ import annotations
 
 import functools
 import json
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from cogvideo_sat_env.base.errors import InputError, MissingToolError
 from cogvideo_sat_env.base.paths import current_platform
 
+BUILD = "running_0"  # of the package `python`
 _PROBE = """
 import json, os, platform, sys, sysconfig
 full = platform.python_version()
@@ -83,9 +82,8 @@ def probe(python: Path) -> Interpreter:
     return Interpreter(python, Path(answer["base"]), answer["version"], current_platform(), answer["environment"])
 
 
-@contextmanager
-def private_venv(interpreter: Interpreter, folder: Path) -> Iterator[Path]:
-    """Make an empty virtual environment in `folder` (must not exist); yield its Python.
+def private_venv(interpreter: Interpreter, folder: Path) -> Path:
+    """Make an empty virtual environment in `folder` (must not exist); return its Python.
 
     Needs no ensurepip, which Debian splits off. Raises MissingToolError when the venv module itself is missing.
     """
@@ -98,4 +96,24 @@ def private_venv(interpreter: Interpreter, folder: Path) -> Iterator[Path]:
             f"{interpreter.base}: can't make a virtual environment: {(child.stderr or child.stdout).strip()[-300:]}",
             "install this Python's venv module (Debian: the package python3-venv)",
         )
-    yield folder / "bin" / "python"
+    return folder / "bin" / "python"
+
+
+def lay_out_python(python: Interpreter, stage: Path) -> None:
+    """Write bin/python*, pyvenv.cfg and site-packages into the empty folder `stage`.
+
+    The links lead to this machine's interpreter: the package is good for this machine only.
+    """
+    (stage / "bin").mkdir(parents=True)
+    versioned = f"python{python.minor}"
+    (stage / "bin" / versioned).symlink_to(python.base)
+    for name in ("python3", "python"):
+        (stage / "bin" / name).symlink_to(versioned)
+    (stage / "pyvenv.cfg").write_text(
+        f"home = {python.base.parent}\ninclude-system-site-packages = false\nversion = {python.version}\n"
+        f"executable = {python.base}\n",
+        encoding="utf-8",
+    )
+    site = stage / python.site_packages
+    site.mkdir(parents=True)
+    (site / "README.txt").write_text("Modules of this environment; the standard library is the base Python's.\n")

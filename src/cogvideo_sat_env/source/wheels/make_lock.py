@@ -50,21 +50,17 @@ def make_wheel_lock(
     wanted, _ = divide(environment, load_names())
     old = ("--uploaded-prior-to", f"{until}Z") if until else ()
     requirements = sorted({item.requirement() for item in wanted})
-    with scratch_folder("satenv-lock-") as name:
-        work = Path(name)
-        with private_venv(interpreter, work / "venv") as venv:
-            progress.say(f"Resolving {len(requirements)} names with pip for Python {interpreter.minor}")
-            pins = _resolve(venv, requirements, work, "can't lock the wheels", old)
-            sdists = [pin for pin in pins if is_sdist(pin)]
-            needs = set()
-            for pin in sdists:
-                progress.say(f"{pin.name} {pin.version} has only an sdist: locking what builds it")
-                needs |= set(_build_requirements(venv, pin, work))
-            build = (
-                _resolve(venv, sorted(needs), work, "can't lock the build requirements", (*_OLDEST, *old))
-                if needs
-                else []
-            )
+    with scratch_folder("satenv-lock-") as work:
+        venv = private_venv(interpreter, work / "venv")
+        progress.say(f"Resolving {len(requirements)} names with pip for Python {interpreter.minor}")
+        pins = _resolve(venv, requirements, work, "can't lock the wheels", old)
+        sdists = [pin for pin in pins if is_sdist(pin)]
+        needs = set()
+        for pin in sdists:
+            progress.say(f"{pin.name} {pin.version} has only an sdist: locking what builds it")
+            needs |= set(_build_requirements(venv, pin, work))
+        what = "can't lock the build requirements"
+        build = _resolve(venv, sorted(needs), work, what, (*_OLDEST, *old)) if needs else []
         for pin in sdists:
             _prove_build(interpreter, pin, build, work)
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -144,8 +140,8 @@ def _pyproject(sdist: Path) -> str:
 def _prove_build(interpreter: Interpreter, pin: PipPin, build: list[PipPin], work: Path) -> None:
     from cogvideo_sat_env.source.wheels.fetch import build_sdist, build_venv
 
-    with build_venv(interpreter, build, work / f"build-{pin.name}") as venv:
-        build_sdist(venv, pin, work / "sdists" / pin.file_name, work / "built")
+    venv = build_venv(interpreter, build, work / f"build-{pin.name}")
+    build_sdist(venv, pin, work / "sdists" / pin.file_name, work / "built")
 
 
 def _head(environment: Environment, interpreter: Interpreter) -> tuple[str, ...]:

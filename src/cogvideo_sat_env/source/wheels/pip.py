@@ -35,7 +35,7 @@ def run_pip(python: Path, arguments: Sequence[str], doing: str, **environment: s
     with scratch_folder("satenv-pip-") as folder:
         child = subprocess.run(
             [sys.executable, "-m", "pip", "--python", str(python), *arguments],
-            capture_output=True, text=True, check=False, env={**settings, **lend_socks(Path(folder))},
+            capture_output=True, text=True, check=False, env={**settings, **lend_socks(folder)},
         )  # fmt: skip
     if child.returncode != 0:
         output = f"{child.stdout}\n{child.stderr}"
