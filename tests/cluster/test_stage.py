@@ -293,6 +293,17 @@ def test_one_clear_error_for_what_cannot_be(site, tmp_path):
     assert write_starter(site.root).read_bytes() == write_starter(tmp_path).read_bytes()
 
 
+def test_a_starter_that_is_cut_off_in_its_shell_part_says_so(tmp_path):
+    whole = write_starter(tmp_path).read_text(encoding="utf-8")
+    shell = whole.index("\n}\n") + 1  # from there on the shell has all of its part
+    ends = {*range(12, shell, 13), *(end for end in range(12, shell) if whole[end] == "\n")}
+    for end in sorted(ends):  # of fewer bytes than "#!/bin/sh" and a line break no shell can know that they aren't all
+        cut = tmp_path / "cut"
+        cut.write_text(whole[:end], encoding="utf-8")
+        ran = subprocess.run(["/bin/sh", cut, "--help"], capture_output=True, text=True, check=False)
+        assert ran.returncode and ran.stderr and not ran.stdout, (end, whole[:end][-40:])
+
+
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts as root")
 
 

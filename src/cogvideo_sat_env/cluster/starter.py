@@ -15,6 +15,7 @@ _MODULES = (  # each after those that it imports
 )  # fmt: skip
 _MARK = "\n#### "
 _START = r"""#!/bin/sh
+{ # the shell reads up to the closing brace before it does anything: of a file that is cut off it does nothing
 # Part of cogvideo-sat-env: has the current release on this node; see:  ROOT/stage --help
 # The shell's lines, then Python's. Python reads them all at once, because every node of a job asks the file server for
 # this file: a zip archive would be opened anew for each module.
@@ -31,6 +32,7 @@ sys.exit("stage: this file is cut off; tell who deployed it")' "$0" "$@"
 done
 echo "stage: no Python 3.9 or newer on this node: name one in SATENV_PYTHON" >&2
 exit 8
+}
 
 #### # Each part below is a module: its path, and its text.
 import linecache, os
