@@ -26,7 +26,7 @@ def run(channel: Path, target: object, *, yes: bool = True, force: bool = False)
 
 
 def states(outcome: Published) -> dict[str, str]:
-    return {f"{i.package.name} {i.package.path.name.rsplit('-')[-1][:3]}": i.state for i in outcome.plan.items}
+    return {f"{i.package.name} {i.package.path.name.rsplit('-')[-1][:3]}": i.state for i in outcome.items}
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -37,7 +37,7 @@ def test_the_dry_run_tells_all_and_changes_nothing(channel, tmp_path):
     outcome = run(channel, tmp_path / "site", yes=False)
     assert set(states(outcome).values()) == {"new"} and not outcome.uploaded and outcome.exit_code == 0
     text = outcome.to_text()
-    for package in outcome.plan.items:
+    for package in outcome.items:
         assert package.package.key in text and package.package.sha256 in text
     assert "nothing was uploaded; add --yes" in text
     assert not (tmp_path / "site").exists()
@@ -83,18 +83,18 @@ def test_other_bytes_under_a_taken_name_are_refused(channel, tmp_path):
     other_bytes(channel)
     dry = run(channel, site, yes=False)
     assert states(dry)["toy-piece py_"] == "different" and dry.exit_code == 1
-    assert "DIFFERENT" in dry.to_text() and dry.plan.items[0].there in dry.to_text()
+    assert "DIFFERENT" in dry.to_text() and dry.items[0].there in dry.to_text()
     with pytest.raises(VerificationError, match=r"has noarch/toy-piece-1\.0-py_0\.conda with other bytes"):
         run(channel, site)
     assert tree(site) == before
     assert run(channel, site, force=True).uploaded
     (record,) = solve([site.as_uri()], ["toy-piece"], current_platform(), {})
-    assert record["sha256"] == dry.plan.items[0].package.sha256
+    assert record["sha256"] == dry.items[0].package.sha256
 
 
 def test_what_needs_comes_after_what_is_needed(channel, tmp_path):
     outcome = run(channel, tmp_path / "site", yes=False)
-    assert [item.package.name for item in outcome.plan.items] == ["toy-piece", "toy", "toy"]
+    assert [item.package.name for item in outcome.items] == ["toy-piece", "toy", "toy"]
 
 
 def damage(channel: Path, how: str) -> str:

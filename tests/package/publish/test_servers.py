@@ -31,7 +31,7 @@ def run(channel: Path, target: str, server: str | None = None, *, yes: bool = Tr
 
 
 def states(outcome: Published) -> list[str]:
-    return [item.state for item in outcome.plan.items]
+    return [item.state for item in outcome.items]
 
 
 def other_bytes(channel: Path) -> None:
@@ -63,7 +63,7 @@ def test_a_package_server_gets_what_it_lacks(channel, tmp_path, monkeypatch, no_
         assert run(channel, f"{url}/mine", kind).uploaded
         assert [entry["name"][:5] for entry in requests_of(log)] == ["toy-p", "toy-0", "toy-0"]
         (record,) = solve([f"{url}/{READ[kind]}"], ["toy-piece"], current_platform(), {})
-        assert record["sha256"] == dry.plan.items[0].package.sha256
+        assert record["sha256"] == dry.items[0].package.sha256
         again = run(channel, f"{url}/mine", kind)
         assert states(again) == ["same"] * 3 and not again.uploaded
         other_bytes(channel)
@@ -136,7 +136,7 @@ def test_a_bucket_gets_the_packages_and_then_the_index(channel, s3):
     outcome = run(channel, "s3://bucket/conda/mine")
     assert outcome.uploaded
     written = [entry["path"] for entry in requests_of(s3) if entry["method"] == "PUT"]
-    assert written[:3] == [f"/bucket/conda/mine/{item.package.key}" for item in outcome.plan.items]
+    assert written[:3] == [f"/bucket/conda/mine/{item.package.key}" for item in outcome.items]
     assert {Path(path).name for path in written[3:]} == {"repodata.json", "repodata.json.zst"}
     again = run(channel, "s3://bucket/conda/mine")
     assert states(again) == ["same"] * 3 and not again.uploaded

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.base.progress import Progress
 from cogvideo_sat_env.package.publish.built import BuiltPackage
-from cogvideo_sat_env.package.publish.engine import ask
+from cogvideo_sat_env.package.publish.uploader import do
 
 KEYS = {  # where rattler-build looks for a key before it looks into the rattler auth file
     "prefix": "PREFIX_API_KEY",
@@ -59,7 +59,7 @@ class Server:
             "names": sorted({package.name for package in packages}),
             "subdirs": sorted({package.subdir for package in packages} | {"noarch"}),
         }
-        found = ask("server_child", request, f"reading {self._read}", self._remedy)["digests"]
+        found = do(request, f"reading {self._read}", self._remedy)["digests"]
         return {package.key: found[package.key] for package in packages if package.key in found}
 
     def upload(self, packages: Sequence[BuiltPackage], replaced: bool, progress: Progress) -> None:
@@ -74,5 +74,5 @@ class Server:
                     "channel": self._channel, "label": self._label, "key_variable": KEYS[self.kind],
                     "force": replaced,
                 }  # fmt: skip
-                ask("server_child", request, f"{self.name}: {package.key} was not taken", self._remedy)
+                do(request, f"{self.name}: {package.key} was not taken", self._remedy)
                 task.advance(package.size)
