@@ -10,57 +10,7 @@ from typing import Any
 from cogvideo_sat_env.base.command_name import CHECKOUT
 from cogvideo_sat_env.base.errors import InputError
 
-_HEAD = """\
-# The environment of cogvideo-sat-env from the lock {lock}
-# (SHA-256 {lock_sha256}), as satenv image has made it.
-# The base has to have python3 with venv.
-"""
-DOCKERFILE = (
-    _HEAD
-    + """\
-# In a checkout of cogvideo-sat-env{beside}:  docker build -f {file} {build_arg}-t cogvideo-sat-env .
-{start}
-FROM base AS make
-COPY . /opt/satenv-project
-RUN cd /opt/satenv-project && echo "{lock_sha256}  {lock_path}" | sha256sum -c - \\
-    && SATENV_CACHE=/opt/satenv-cache {satenv} create {options} -p {at}
-
-FROM base
-COPY --from=make {at} {at}
-ENV PATH={at}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-LABEL cogvideo-sat-env.lock="{lock}" cogvideo-sat-env.lock-sha256="{lock_sha256}" \\
-    cogvideo-sat-env.source="{source}"
-ENTRYPOINT ["/bin/sh", "-c", ". {at}/bin/activate-cogvideo-sat && exec \\"$@\\"", "sh"]
-CMD ["/bin/sh"]
-"""
-)
-DEFINITION = (
-    """\
-{start}
-"""
-    + _HEAD
-    + """\
-# In a checkout of cogvideo-sat-env:  apptainer build cogvideo-sat.sif {file}
-
-%files
-    . /opt/satenv-project
-
-%post
-    set -e
-    cd /opt/satenv-project
-    echo "{lock_sha256}  {lock_path}" | sha256sum -c -
-    SATENV_CACHE=/opt/satenv-cache {satenv} create {options} -p {at}
-    rm -rf /opt/satenv-project /opt/satenv-cache
-
-%environment
-    . {at}/bin/activate-cogvideo-sat
-
-%labels
-    cogvideo-sat-env.lock {lock}
-    cogvideo-sat-env.lock-sha256 {lock_sha256}
-    cogvideo-sat-env.source {source}
-"""
-)
+_TEMPLATES = Path(__file__).resolve().parents[1] / "templates"
 
 
 def dockerfile(file: str, base: Path, at: str, prefix: Path, receipt: Mapping[str, Any]) -> str:
@@ -73,7 +23,8 @@ def dockerfile(file: str, base: Path, at: str, prefix: Path, receipt: Mapping[st
     else:
         start, argument, beside = f"FROM scratch AS base\nADD {base.name} /\n", "", f", {base.name} copied into it"
     values = _values(at, prefix, receipt)
-    return DOCKERFILE.format(file=file, start=start, build_arg=argument, beside=beside, **values)
+    template = (_TEMPLATES / "Dockerfile").read_text(encoding="utf-8")
+    return template.format(file=file, start=start, build_arg=argument, beside=beside, **values)
 
 
 def definition(file: str, base: Path, at: str, prefix: Path, receipt: Mapping[str, Any]) -> str:
@@ -82,7 +33,8 @@ def definition(file: str, base: Path, at: str, prefix: Path, receipt: Mapping[st
         start = f"Bootstrap: localimage\nFrom: {base}\n"
     else:
         start = f'Bootstrap: scratch\n\n%setup\n    tar -xf {base} -C "${{APPTAINER_ROOTFS}}"\n'
-    return DEFINITION.format(file=file, start=start, **_values(at, prefix, receipt))
+    template = (_TEMPLATES / "apptainer.def").read_text(encoding="utf-8")
+    return template.format(file=file, start=start, **_values(at, prefix, receipt))
 
 
 def _values(at: str, prefix: Path, receipt: Mapping[str, Any]) -> dict[str, str]:
