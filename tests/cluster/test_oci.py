@@ -20,7 +20,8 @@ from cogvideo_sat_env.base.errors import InputError, PrefixError, SatenvError
 from cogvideo_sat_env.base.paths import current_platform
 from cogvideo_sat_env.base.progress import Silent
 from cogvideo_sat_env.cluster.oci import groups, image_layout
-from cogvideo_sat_env.cluster.oci.image import Image, make
+from cogvideo_sat_env.cluster.oci.image import make
+from cogvideo_sat_env.cluster.oci.image_layout import Image
 from cogvideo_sat_env.create.create import CreateRequest
 from install.conftest import CHANNEL
 

@@ -4,20 +4,8 @@ from __future__ import annotations
 
 import click
 
-from cogvideo_sat_env.cli.options import (
-    BREAK_LOCK,
-    LOCK,
-    MAX_FILE_SIZE,
-    OUTPUT,
-    VERIFY,
-    WAIT,
-    UserPath,
-    create_request,
-    examples,
-    say,
-    source,
-    taken,
-)
+from cogvideo_sat_env.cli import options
+from cogvideo_sat_env.cli.options import UserPath, create_request, examples, show, source, taken
 
 
 @click.command(
@@ -45,12 +33,12 @@ from cogvideo_sat_env.cli.options import (
 @click.option("--variant", type=click.Choice(["cuda", "cpu"]), default="cuda", show_default=True,
               help="Where it is made says nothing about where it runs.")  # fmt: skip
 @click.option("--python", type=UserPath(), help="With wheels: the Python to build on, at the base's path of it.")
-@LOCK
-@MAX_FILE_SIZE
-@VERIFY
-@BREAK_LOCK
-@WAIT
-@OUTPUT
+@options.LOCK
+@options.MAX_FILE_SIZE
+@options.VERIFY
+@options.BREAK_LOCK
+@options.WAIT
+@options.OUTPUT
 def image(bundle, as_json, progress, **given) -> None:
     """Write a container image of the environment to the folder OUT: an OCI image layout, without Docker.
 
@@ -58,7 +46,8 @@ def image(bundle, as_json, progress, **given) -> None:
     compression give the same digest.
     """
     from cogvideo_sat_env.bundle.install import install_bundle
-    from cogvideo_sat_env.cluster.oci.image import Image, facts, make, text
+    from cogvideo_sat_env.cluster.oci.image import make
+    from cogvideo_sat_env.cluster.oci.image_layout import Image
     from cogvideo_sat_env.create.create import CreateRequest, create
 
     if bundle and (given["sources"] or given["lock"] or given["python"]):
@@ -67,5 +56,4 @@ def image(bundle, as_json, progress, **given) -> None:
     def build(asked: CreateRequest) -> object:
         return install_bundle(bundle, asked, progress) if bundle else create(asked, progress)
 
-    written = make(taken(Image, given), build, create_request(given), progress)
-    say(facts(written), text(written), as_json)
+    show(make(taken(Image, given), build, create_request(given), progress), as_json)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from cogvideo_sat_env.base import diskspace
 from cogvideo_sat_env.base.command_name import satenv
@@ -17,7 +15,7 @@ from cogvideo_sat_env.base.hashing import sha256_file
 from cogvideo_sat_env.base.progress import Progress, human_bytes
 from cogvideo_sat_env.base.timestamp import EPOCH
 from cogvideo_sat_env.cluster.image_facts import ENDING, ImageFacts, facts_path, read_facts
-from cogvideo_sat_env.cluster.tree import made_for
+from cogvideo_sat_env.cluster.tree import Make, made_for
 from cogvideo_sat_env.create.create import CreateRequest
 from cogvideo_sat_env.install import receipt
 
@@ -26,12 +24,7 @@ LEVEL = 6  # of zstd: 15, which is mksquashfs' default, takes four times as long
 
 
 def make_image(
-    make: Callable[[CreateRequest], Any],
-    request: CreateRequest,
-    image: Path,
-    at: Path,
-    release: Path | None,
-    progress: Progress,
+    make: Make, request: CreateRequest, image: Path, at: Path, release: Path | None, progress: Progress
 ) -> ImageFacts:
     """Write the environment of `request` as a squashfs file at `image`, and IMAGE.json beside it; return its facts.
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from cogvideo_sat_env.base import cache_use, diskspace
 from cogvideo_sat_env.base.errors import InputError, SatenvError
@@ -27,17 +27,16 @@ from cogvideo_sat_env.create.create import CreateRequest
 from cogvideo_sat_env.install.own_files import HISTORY, RECEIPT
 
 CACHE = "file:///satenv-cache"  # stands for the cache of the machine that made it, which nobody has where it is seen
+Make: TypeAlias = Callable[[CreateRequest], Any]  # what creates an environment: create(), or one out of a bundle
 _NOWHERE = ("extracted_package_dir", "package_tarball_full_path", "link")  # of conda's records: where the cache was
 
 
 @contextmanager
-def made_for(
-    seen_at: Path, make: Callable[[CreateRequest], Any], request: CreateRequest, progress: Progress
-) -> Iterator[Path]:
+def made_for(seen_at: Path, make: Make, request: CreateRequest, progress: Progress) -> Iterator[Path]:
     """Have `make` make what `request` says, for the path `seen_at`; yield the folder that it is in, for the block.
 
-    `make` is what creates an environment: create() or a bundle's. Everybody may read it, its times and records are the
-    same each time. Raises InputError for a path that isn't absolute, and whatever `make` raises.
+    Everybody may read it, its times and records are the same each time. Raises InputError for a path that isn't
+    absolute, and whatever `make` raises.
     """
     if not seen_at.is_absolute() or seen_at != Path(os.path.normpath(seen_at)) or seen_at == Path("/"):
         raise InputError(f"{seen_at}: expected an absolute path, without '..'", "name the folder where it is seen")

@@ -9,8 +9,8 @@ import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import IO, Protocol
+from pathlib import Path, PurePosixPath
+from typing import IO, TypeAlias
 
 import zstandard
 
@@ -20,21 +20,6 @@ _EMPTY = {"proc", "sys", "dev", "run", "tmp", "var/tmp"}  # what a container get
 _LINKS = 40  # more are a circle, as Linux says
 _NO_END = (tarfile.EmptyHeaderError, tarfile.TruncatedHeaderError, tarfile.InvalidHeaderError)  # type: ignore[attr-defined]
 _REMEDY = "name a root file system: a folder as debootstrap makes it, or a tar archive of one"
-
-
-class BaseImage(Protocol):
-    """A root file system."""
-
-    path: Path
-
-    def kind(self, path: str) -> str | None:
-        """Return what is at an absolute path of it: "dir", "file", "link" (itself, not followed); None for nothing."""
-
-    def link(self, path: str) -> str:
-        """Return where the link at `path` leads."""
-
-    def add_to(self, archive: tarfile.TarFile) -> None:
-        """Add all of it to a layer. Raises InputError, OSError."""
 
 
 def open_base(path: Path) -> BaseImage:
@@ -74,12 +59,15 @@ def resolve(base: BaseImage, path: str) -> str | None:
 
 @dataclass(frozen=True)
 class _Folder:
+    """A root file system in a folder."""
+
     path: Path
 
     def _at(self, path: str) -> Path:
         return self.path / path.lstrip("/")
 
     def kind(self, path: str) -> str | None:
+        """Return what is at an absolute path of it: "dir", "file", "link" (itself, not followed); None for nothing."""
         try:
             mode = os.lstat(self._at(path)).st_mode
         except OSError:
@@ -87,9 +75,11 @@ class _Folder:
         return "link" if stat.S_ISLNK(mode) else "dir" if stat.S_ISDIR(mode) else "file"
 
     def link(self, path: str) -> str:
+        """Return where the link at `path` leads."""
         return os.readlink(self._at(path))
 
     def add_to(self, archive: tarfile.TarFile) -> None:
+        """Add all of it to a layer. Raises InputError, OSError."""
         archive.inodes = {}  # type: ignore[attr-defined] - hard links inside of the base only
         for folder, names, files in os.walk(self.path, onerror=_refuse):
             names.sort()
@@ -119,6 +109,8 @@ class _Folder:
 
 @dataclass(frozen=True)
 class _Archive:
+    """A root file system in an archive; methods as those of _Folder."""
+
     path: Path
     kinds: dict[str, str] = field(default_factory=dict)
     links: dict[str, str] = field(default_factory=dict)
@@ -144,6 +136,9 @@ class _Archive:
                 archive.addfile(member, given.extractfile(member) if member.isreg() else None)
 
 
+BaseImage: TypeAlias = _Folder | _Archive
+
+
 def _read_archive(path: Path) -> _Archive:
     found = _Archive(path)
     try:
@@ -156,8 +151,8 @@ def _read_archive(path: Path) -> _Archive:
                 found.kinds[name] = "link" if member.issym() else "dir" if member.isdir() else "file"
                 if member.issym():
                     found.links[name] = member.linkname
-                for parent in list(_parents(name)):
-                    found.kinds.setdefault(parent, "dir")
+                for parent in PurePosixPath(name).parents:
+                    found.kinds.setdefault(str(parent), "dir")
     except (tarfile.TarError, EOFError, zstandard.ZstdError) as error:
         raise InputError(f"{path}: is no whole tar archive: {error}", _REMEDY) from error
     return found
@@ -190,12 +185,6 @@ def _inside(name: str) -> str:
     if ".." in name.split("/"):
         raise InputError(f"{name!r}: a member of the base leads out of it", _REMEDY)
     return posixpath.normpath(f"/{name}").replace("//", "/")
-
-
-def _parents(name: str) -> Iterator[str]:
-    while name not in ("/", ""):
-        name = posixpath.dirname(name)
-        yield name
 
 
 def _refuse_whiteout(path: str) -> None:

@@ -30,6 +30,22 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @dataclass(frozen=True)
+class Image:
+    """What image is asked for: where it goes and under which tag, on what, and the recipes that are wanted, too.
+
+    `at` is where the environment is in a container, `compression` that of the layers: gzip, zstd or none.
+    """
+
+    out: Path
+    base: Path
+    at: Path = Path("/opt/cogvideo-sat")
+    tag: str = "latest"
+    compression: str = "gzip"
+    dockerfile: Path | None = None
+    apptainer: Path | None = None
+
+
+@dataclass(frozen=True)
 class WrittenImage:
     """What was written: the manifest's digest, and the layers."""
 
@@ -42,6 +58,21 @@ class WrittenImage:
     def size(self) -> int:
         """Bytes of all layers."""
         return sum(layer.size for layer in self.layers)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what was written, for scripts."""
+        return {
+            "path": str(self.path), "tag": self.tag, "digest": self.digest, "bytes": self.size,
+            "layers": [{"name": one.name, "digest": one.digest, "bytes": one.size} for one in self.layers],
+        }  # fmt: skip
+
+    def to_text(self) -> str:
+        """Return what was written, for people."""
+        source = f"oci:{self.path}:{self.tag}"
+        return (
+            f"{self.path}: {len(self.layers)} layers, {human_bytes(self.size)}, {self.digest}\n"
+            f"skopeo copy {source} DESTINATION; apptainer build FILE.sif {source}\n"
+        )
 
 
 def require_fits(base: BaseImage, prefix: Path, at: str) -> None:
@@ -66,20 +97,13 @@ def require_fits(base: BaseImage, prefix: Path, at: str) -> None:
 
 
 def write_layout(
-    out: Path,
-    tag: str,
-    kind: str,
-    base: BaseImage,
-    prefix: Path,
-    at: str,
-    receipt: Mapping[str, Any],
-    progress: Progress,
+    image: Image, base: BaseImage, prefix: Path, receipt: Mapping[str, Any], progress: Progress
 ) -> WrittenImage:
-    """Write the image of `prefix`, seen at `at`, on top of `base` to the folder `out`; a layout there is replaced.
+    """Write the image of `prefix` on top of `base` to its folder; a layout there is replaced.
 
-    `kind` is how layers are compressed: gzip, zstd or none. Raises InputError, PrefixError (no space, or `out` is
-    something else).
+    Raises InputError, PrefixError (no space, or the folder is something else).
     """
+    out, at = image.out, str(image.at)
     if os.path.lexists(out) and not (out / "oci-layout").is_file() and (not out.is_dir() or any(out.iterdir())):
         raise PrefixError(f"{out}: is there already, and no image layout", "name another folder")
     partial = out.with_name(f".{out.name}.{secrets.token_hex(4)}.partial")
@@ -87,7 +111,7 @@ def write_layout(
     try:
         with diskspace.watch(out.parent, "the image"):
             blobs.mkdir(parents=True)
-            layers = _layers(blobs, kind, base, prefix, at, progress)
+            layers = _layers(blobs, image, base, prefix, progress)
             config = _blob(blobs, _config(layers, at, receipt))
             labels = _labels(receipt)
             manifest = _blob(blobs, {
@@ -98,7 +122,11 @@ def write_layout(
                 ],
                 "annotations": labels,
             })  # fmt: skip
-            named = {"mediaType": _MANIFEST, **manifest, "annotations": {"org.opencontainers.image.ref.name": tag}}
+            named = {
+                "mediaType": _MANIFEST,
+                **manifest,
+                "annotations": {"org.opencontainers.image.ref.name": image.tag},
+            }
             _write(partial / "index.json", {"schemaVersion": 2, "manifests": [named]})
             _write(partial / "oci-layout", {"imageLayoutVersion": "1.0.0"})
             old = out.with_name(f"{partial.name}.old")
@@ -115,10 +143,11 @@ def write_layout(
     finally:
         if partial.exists():
             shutil.rmtree(partial)
-    return WrittenImage(out, tag, str(manifest["digest"]), layers)
+    return WrittenImage(out, image.tag, str(manifest["digest"]), layers)
 
 
-def _layers(blobs: Path, kind: str, base: BaseImage, prefix: Path, at: str, progress: Progress) -> list[Layer]:
+def _layers(blobs: Path, image: Image, base: BaseImage, prefix: Path, progress: Progress) -> list[Layer]:
+    at, kind = str(image.at), image.compression
     parts = at.strip("/").split("/")
     there = frozenset("/".join(parts[:end]) for end in range(1, len(parts)) if base.kind("/" + "/".join(parts[:end])))
     jobs: list[tuple[str, Callable[[Any], None]]] = [("base", base.add_to)]

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import zstandard
 
@@ -36,8 +36,8 @@ class Layer:
 class _Out:
     """What a tar archive is written to: hashes it, compresses it, hashes that, too."""
 
-    def __init__(self, path: Path, kind: str) -> None:
-        self._stream = open(path, "wb")  # noqa: SIM115 - closed by `close`
+    def __init__(self, stream: IO[bytes], kind: str) -> None:
+        self._stream = stream
         self._plain = self._packed = hashlib.sha256()
         self.size = 0
         self._packer: Any = None
@@ -64,31 +64,27 @@ class _Out:
             self._stream.write(content)
             self.size += len(content)
 
-    def close(self) -> tuple[str, str]:
-        """Finish; return the SHA-256 of the archive and of the file."""
+    def finish(self) -> tuple[str, str]:
+        """Write what is left; return the SHA-256 of the archive and of the file."""
         if self._packer:
             self._put(self._packer.flush())
         self._stream.flush()
         os.fsync(self._stream.fileno())
-        self._stream.close()
         return self._plain.hexdigest(), self._packed.hexdigest()
-
-    def abandon(self) -> None:
-        self._stream.close()
 
 
 def write_layer(blobs: Path, name: str, kind: str, add: Callable[[tarfile.TarFile], None]) -> Layer:
     """Write the layer `name`, whose members `add` adds, into `blobs`. Raises OSError, and what `add` raises."""
     partial = blobs / f".{name.replace('/', '-').replace(' ', '-')}.partial"
-    out = _Out(partial, kind)
     try:
-        # not "w|", whose buffer is copied for each piece that comes into it
-        with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT, copybufsize=_PIECE) as archive:  # type: ignore[call-overload]
-            add(archive)
-        plain, packed = out.close()
+        with open(partial, "wb") as stream:
+            out = _Out(stream, kind)
+            # not "w|", whose buffer is copied for each piece that comes into it
+            with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT, copybufsize=_PIECE) as archive:  # type: ignore[call-overload]
+                add(archive)
+            plain, packed = out.finish()
         os.replace(partial, blobs / packed)
     finally:
-        out.abandon()
         partial.unlink(missing_ok=True)
     return Layer(name, TYPE + KINDS[kind], f"sha256:{packed}", out.size, f"sha256:{plain}")
 
