@@ -74,7 +74,7 @@ def share_release(prefix: Path, group: int) -> None:
         share(Path(folder), group)
 
 
-def unreachable(root: Root, prefix: Path) -> list[str]:
+def unreachable(prefix: Path) -> list[str]:
     """Say what keeps others than owner and group from the release at `prefix`: a folder above it or its Python."""
     found = []
     python = Path(os.path.realpath(prefix / "bin" / "python"))

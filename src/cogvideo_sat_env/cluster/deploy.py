@@ -94,10 +94,10 @@ class Deployed:
         elif self.current:
             before = f" (before: {self.previous})" if self.previous else ""
             lines.append(f"{self.root.current} -> releases/{self.name}{before}")
-        if record.passed(found) and self.current and not self.root.is_image_only(self.name):
-            lines.append(f"Load it:  module use {self.root.modules.parent}; module load {roots.MODULE}")
-            lines.append(f"      or:  . {self.root.path}/load.sh")
-        if record.passed(found) and not self.current:
+            if not self.root.is_image_only(self.name):
+                lines.append(f"Load it:  module use {self.root.modules.parent}; module load {roots.MODULE}")
+                lines.append(f"      or:  . {self.root.path}/load.sh")
+        else:
             lines.append(f"Not current yet: {satenv('releases', self.root.path)} activate {self.name}")
         if self.image:
             lines.append(f'In a job, from the image ({human_bytes(self.image.size)}):  . "$({self.root.path}/stage)"')
@@ -118,7 +118,8 @@ def deploy(wanted: Deployment, progress: Progress, prove: Prove = creation.prove
         access.prepare(root, group)
         image, notes = None, []
         try:
-            outcome = _make(root, wanted, progress)
+            request = replace(wanted.request, prefix=_next(root), name=None, doctor=False)
+            outcome = _install(replace(request, place=lambda plan: _place(root, plan, wanted)), wanted, progress)
         except _IsThere as there:
             name, made, found, image = there.name, "up-to-date", there.record, there.image
         else:
@@ -136,7 +137,7 @@ def deploy(wanted: Deployment, progress: Progress, prove: Prove = creation.prove
             if wanted.activate and record.passed(found):
                 roots.point(root, name, record.user(), "deploy")
             current, previous = root.current_name() == name, roots.previous_name(root)
-    notes += access.unreachable(root, root.prefix(name))
+    notes += access.unreachable(root.prefix(name))
     return Deployed(root, name, made, found, current, previous, tuple(notes), image)
 
 
@@ -183,13 +184,6 @@ class _IsThere(Exception):
 
     def __init__(self, found: dict[str, Any], image: ImageFacts) -> None:
         self.name, self.record, self.image = str(found["release"]), found, image
-
-
-def _make(root: Root, wanted: Deployment, progress: Progress) -> InstallOutcome:
-    request = replace(
-        wanted.request, prefix=_next(root), name=None, doctor=False, place=lambda plan: _place(root, plan, wanted)
-    )
-    return _install(request, wanted, progress)
 
 
 def _install(request: creation.CreateRequest, wanted: Deployment, progress: Progress) -> InstallOutcome:

@@ -19,6 +19,7 @@ from cogvideo_sat_env.cluster.image_facts import facts_path
 from cogvideo_sat_env.cluster.root import Root, existing_root
 from cogvideo_sat_env.install import receipt, staging
 from cogvideo_sat_env.install.prefix_lock import prefix_lock
+from cogvideo_sat_env.report.columns import align
 
 
 class Busy(PrefixError):
@@ -72,8 +73,7 @@ class ReleaseListing:
                 mark, entry["release"], str(entry["packages"]), human_bytes(entry["bytes"]), f"{entry['files']:,}",
                 entry["created"][:16], entry["by"], _verdict(entry), entry["state"],
             ))  # fmt: skip
-        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        lines = ["  ".join(f"{text:{width}}" for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        lines = align(rows)
         lines += [
             f"{entry['release']} is used by {release_usage.in_words({'': entry['used_by']}, '')}"
             for entry in self.releases
@@ -106,11 +106,6 @@ def list_releases(path: Path) -> ReleaseListing:
         found.append({"release": name, **(entry or {}), "current": name == current, "state": ", ".join(words),
                       "used_by": usage.uses.get(name, [])})  # fmt: skip
     return ReleaseListing(root, current, previous, tuple(found), tuple(usage.notes))
-
-
-def images_of(root: Root, name: str) -> list[Path]:
-    """Return the one-file image of the release `name` and the file of its facts, as far as they are there."""
-    return [path for path in (root.image(name), facts_path(root.image(name))) if path.exists()]
 
 
 def activate(path: Path, name: str, progress: Progress, break_lock: bool = False) -> Done:
@@ -179,7 +174,7 @@ def prune(
         newest = set(names[max(len(names) - (keep or 0), 0) :]) if keep else set()
         chosen = [name] if name is not None else [one for one in names if one not in kept and one not in newest]
         lines = [f"kept: {one}: {why}" for one, why in kept.items() if name is None and one not in newest]
-        freed, busy = 0, []
+        freed, deleted = 0, []
         for one in chosen:
             size = (record.read(root, one) or {}).get("bytes", 0)
             try:
@@ -188,18 +183,17 @@ def prune(
             except Busy as error:
                 if name is not None:
                     raise
-                busy.append(one)
                 kept[one] = f"being worked on ({error.message})"
                 lines.append(f"kept: {one}: {kept[one]}")
-                continue
-            freed += size
-        chosen = [one for one in chosen if one not in busy]
+            else:
+                deleted.append(one)
+                freed += size
         if not dry_run:
             _sweep(root, usage, progress)
     verb = "would delete" if dry_run else "deleted"
-    lines += [f"{verb}: {one}" for one in chosen] or [f"{root.path}: nothing to delete"]
+    lines += [f"{verb}: {one}" for one in deleted] or [f"{root.path}: nothing to delete"]
     lines += [f"note: {note}" for note in usage.notes]
-    facts = {"deleted": chosen, "kept": kept, "bytes": freed, "dry_run": dry_run, "notes": usage.notes}
+    facts = {"deleted": deleted, "kept": kept, "bytes": freed, "dry_run": dry_run, "notes": usage.notes}
     return Done(root, "prune", tuple(lines), facts)
 
 
@@ -237,8 +231,8 @@ def _delete(root: Root, name: str, progress: Progress) -> None:
         modulefile.remove(root, name)
         if os.path.lexists(prefix):
             staging.delete(prefix, prefix)
-        for image in images_of(root, name):
-            image.unlink()
+        for path in (root.image(name), facts_path(root.image(name))):
+            path.unlink(missing_ok=True)
         record.path(root, name).unlink(missing_ok=True)
 
 

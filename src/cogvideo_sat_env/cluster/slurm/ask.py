@@ -61,15 +61,14 @@ def site_text(environ: Mapping[str, str]) -> str:
     """Return a site file: a value where there is one, else a comment with what may be meant."""
     found = partitions()
     config = _config()
-    name = config.get("ClusterName", "")
     lines = [
         "# A site file of satenv slurm: what is true of this cluster, whoever submits what. Written by asking Slurm,",
         f"# module and the file systems of {os.uname().nodename}; lines with # are for you to fill in.",
         "",
-        _line("name", name or None, "the cluster"),
+        _line("name", config.get("ClusterName"), "the cluster"),
+        "",
+        *_of_partition(_chosen(found), found),
     ]
-    chosen = _chosen(found)
-    lines += ["", *_of_partition(chosen, found)]
     accounts = _accounts()
     lines.append(_line("account", accounts[0] if len(accounts) == 1 else None, ", ".join(accounts) or "your project"))
     if config.get("JobRequeue") == "0":
@@ -78,13 +77,11 @@ def site_text(environ: Mapping[str, str]) -> str:
         ]
     lines += ["", *_modules(environ), "", *_interface(), "", *_file_systems(environ), "", *_proxies(environ), ""]
     lines += [
-        "# signal_seconds: 300   # training saves and ends that long before the time limit: a step and a save fit in"
-    ]
-    lines += [
+        "# signal_seconds: 300   # training saves and ends that long before the time limit: a step and a save fit in",
         "# root: /apps/sat   # the folder of deployed releases: jobs take the current one",
         "# stage: auto   # each node gets the release's image first (deploy --image)",
+        "# variables: {NCCL_IB_HCA: mlx5}",
     ]
-    lines += ["# variables: {NCCL_IB_HCA: mlx5}"]
     return "\n".join(lines) + "\n"
 
 
@@ -220,8 +217,5 @@ def _line(key: str, value: str | None, example: str) -> str:
 
 
 def _scalar(text: str) -> str:
-    return (
-        text
-        if re.fullmatch(r"[A-Za-z/$][\w/$.@-]*", text) and text not in ("yes", "no", "on", "off")
-        else json.dumps(text)
-    )
+    plain = re.fullmatch(r"[A-Za-z/$][\w/$.@-]*", text) and text not in ("yes", "no", "on", "off")
+    return text if plain else json.dumps(text)

@@ -148,9 +148,8 @@ def _values(job: JobScript) -> list[str]:
     lines.append(f"SEED={job.seed}")
     if job.kind == TRAIN:
         lines.append(f"NAME={quoted['name']} # of the experiment; the job's number is added")
-        lines.append(
-            f"RESUME=${{RESUME:-{_inner(job.resume)}}} # a run's folder to go on from; empty: as the YAMLs say"
-        )
+        resume = shlex.quote(job.resume) if job.resume else ""  # quotes count after `:-` in an unquoted expansion
+        lines.append(f"RESUME=${{RESUME:-{resume}}} # a run's folder to go on from; empty: as the YAMLs say")
         lines.append(f"REQUEUES={job.site.requeues} # how often this job goes on by itself, at most")
     lines.append(f"SATENV={quoted['program']}")
     level = f"--level {job.doctor}" if job.doctor else ""
@@ -169,11 +168,6 @@ def _values(job: JobScript) -> list[str]:
 def _stage(job: JobScript) -> list[str]:
     how = job.site.stage
     return [f"STAGE={how} # how each node gets the release's image: auto, mount, copy, shared"] if how else []
-
-
-def _inner(text: str) -> str:
-    """Return `text` for the place after `:-` in an unquoted expansion of an assignment."""
-    return shlex.quote(text) if text else ""
 
 
 def _setup(job: JobScript) -> list[str]:

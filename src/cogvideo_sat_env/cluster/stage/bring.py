@@ -35,7 +35,7 @@ def copy(image: Path, place: Place) -> None:
     try:
         with open(place.partial, "xb", buffering=0) as out:
             os.chmod(place.partial, 0o644)
-            _read(image, place.facts, out)
+            verify(image, place.facts, out)
         os.replace(place.partial, place.copy)
     finally:
         place.partial.unlink(missing_ok=True)
@@ -54,12 +54,8 @@ def take(copied: Path, place: Place) -> None:
         place.partial.unlink(missing_ok=True)
 
 
-def verify(image: Path, facts: ImageFacts) -> None:
-    """Read `image` and compare it. Raises VerificationError, OSError."""
-    _read(image, facts, None)
-
-
-def _read(image: Path, facts: ImageFacts, out: BinaryIO | None) -> None:
+def verify(image: Path, facts: ImageFacts, out: BinaryIO | None = None) -> None:
+    """Read `image` and compare it, writing it to `out`. Raises VerificationError, OSError."""
     digest, size = hashlib.sha256(), 0
     with open(image, "rb", buffering=0) as stream:
         found = os.fstat(stream.fileno()).st_size

@@ -46,15 +46,11 @@ def main(program: str, command: Sequence[str], beside: Path | None = None) -> in
 
     `command` starts it on another node; `beside` is the ROOT that is meant without a SOURCE.
     """
-    return run("satenv", lambda: _run(program, command, sys.argv[1:], beside))
+    return run("satenv", lambda: answer(program, command, sys.argv[1:], beside))
 
 
 def answer(program: str, command: Sequence[str], arguments: Sequence[str], beside: Path | None = None) -> int:
     """Do what `arguments` say, print, return the exit code. Raises the errors of base/errors.py."""
-    return _run(program, command, arguments, beside)
-
-
-def _run(program: str, command: Sequence[str], arguments: Sequence[str], beside: Path | None) -> int:
     given = parser(program).parse_args(arguments)
     source = given.source or beside
     if source is None:
