@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -62,11 +61,6 @@ def _keys(*names: str | None) -> frozenset[str]:
     return frozenset(str(canonicalize_name(name)) for name in names if name)
 
 
-def bounds_of(package: Package) -> list[Bound]:
-    """Return the floors and bounds on a package."""
-    return [bound for bound in all_bounds() if package.key in bound.keys]
-
-
 def holds(package: Package, bound: Bound) -> bool | None:
     """Tell whether the package is within the bound; None where that means nothing (a build glob, and pip's file)."""
     clause = bool(re.match(r"[<>=!~\d]", bound.text))
@@ -109,8 +103,3 @@ def judge(inventory: Inventory) -> list[Row]:
             broken = tuple(bound for bound in bounds if package and holds(package, bound) is False)
             rows.append(Row(name, role, package, floor, bounds, broken))
     return rows
-
-
-def broken(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows in which something doesn't hold."""
-    return [row for row in rows if row.broken]

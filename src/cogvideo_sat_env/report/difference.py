@@ -17,7 +17,7 @@ from packaging.version import Version as PipVersion
 
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.base.progress import human_bytes
-from cogvideo_sat_env.report.bounds import bounds_of, holds
+from cogvideo_sat_env.report.bounds import all_bounds, holds
 from cogvideo_sat_env.report.columns import align
 from cogvideo_sat_env.report.graph import make_graph
 from cogvideo_sat_env.report.inventory import Inventory, Package
@@ -316,7 +316,7 @@ def _hits(change: Change) -> list[Crossing]:
     if after is None:
         return []
     found = []
-    for bound in bounds_of(after):
+    for bound in (one for one in all_bounds() if after.key in one.keys):
         was, now = (holds(before, bound) if before else None), holds(after, bound)
         if now is not None and was is not now and not (was is None and now):
             old = _version(before, True) if before else "nothing"

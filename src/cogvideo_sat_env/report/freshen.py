@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ class Freshened:
     changed: list[str]
     pieces: str
     undated: tuple[str, ...]
-    difference: str
+    difference: str = ""
     installed: list[Installed] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)
     written: bool = False
@@ -105,19 +105,17 @@ def freshen(root: Path, request: FreshenRequest, progress: Progress) -> Freshene
         if (copy / METADATA / MANIFEST).is_file() and _is_new(root, copy):
             freeze.freeze(copy, copy / METADATA, frozen=request.frozen, until=until, progress=progress)
         changed, gone = trial.changed_files(root, copy), trial.gone_files(root, copy)
-        found = Freshened(until, sorted([*changed, *gone]), locked.pieces_text(), locked.undated, "")
+        found = Freshened(until, sorted([*changed, *gone]), locked.pieces_text(), locked.undated)
         if not changed:
             return found
         difference = _difference(root, copy, changed)
         refusals = [f"{m.file}: {m.message}" for m in check_project(copy)]
         installed = [] if refusals or not request.sources else _try(copy, request, progress)
         refusals += [f"{item.variant}: {item.words}" for item in installed if item.status == "failed"]
-        if not refusals and not request.dry_run:
+        written = not refusals and not request.dry_run
+        if written:
             trial.take_over(root, copy, changed, gone)
-        return Freshened(
-            until, found.changed, found.pieces, found.undated, difference, installed, refusals,
-            written=not refusals and not request.dry_run,
-        )  # fmt: skip
+        return replace(found, difference=difference, installed=installed, refusals=refusals, written=written)
 
 
 def _is_new(root: Path, copy: Path) -> bool:

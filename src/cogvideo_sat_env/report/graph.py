@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from packaging.utils import canonicalize_name
 
@@ -17,6 +18,7 @@ from cogvideo_sat_env.spec.pypi_names import load_names
 from cogvideo_sat_env.spec.variants import derive, read_variants
 
 REQUESTED, PIP_PIECE, LEFT = "requested", "pip piece", "needed by nothing in it"
+Edges: TypeAlias = Mapping[str, Mapping[str, str]]  # from a package's key by another's to the spec between them
 
 
 @dataclass(frozen=True)
@@ -31,14 +33,6 @@ class RootRequirement:
 
 
 @dataclass(frozen=True)
-class ChainStep:
-    """One package on a chain, and the words with which the one before it asks for it ("" for the first)."""
-
-    key: str
-    spec: str = ""
-
-
-@dataclass(frozen=True)
 class Graph:
     """The packages by key, what each needs and what needs it (key to match spec), and the roots in their order.
 
@@ -48,14 +42,14 @@ class Graph:
 
     inventory: Inventory
     packages: Mapping[str, tuple[Package, ...]]
-    needs: Mapping[str, Mapping[str, str]]
-    needed_by: Mapping[str, Mapping[str, str]]
+    needs: Edges
+    needed_by: Edges
     roots: tuple[RootRequirement, ...]
     owner: Mapping[str, int] = field(default_factory=dict)
     reach: tuple[frozenset[str], ...] = ()
 
-    def chains(self, key: str) -> list[tuple[RootRequirement, tuple[ChainStep, ...]]]:
-        """Return a shortest chain to a package from each root that leads to it, the shortest first."""
+    def chains(self, key: str) -> list[tuple[RootRequirement, tuple[str, ...]]]:
+        """Return the keys of a shortest chain to a package from each root that leads to it, the shortest first."""
         back: dict[str, str] = {}  # the next package on the way to `key`
         queue = deque([key])
         seen = {key}
@@ -70,10 +64,9 @@ class Graph:
         for number, root in enumerate(self.roots):
             if root.key not in seen:
                 continue
-            steps, at = [ChainStep(root.key)], root.key
-            while at != key:
-                at, before = back[at], at
-                steps.append(ChainStep(at, self.needs[before][at]))
+            steps = [root.key]
+            while steps[-1] != key:
+                steps.append(back[steps[-1]])
             found.append((len(steps), number, root, tuple(steps)))
         return [(root, steps) for _, _, root, steps in sorted(found, key=lambda item: item[:2])]
 
@@ -145,9 +138,7 @@ def _roots(environment: Environment, packages: Mapping[str, object]) -> list[Roo
     return list(found.values())
 
 
-def _left(
-    roots: Sequence[RootRequirement], needs: Mapping[str, Mapping[str, str]], needed_by: Mapping[str, Mapping[str, str]]
-) -> list[RootRequirement]:
+def _left(roots: Sequence[RootRequirement], needs: Edges, needed_by: Edges) -> list[RootRequirement]:
     """Return roots for what those that there are don't lead to: of each circle, one."""
     seen: set[str] = set()
     for root in roots:
@@ -161,9 +152,7 @@ def _left(
     return found
 
 
-def _closure(
-    key: str, needs: Mapping[str, Mapping[str, str]], without: set[str] | frozenset[str] = frozenset()
-) -> set[str]:
+def _closure(key: str, needs: Edges, without: Collection[str] = ()) -> set[str]:
     found, queue = {key}, [key]
     while queue:
         for below in needs[queue.pop()]:
@@ -173,9 +162,7 @@ def _closure(
     return found
 
 
-def _spread(
-    roots: Sequence[RootRequirement], needs: Mapping[str, Mapping[str, str]]
-) -> tuple[dict[str, int], tuple[frozenset[str], ...]]:
+def _spread(roots: Sequence[RootRequirement], needs: Edges) -> tuple[dict[str, int], tuple[frozenset[str], ...]]:
     """Return each package's nearest root, by a search from all roots at once, and what each root leads to."""
     owner = {root.key: number for number, root in reversed(list(enumerate(roots)))}
     level = [root.key for root in roots]

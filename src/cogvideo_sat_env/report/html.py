@@ -43,27 +43,21 @@ def _charts(report: InventoryReport, view: View) -> dict[str, Any]:
     from plotly.graph_objects import Bar, Figure, Treemap
 
     installed = view.sizes.installed
-    top = view.inventory.label
-    ids, labels, parents, values = ["/"], [_plain(top)], [""], [view.sizes.total.size]
-    for number, root in enumerate(view.graph.roots):
-        ids.append(f"/{number}")
-        labels.append(_plain(root.spec))
-        parents.append("/")
-        values.append(0)
+    sizes = [0] * len(view.graph.roots)
+    leaves = []
     for package in largest(view.inventory.packages, installed):
         size = bytes_of(package, installed)
         if size:
             owner = view.graph.owner[package.key]
-            ids.append(f"/{owner}/{package.key}")
-            labels.append(_plain(package.name))
-            parents.append(f"/{owner}")
-            values.append(size)
-            values[owner + 1] += size
-    kept = [number for number, value in enumerate(values) if value]
-    columns = [[column[number] for number in kept] for column in (ids, labels, parents, values)]
+            sizes[owner] += size
+            leaves.append((f"/{owner}/{package.key}", package.name, f"/{owner}", size))
+    roots = [(f"/{n}", root.spec, "/", sizes[n]) for n, root in enumerate(view.graph.roots)]
+    top = ("/", view.inventory.label, "", view.sizes.total.size)
+    nodes = [node for node in (top, *roots, *leaves) if node[3]]
     treemap = Treemap(
-        ids=columns[0], labels=columns[1], parents=columns[2], values=columns[3], branchvalues="total",
-        text=[human_bytes(value) for value in columns[3]], texttemplate="%{label}<br>%{text}", tiling={"pad": 1},
+        ids=[node[0] for node in nodes], labels=[_plain(node[1]) for node in nodes],
+        parents=[node[2] for node in nodes], values=[node[3] for node in nodes], branchvalues="total",
+        text=[human_bytes(node[3]) for node in nodes], texttemplate="%{label}<br>%{text}", tiling={"pad": 1},
         hovertemplate="%{label}<br>%{text}, %{percentRoot:.1%} of all<extra></extra>",
     )  # fmt: skip
     ages = report.ages(view)

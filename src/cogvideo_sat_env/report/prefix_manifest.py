@@ -16,7 +16,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -116,9 +116,8 @@ def make(path: Path, *, full: bool, progress: Progress) -> Manifest:
     for name, there in found:
         kind, mode = _kind(name, there), "0755" if there.st_mode & stat.S_IXUSR else "0644"
         if kind == "link":
-            entries[name] = ManifestEntry(
-                prefix.public(name), kind, "-", None, prefix.link(name, os.readlink(prefix.path / name))
-            )
+            target = prefix.link(name, os.readlink(prefix.path / name))
+            entries[name] = ManifestEntry(prefix.public(name), kind, digest=target)
         elif kind == "folder":
             entries[name] = ManifestEntry(name, kind, "0755")
         elif kind == "other":
@@ -130,9 +129,12 @@ def make(path: Path, *, full: bool, progress: Progress) -> Manifest:
             if fact is None or package_manifest.is_changed(there, fact[0], fact[1]):
                 (code if kind == "bytecode" else plain).append((name, there.st_size))
             else:
-                entries[name] = _hashed(entries[name], there.st_size, fact[0][3])
-    entries |= {name: _hashed(entries[name], *answer) for name, answer in _hash(prefix, plain, code, progress)}
-    facts = {key: str(value) for key in _FACTS if (value := _fact(prefix, key))}
+                entries[name] = replace(entries[name], size=there.st_size, digest=fact[0][3])
+    for name, (size, sha256) in _hash(prefix, plain, code, progress):
+        entries[name] = replace(entries[name], size=size, digest=sha256)
+    running = prefix.running_python
+    about = {**(prefix.receipt or {}), "python": None if running else prefix.python, "running_python": running}
+    facts = {key: str(about[key]) for key in _FACTS if about.get(key)}
     ordered = sorted(entries.values(), key=lambda entry: entry.path)
     return Manifest(facts, {entry.path: entry for entry in ordered})
 
@@ -155,13 +157,6 @@ def _hash(
             for (name, size), answer in zip(share, found, strict=True):
                 yield name, answer
                 task.advance(size)
-
-
-def _fact(prefix: Prefix, key: str) -> str | None:
-    if key in ("python", "running_python"):
-        version = prefix.running_python if key == "running_python" else prefix.python
-        return version if key == "running_python" or not prefix.running_python else None
-    return (prefix.receipt or {}).get(key)
 
 
 def _walk(prefix: Prefix) -> Iterator[tuple[str, os.stat_result]]:
@@ -209,10 +204,6 @@ def _plain(prefix: Prefix, name: str) -> tuple[int, str]:
     if content is None:
         return os.path.getsize(prefix.path / name), sha256_file(prefix.path / name)
     return len(content), hashlib.sha256(content).hexdigest()
-
-
-def _hashed(entry: ManifestEntry, size: int, sha256: str) -> ManifestEntry:
-    return ManifestEntry(entry.path, entry.kind, entry.mode, size, sha256)
 
 
 def _shares(items: Sequence[tuple[str, int]]) -> list[list[tuple[str, int]]]:

@@ -105,12 +105,11 @@ class _Bench:
 
     def verdict(self, entry: LedgerEntry, entries: Sequence[LedgerEntry]) -> BoundVerdict:
         """Return what is known of the bound of `entry`."""
-        clause = beyond(entry.bound)
+        clause, said = beyond(entry.bound), f"{entry.package} {entry.bound}"
         if clause is None:
             words = f"needs a machine where the solver has a choice: {entry.bound!r} is a build, not a version"
-            return BoundVerdict(entry.id, f"{entry.package} {entry.bound}", OPEN, words)
-        said = f"{entry.package} {entry.bound}"
-        spec = self._spec(entry)
+            return BoundVerdict(entry.id, said, OPEN, words)
+        spec = self._environment.conda_spec(entry.package) or self._environment.pip_spec(entry.package)
         if spec is None:
             return BoundVerdict(entry.id, said, OPEN, "environment.yml doesn't ask for it")
         try:
@@ -120,9 +119,8 @@ class _Bench:
         with_it = f" (with {', '.join(other.id for other in lifted)} lifted, too)" if lifted else ""
         checks = [check for check in entry.proof.checks if check != LEDGER_ONLY]
         if not self._request.sources:
-            return BoundVerdict(
-                entry.id, said, OPEN, f"{version} solves{with_it}; no environment was made (--no-install)"
-            )
+            words = f"{version} solves{with_it}; no environment was made (--no-install)"
+            return BoundVerdict(entry.id, said, OPEN, words)
         try:
             if self._source() == "wheels" and not entry.pypi_name:
                 raise SolveError("this machine reaches no channel, and no wheel is bounded by it")
@@ -142,14 +140,10 @@ class _Bench:
         passed = tuple(check for check in now if now[check] == PASSED and before.get(check) == PASSED)
         unclear = [check for check in checks if check not in passed]
         if unclear or not passed:
-            words = (
-                f"{version}; {', '.join(unclear) or 'the doctor'} doesn't pass on this machine with the bound, either"
-            )
+            what = ", ".join(unclear) or "the doctor"
+            words = f"{version}; {what} doesn't pass on this machine with the bound, either"
             return BoundVerdict(entry.id, said, OPEN, words)
         return BoundVerdict(entry.id, said, LIFT, f"{version} passes", passed)
-
-    def _spec(self, entry: LedgerEntry) -> CondaSpec | PipSpec | None:
-        return self._environment.conda_spec(entry.package) or self._environment.pip_spec(entry.package)
 
     def _beyond(
         self, entry: LedgerEntry, spec: CondaSpec | PipSpec, clause: str, entries: Sequence[LedgerEntry]
@@ -241,12 +235,8 @@ class _Bench:
         made = trial.ask(copy, "create", "-p", str(prefix), "--variant", device, "--no-doctor", "--source", source)
         if made.code != 0:
             raise SolveError(f"no environment of it can be made here: {made.words}")
-        options = [part for check in checks for part in ("--only", check)] or [
-            "--level",
-            "quick",
-            "--skip",
-            LEDGER_ONLY,
-        ]
+        options = [part for check in checks for part in ("--only", check)]
+        options = options or ["--level", "quick", "--skip", LEDGER_ONLY]
         doctor = trial.ask(copy, "doctor", "-p", str(prefix), "--level", "full", *options)
         shutil.rmtree(prefix, ignore_errors=True)
         if not doctor.data:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.base.paths import current_platform, project_root
 from cogvideo_sat_env.report.inventory import Inventory
 from cogvideo_sat_env.report.sources import read
-from cogvideo_sat_env.spec.variants import guess_device, read_variants
+from cogvideo_sat_env.spec.variants import choose_variant, guess_device, read_variants
 
 
 def inventories(platforms: Sequence[str] = (), variant: str | None = None) -> tuple[Inventory, ...]:
@@ -35,13 +36,7 @@ def inventories(platforms: Sequence[str] = (), variant: str | None = None) -> tu
         replace(next(one for one in locks[v.lock] if one.platform == v.platform), source=v.lock, variant=v.id)
         for v in wanted
     ]  # fmt: skip
-    return tuple(sorted(found, key=lambda one: one.variant != _mine()))
-
-
-def _mine() -> str | None:
-    try:
-        platform = current_platform()
-    except InputError:
-        return None
-    device = guess_device(platform)[0]
-    return next((v.id for v in read_variants() if (v.platform, v.device) == (platform, device)), None)
+    mine = None
+    with suppress(InputError):  # a machine that there is no lock for
+        mine = choose_variant(variants, current_platform(), guess_device(current_platform())[0]).id
+    return tuple(sorted(found, key=lambda one: one.variant != mine))

@@ -12,7 +12,7 @@ from typing import Any
 from cogvideo_sat_env import __version__
 from cogvideo_sat_env.base.progress import human_bytes
 from cogvideo_sat_env.base.timestamp import timestamp
-from cogvideo_sat_env.report.bounds import FLOOR, Row, broken, judge
+from cogvideo_sat_env.report.bounds import FLOOR, Row, judge
 from cogvideo_sat_env.report.columns import align
 from cogvideo_sat_env.report.graph import Graph, make_graph
 from cogvideo_sat_env.report.inventory import Inventory, Package
@@ -128,7 +128,7 @@ class InventoryReport:
         for number, (flag, several) in enumerate(flagged(inventory.packages).items()):
             names = ", ".join(p.name for p in several[:_SHOWN]) + (" …" if len(several) > _SHOWN else "")
             lines.append(f"  {'' if number else 'licences':<9}  {MEANING[flag][0]}: {len(several)} ({names})")
-        wrong = broken(view.rows)
+        wrong = [row for row in view.rows if row.broken]
         judged = sum(len(row.bounds) for row in view.rows if row.package)
         state = f"all {judged} floors and bounds hold" if not wrong else f"of {judged} floors and bounds, not:"
         lines.append(f"  bounds     {state}")

@@ -153,33 +153,24 @@ def _spdx(found: Materials) -> bytes:
             "spdx-tools is not among the tools of this program; an SBOM in SPDX's format needs it",
             "run scripts/satenv of a checkout, which brings it, or take --format cyclonedx",
         )
-    from spdx_tools.spdx.model import (
-        Actor,
-        ActorType,
-        CreationInfo,
-        Document,
-        Relationship,
-        RelationshipType,
-        SpdxNoAssertion,
-    )
-    from spdx_tools.spdx.model import Package as SpdxPackage
+    from spdx_tools.spdx import model as spdx
     from spdx_tools.spdx.writer.json.json_writer import write_document_to_stream
 
     ids = {ref: _spdx_id(ref) for ref in sorted(found.packages)}
     root = f"SPDXRef-{ROOT}"
-    info = CreationInfo(
+    info = spdx.CreationInfo(
         "SPDX-2.3", "SPDXRef-DOCUMENT", ROOT, f"https://spdx.org/spdxdocs/{ROOT}-{found.identity}",
-        [Actor(ActorType.TOOL, f"satenv-{__version__}")], _STAMP.replace(tzinfo=None), data_license="CC0-1.0",
+        [spdx.Actor(spdx.ActorType.TOOL, f"satenv-{__version__}")], _STAMP.replace(tzinfo=None), data_license="CC0-1.0",
     )  # fmt: skip
-    own = SpdxPackage(root, ROOT, SpdxNoAssertion(), version=__version__, files_analyzed=False)
+    own = spdx.Package(root, ROOT, spdx.SpdxNoAssertion(), version=__version__, files_analyzed=False)
     packages = [own, *(_spdx_package(ids[ref], package) for ref, package in sorted(found.packages.items()))]
-    edges = [Relationship("SPDXRef-DOCUMENT", RelationshipType.DESCRIBES, root)]
-    edges += [Relationship(root, RelationshipType.DEPENDS_ON, ids[ref]) for ref in sorted(found.top)]
+    edges = [spdx.Relationship("SPDXRef-DOCUMENT", spdx.RelationshipType.DESCRIBES, root)]
+    depends_on = spdx.RelationshipType.DEPENDS_ON
+    edges += [spdx.Relationship(root, depends_on, ids[ref]) for ref in sorted(found.top)]
     for ref in ids:
-        needs = sorted(found.needs.get(ref, ()))
-        edges += [Relationship(ids[ref], RelationshipType.DEPENDS_ON, ids[need]) for need in needs]
+        edges += [spdx.Relationship(ids[ref], depends_on, ids[need]) for need in sorted(found.needs.get(ref, ()))]
     others = _references(found.packages.values())
-    document = Document(info, packages, relationships=edges, extracted_licensing_info=others)
+    document = spdx.Document(info, packages, relationships=edges, extracted_licensing_info=others)
     stream = io.StringIO()
     write_document_to_stream(document, stream, validate=False)
     return (json.dumps(json.loads(stream.getvalue()), sort_keys=True, indent=1) + "\n").encode("utf-8")
@@ -214,25 +205,20 @@ def _references(packages: Iterable[Package]) -> list[ExtractedLicensingInfo]:
 
 
 def _spdx_package(spdx_id: str, package: Package) -> SpdxPackage:
-    from spdx_tools.spdx.model import (
-        Checksum,
-        ChecksumAlgorithm,
-        ExternalPackageRef,
-        ExternalPackageRefCategory,
-        SpdxNoAssertion,
-    )
-    from spdx_tools.spdx.model import Package as SpdxPackage
+    from spdx_tools.spdx import model as spdx
 
     words = package.licence
-    licence = _expression(words)
-    return SpdxPackage(
-        spdx_id, package.name, package.url if _public(package.url) else SpdxNoAssertion(), version=package.version,
+    licence, unknown = _expression(words), spdx.SpdxNoAssertion()
+    return spdx.Package(
+        spdx_id, package.name, package.url if _public(package.url) else unknown, version=package.version,
         file_name=package.file_name or None, files_analyzed=False,
-        license_declared=SpdxNoAssertion() if licence is None else licence,
+        license_declared=unknown if licence is None else licence,
         license_comment=f"in the words of its metadata: {words}" if words and licence is None else None,
-        checksums=[Checksum(ChecksumAlgorithm.SHA256, package.sha256)] if package.sha256 else [],
+        checksums=[spdx.Checksum(spdx.ChecksumAlgorithm.SHA256, package.sha256)] if package.sha256 else [],
         external_references=[
-            ExternalPackageRef(ExternalPackageRefCategory.PACKAGE_MANAGER, "purl", purl(package).to_string())
+            spdx.ExternalPackageRef(
+                spdx.ExternalPackageRefCategory.PACKAGE_MANAGER, "purl", purl(package).to_string()
+            )
         ],
         comment=f"archive size in bytes: {_size(package)}",
     )  # fmt: skip

@@ -42,7 +42,6 @@ class Share:
     counted: Sum
     alone: Sum
     in_all: Sum
-    packages: tuple[str, ...]  # keys counted at it, the largest first
 
 
 @dataclass(frozen=True)
@@ -129,11 +128,10 @@ def measure(graph: Graph) -> Sizes:
     def add(keys: Iterable[str]) -> Sum:
         return total((package for key in keys for package in graph.packages[key]), installed)
 
-    order = [package.key for package in largest(graph.inventory.packages, installed)]
     shares = []
     for number, root in enumerate(graph.roots):
-        counted = tuple(dict.fromkeys(key for key in order if graph.owner[key] == number))
+        counted = [key for key in graph.packages if graph.owner[key] == number]
         alone = [key for key in graph.reach[number] if reached[key] == 1]
-        shares.append(Share(root, add(counted), add(alone), add(graph.reach[number]), counted))
+        shares.append(Share(root, add(counted), add(alone), add(graph.reach[number])))
     shares.sort(key=lambda share: (-share.counted.size, share.root.key))
     return Sizes(graph, total(graph.inventory.packages, installed), tuple(shares), installed)

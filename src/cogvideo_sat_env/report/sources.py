@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cogvideo_sat_env.base import yamlfile
+from cogvideo_sat_env.base import git, yamlfile
 from cogvideo_sat_env.base.address import Address
 from cogvideo_sat_env.base.artefacts import CondaArtefact, split_archive
 from cogvideo_sat_env.base.errors import InputError
@@ -20,7 +20,6 @@ from cogvideo_sat_env.report.facts import Facts
 from cogvideo_sat_env.report.formats import foreign
 from cogvideo_sat_env.report.installed import of_prefix, of_receipt
 from cogvideo_sat_env.report.inventory import Inventory, inventory, main_subdir, of_artefact, of_lock, of_pip, only
-from cogvideo_sat_env.report.revision import read_revision
 from cogvideo_sat_env.source.wheels.lockfile import read_wheel_lock
 from cogvideo_sat_env.spec.variants import read_variants
 
@@ -67,15 +66,15 @@ def _bytes(path: Path, source: str) -> bytes:
         raise InputError(f"{source}: {error.strerror}; expected {EXPECTED}", "check its permissions") from error
 
 
-def _read_file(path: Path, source: str, revision: tuple[str, Facts] | None = None) -> tuple[Inventory, ...]:
-    """Read the file at `path`, called `source`; of a git revision, `revision` has its path there and its facts."""
+def _read_file(path: Path, source: str, inside: str | None = None, facts: Facts | None = None) -> tuple[Inventory, ...]:
+    """Read the file at `path`, called `source`; of a git revision, `inside` is its path there, `facts` are its own."""
     content = _bytes(path, source)
     head = content[:65536]
-    facts = revision[1] if revision else project_facts()
+    facts = facts or project_facts()
     digest = hashlib.sha256(content).hexdigest()
     if re.search(rb"^@EXPLICIT\s*$", head, re.MULTILINE):
         found = _explicit(content, source, facts, digest)
-        return (replace(found, variant=_variants(path, revision[0] if revision else None).get(found.platform)),)
+        return (replace(found, variant=_variants(path, inside).get(found.platform)),)
     if re.search(rb"^# spec-sha256: ", head, re.MULTILINE):
         wheels = read_wheel_lock(path)
         pins = [of_pip(pin, facts) for pin in wheels.pins]
@@ -87,7 +86,7 @@ def _read_file(path: Path, source: str, revision: tuple[str, Facts] | None = Non
         raise InputError(f"{source}: is {name}; expected {EXPECTED}", "name the lock, or the environment made from it")
     document = load_lock(path)
     there = lock_platforms(path, document)
-    variants = _variants(path, revision[0] if revision else None)
+    variants = _variants(path, inside)
     return tuple(
         of_lock(read_lock(path, platform, facts.sizes, document), facts, source, variants.get(platform), digest)
         for platform in there
@@ -95,9 +94,34 @@ def _read_file(path: Path, source: str, revision: tuple[str, Facts] | None = Non
 
 
 def _read_revision(what: str) -> tuple[Inventory, ...]:
-    found = read_revision(what)
-    facts = known.of_revision(found.repository, found.commit, project_facts())
-    return _read_content(found.content, what, found.path, facts)
+    """Read the file that `REVISION:PATH` names, in the repository around the current folder, else in the project's."""
+    revision, _, path = what.partition(":")
+    if not revision or not path or revision.startswith("-"):
+        raise InputError(f"{what!r}: expected REVISION:PATH", "write it as git does: HEAD~1:conda-lock.yml")
+    folder = Path.cwd()
+    try:
+        git.output(folder, "rev-parse", "--show-toplevel")
+    except InputError:
+        folder = project_root()
+    try:
+        commit = git.output(folder, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}").decode().strip()
+    except InputError as error:
+        raise InputError(
+            f"{what}: {folder} has no revision {revision!r}, and there is no such file",
+            "name a commit, branch or tag (git log), or a file; in a shallow clone: git fetch --unshallow",
+        ) from error
+    try:
+        root = Path(git.output(folder, "rev-parse", "--show-toplevel").decode().strip())
+        if path.startswith(("./", "../")):  # as git does: from the current folder, not from the root
+            found = git.output(folder, "ls-tree", "--full-name", "--name-only", "-z", commit, path).decode()
+            path = found.split("\0")[0] or path
+        content = git.output(root, "cat-file", "blob", f"{commit}:{path}")
+    except InputError as error:
+        raise InputError(
+            f"{what}: {revision} has no file {path!r}",
+            f"the path is from the root of the repository: git ls-tree -r --name-only {revision}",
+        ) from error
+    return _read_content(content, what, path, known.of_revision(root, commit, project_facts()))
 
 
 def _read_content(content: bytes, source: str, inside: str, facts: Facts) -> tuple[Inventory, ...]:
@@ -106,7 +130,7 @@ def _read_content(content: bytes, source: str, inside: str, facts: Facts) -> tup
         path = Path(folder) / Path(inside).name
         path.write_bytes(content)
         try:
-            return _read_file(path, source, (inside, facts))
+            return _read_file(path, source, inside, facts)
         except InputError as error:  # that folder means nothing to anybody
             remedy = error.remedy and error.remedy.replace(str(path), source)
             raise InputError(error.message.replace(str(path), source), remedy) from error

@@ -12,7 +12,7 @@ from packaging.utils import canonicalize_name
 from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.base.progress import human_bytes
-from cogvideo_sat_env.report.graph import PIP_PIECE, REQUESTED, ChainStep, Graph, RootRequirement, make_graph
+from cogvideo_sat_env.report.graph import PIP_PIECE, REQUESTED, Graph, RootRequirement, make_graph
 from cogvideo_sat_env.report.inventory import Inventory, Package
 from cogvideo_sat_env.spec.pypi_names import load_names
 from cogvideo_sat_env.spec.reasons import Answer, explain, spec_key
@@ -26,7 +26,7 @@ class Presence:
 
     graph: Graph
     package: Package
-    chains: tuple[tuple[RootRequirement, tuple[ChainStep, ...]], ...]
+    chains: tuple[tuple[RootRequirement, tuple[str, ...]], ...]
 
     @property
     def reasons(self) -> list[str]:
@@ -47,7 +47,7 @@ class Presence:
             ],
             "chains": [
                 {"requirement": root.spec, "kind": root.kind, "where": root.where, "comment": root.comment,
-                 "path": [self.graph.packages[step.key][0].name for step in steps]}
+                 "path": [self.graph.packages[step][0].name for step in steps]}
                 for root, steps in self.chains
             ],
         }  # fmt: skip
@@ -72,7 +72,7 @@ class Presence:
             lines.append(f"  required by {', '.join(named)}" + _more(len(above), "others"))
         longer = [(root, steps) for root, steps in self.chains if len(steps) > 1]
         for root, steps in longer[:_SHOWN]:
-            lines.append(f"  {' → '.join([root.spec, *[self.graph.packages[s.key][0].name for s in steps[1:]]])}")
+            lines.append(f"  {' → '.join([root.spec, *[self.graph.packages[s][0].name for s in steps[1:]]])}")
         if len(longer) > _SHOWN:
             lines.append(f"  … and from {len(longer) - _SHOWN} requirements more (--json has all)")
         return "\n".join(lines) + "\n"
@@ -120,17 +120,13 @@ def find_why(name: str, inventories: Sequence[Inventory]) -> Why:
         known = None
     wanted = spec_key(name)
     keys = [wanted, str(canonicalize_name(load_names().to_conda(wanted)))]
-    keys += (
-        [str(canonicalize_name(known.requirement.conda or known.requirement.name))]
-        if known and known.requirement
-        else []
-    )
+    if known and known.requirement:
+        keys.append(str(canonicalize_name(known.requirement.conda or known.requirement.name)))
     having = [one for one in inventories if any(one.find(key) for key in keys)]
     if not having and known is None:
         there = sorted({package.name for one in inventories for package in one.packages})
-        near = (
-            difflib.get_close_matches(name, there, n=5, cutoff=0.6) or [n for n in there if wanted and wanted in n][:5]
-        )
+        near = difflib.get_close_matches(name, there, n=5, cutoff=0.6)
+        near = near or [one for one in there if wanted and wanted in one][:5]
         where = ", ".join(dict.fromkeys(one.source for one in inventories))
         raise InputError(
             f"{name}: in none of {where}, and neither a requirement nor bounded here",
