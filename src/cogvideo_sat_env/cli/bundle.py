@@ -6,15 +6,8 @@ from pathlib import Path
 
 import click
 
+from cogvideo_sat_env.cli import options
 from cogvideo_sat_env.cli.options import (
-    ENVIRONMENT,
-    IN_BUNDLE,
-    INSTALLING,
-    JSON,
-    MAX_FILE_SIZE,
-    OUTPUT,
-    SELECTION,
-    TRANSFERS,
     UserPath,
     create_request,
     examples,
@@ -55,8 +48,8 @@ def bundle() -> None:
     "--source", type=click.Choice(["lock", "wheels"]), default="lock", show_default=True,
     help="wheels: the channel that `create --source wheels` makes; the target then needs the same Python.",
 )  # fmt: skip
-@SELECTION
-@MAX_FILE_SIZE
+@options.SELECTION
+@options.MAX_FILE_SIZE
 @click.option("--from", "mirrors", multiple=True, metavar="WHERE", help="What completes the mirror, as in mirror.")
 @click.option("--python", "pythons", multiple=True, metavar="3.X",
               help="A Python of the target that the tool shall run with; may be repeated [3.10 to 3.13]. "
@@ -65,8 +58,8 @@ def bundle() -> None:
 @click.option("--volume-size", metavar="BYTES", callback=in_bytes,
               help="Split the data into volumes of at most so much, e.g. 4G.")  # fmt: skip
 @click.option("--sign", "key", type=_FILE, help="Sign with this OpenSSH private key.")
-@TRANSFERS
-@OUTPUT
+@options.TRANSFERS
+@options.OUTPUT
 def pack(out, folder, source, mirrors, pythons, as_json, progress, **selection) -> None:
     """Write a bundle: channels, wheelhouse, locks, the tool with its own wheels, manifest, SBOM.
 
@@ -101,8 +94,8 @@ def pack(out, folder, source, mirrors, pythons, as_json, progress, **selection) 
     """)
 )
 @click.argument("file", type=_FILE)
-@IN_BUNDLE
-@OUTPUT
+@options.IN_BUNDLE
+@options.OUTPUT
 def verify(file, base, signers, identity, as_json, progress) -> None:
     """Prove every byte of a bundle against its manifest, and its signature where --signers is given."""
     from cogvideo_sat_env.bundle.container import open_bundle
@@ -118,7 +111,7 @@ def verify(file, base, signers, identity, as_json, progress) -> None:
 
 @bundle.command("list", **examples("satenv bundle list sat.pyz     what is in it, and how much space it needs"))
 @click.argument("file", type=_FILE)
-@JSON
+@options.JSON
 def list_members(file, as_json) -> None:
     """Say what is in a bundle and what it needs on the target."""
     from cogvideo_sat_env.bundle.container import open_bundle
@@ -131,7 +124,7 @@ def list_members(file, as_json) -> None:
 @bundle.command(**examples("satenv bundle diff old.pyz new.pyz"))
 @click.argument("old", type=_FILE)
 @click.argument("new", type=_FILE)
-@JSON
+@options.JSON
 def diff(old, new, as_json) -> None:
     """Say what NEW has and OLD has not, and the other way round."""
     from cogvideo_sat_env.bundle.container import open_bundle
@@ -148,16 +141,16 @@ def diff(old, new, as_json) -> None:
     """)
 )
 @click.argument("file", type=_FILE)
-@ENVIRONMENT
+@options.ENVIRONMENT
 @click.option("--variant", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True,
               help="Where the bundle has several for this machine.")  # fmt: skip
 @click.option("--python", type=_FILE, help="With wheels: the Python to build on [the running one].")
-@IN_BUNDLE
+@options.IN_BUNDLE
 @click.option("--replace", is_flag=True, help="Replace an environment of ours that was made from something else.")
 @click.option("--older", is_flag=True, help="Also over an environment that was made from a newer bundle.")
 @click.option("--repair", is_flag=True, help="Compare every file of the environment; put right what differs.")
-@INSTALLING
-@OUTPUT
+@options.INSTALLING
+@options.OUTPUT
 def install(file, base, signers, identity, older, as_json, progress, **given) -> None:
     """Make the environment out of a bundle: no network, no root. Every byte is proven before the prefix is touched."""
     from cogvideo_sat_env.bundle.install import install_bundle

@@ -26,8 +26,7 @@ def list_command(as_json: bool) -> None:
     from cogvideo_sat_env.base.paths import cache_dir
     from cogvideo_sat_env.create.cache_prune import list_cache
 
-    found = list_cache(cache_dir())
-    show(found, as_json)
+    show(list_cache(cache_dir()), as_json)
 
 
 @cache.command(

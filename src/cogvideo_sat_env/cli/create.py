@@ -4,20 +4,8 @@ from __future__ import annotations
 
 import click
 
-from cogvideo_sat_env.cli.options import (
-    ENVIRONMENT,
-    INSTALLING,
-    LOCK,
-    MAX_FILE_SIZE,
-    OUTPUT,
-    VARIANT,
-    VERIFY,
-    UserPath,
-    create_request,
-    examples,
-    show_outcome,
-    source,
-)
+from cogvideo_sat_env.cli import options
+from cogvideo_sat_env.cli.options import UserPath, create_request, examples, show_outcome, source
 
 
 @click.command(
@@ -32,20 +20,20 @@ from cogvideo_sat_env.cli.options import (
     satenv create --repair                          put right every file that isn't as it should be
     """)
 )
-@ENVIRONMENT
+@options.ENVIRONMENT
 @source("auto")
-@LOCK
-@MAX_FILE_SIZE
-@VARIANT
+@options.LOCK
+@options.MAX_FILE_SIZE
+@options.VARIANT
 @click.option("--platform", metavar="SUBDIR", help="conda subdir [default: this machine's].")
 @click.option("--python", type=UserPath(), help="With wheels: the Python to build on [3.11 if there is one].")
 @click.option("--replace", is_flag=True, help="Replace an environment of ours that was made from another lock.")
 @click.option(
     "--repair", is_flag=True, help="Compare every file of the environment with its lock; put right what differs."
 )
-@VERIFY
-@INSTALLING
-@OUTPUT
+@options.VERIFY
+@options.INSTALLING
+@options.OUTPUT
 def create(as_json, progress, **given) -> None:
     """Create the environment: fetch, verify everything, link, prove.
 

@@ -6,22 +6,8 @@ import sys
 
 import click
 
-from cogvideo_sat_env.cli.options import (
-    IN_BUNDLE,
-    INSTALLING,
-    LOCK,
-    MAX_FILE_SIZE,
-    OUTPUT,
-    VARIANT,
-    VERIFY,
-    UserPath,
-    create_request,
-    examples,
-    require_signers,
-    show,
-    source,
-    taken,
-)
+from cogvideo_sat_env.cli import options
+from cogvideo_sat_env.cli.options import UserPath, create_request, examples, require_signers, show, source, taken
 
 
 @click.command(
@@ -35,11 +21,11 @@ from cogvideo_sat_env.cli.options import (
 )
 @click.argument("root", type=UserPath())
 @click.option("--bundle", type=UserPath(dir_okay=False), metavar="FILE", help="Make it out of this bundle.")
-@IN_BUNDLE
+@options.IN_BUNDLE
 @source("auto")
-@LOCK
-@MAX_FILE_SIZE
-@VARIANT
+@options.LOCK
+@options.MAX_FILE_SIZE
+@options.VARIANT
 @click.option(
     "--python", type=UserPath(), help="With wheels: the Python to build on; it must be at this path everywhere."
 )
@@ -49,9 +35,9 @@ from cogvideo_sat_env.cli.options import (
 @click.option("--at", type=UserPath(), metavar="FOLDER",
               help="With --image: the nodes' own folder that it is for. [default: /tmp/cogvideo-sat]")  # fmt: skip
 @click.option("--no-activate", is_flag=True, help="Don't make it current: satenv releases ROOT activate NAME does.")
-@VERIFY
-@INSTALLING
-@OUTPUT
+@options.VERIFY
+@options.INSTALLING
+@options.OUTPUT
 def deploy(image, at, no_activate, as_json, progress, **given) -> None:
     """Make a release of the environment for all users of a cluster, and make it current.
 

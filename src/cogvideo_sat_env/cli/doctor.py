@@ -15,10 +15,9 @@ def _click_option(option: Option) -> click.Option:
     declarations = [*option.flags, option.name]
     if option.kind == FLAG:
         return click.Option(declarations, is_flag=True, help=option.help)
-    if option.kind == LIST:
-        return click.Option(declarations, multiple=True, metavar=option.metavar, help=option.help)
-    if option.kind == PATHS:
-        return click.Option(declarations, multiple=True, type=UserPath(), metavar=option.metavar, help=option.help)
+    if option.kind in (LIST, PATHS):
+        each = UserPath() if option.kind == PATHS else None
+        return click.Option(declarations, multiple=True, type=each, metavar=option.metavar, help=option.help)
     kind = option.kind
     if isinstance(kind, tuple):
         kind = click.Choice(kind)

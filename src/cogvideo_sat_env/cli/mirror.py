@@ -4,16 +4,8 @@ from __future__ import annotations
 
 import click
 
-from cogvideo_sat_env.cli.options import (
-    MAX_FILE_SIZE,
-    OUTPUT,
-    SELECTION,
-    TRANSFERS,
-    UserPath,
-    examples,
-    show,
-    taken,
-)
+from cogvideo_sat_env.cli import options
+from cogvideo_sat_env.cli.options import UserPath, examples, show, taken
 
 
 @click.command(
@@ -27,16 +19,16 @@ from cogvideo_sat_env.cli.options import (
     """)
 )
 @click.argument("folder", type=UserPath())
-@SELECTION
-@MAX_FILE_SIZE
+@options.SELECTION
+@options.MAX_FILE_SIZE
 @click.option(
     "--from", "mirrors", multiple=True, metavar="WHERE",
     help="A mirror (folder or address) to take from, or `channel`; may be repeated, tried in order. "
     "[default: the lock's channels, and pip's configured index]",
 )  # fmt: skip
-@TRANSFERS
+@options.TRANSFERS
 @click.option("--fast", is_flag=True, help="Trust files whose size and time are as when they were last proven.")
-@OUTPUT
+@options.OUTPUT
 def mirror(folder, mirrors, fast, as_json, progress, **selection) -> None:
     """Fetch every file of the lock into FOLDER: channels for conda, mamba and pixi, and a wheelhouse for pip.
 

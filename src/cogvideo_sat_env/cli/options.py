@@ -116,6 +116,10 @@ IN_BUNDLE = together(
     click.option("--signers", type=UserPath(), help="Allowed signers (man ssh-keygen); unsigned is refused then."),
     click.option("--identity", type=_Words(), metavar="WHO", help="Who of them must have signed."),
 )
+BASES = click.option(
+    "--base", "bases", multiple=True, type=UserPath(), metavar="CONFIG",
+    help="A YAML of the run (repeat, in upstream's order).",
+)  # fmt: skip
 PLATFORMS = click.option(
     "--platform", "platforms", multiple=True, metavar="SUBDIR", help="Only this one, of a lock; may be repeated."
 )

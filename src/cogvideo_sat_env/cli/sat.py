@@ -6,13 +6,9 @@ import sys
 
 import click
 
-from cogvideo_sat_env.cli.options import ENVIRONMENT, JSON, UserPath, examples, show
+from cogvideo_sat_env.cli.options import BASES, ENVIRONMENT, JSON, UserPath, examples, show
 
 _DIR = click.argument("folder", metavar="DIR", type=UserPath())
-_BASE = click.option(
-    "--base", "bases", multiple=True, type=UserPath(), metavar="CONFIG",
-    help="A YAML of the run (repeat, in upstream's order).",
-)  # fmt: skip
 
 
 @click.group(
@@ -33,7 +29,7 @@ def sat() -> None:
 
 @sat.command("check", **examples("satenv sat check ~/CogVideo --base configs/sft.yaml"))
 @_DIR
-@_BASE
+@BASES
 @JSON
 def check(folder, bases, as_json) -> None:
     """Read the checkout, its scripts and the YAMLs of a run; name what will fail, with file and line."""
@@ -46,7 +42,7 @@ def check(folder, bases, as_json) -> None:
 
 @sat.command("fix", **examples("satenv sat fix ~/CogVideo --base configs/sft.yaml     writes configs/sft-fixed.yaml"))
 @_DIR
-@_BASE
+@BASES
 @click.option("--out", type=UserPath(file_okay=False), metavar="FOLDER",
               help="Where the corrected copies go [default: beside each YAML, as NAME-fixed.yaml].")  # fmt: skip
 @click.option("--code", is_flag=True, help="Apply our patches to code, scripts and shipped YAMLs of the checkout.")

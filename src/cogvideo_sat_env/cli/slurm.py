@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from cogvideo_sat_env.cli.options import ENVIRONMENT, JSON, UserPath, examples, show, together
+from cogvideo_sat_env.cli.options import BASES, ENVIRONMENT, JSON, UserPath, examples, show, together
 
 _SITE = click.option(
     "--site", type=UserPath(dir_okay=False), metavar="FILE",
@@ -26,8 +26,7 @@ _SAT = click.option(
     "--sat", type=UserPath(), required=True, metavar="DIR", help="Your checkout of CogVideo, or its sat/."
 )
 _RUN = together(
-    click.option("--base", "bases", multiple=True, type=UserPath(), metavar="CONFIG",
-                 help="A YAML of the run (repeat, in upstream's order)."),
+    BASES,
     click.option("--nodes", type=int, default=1, show_default=True, metavar="N", help="Nodes."),
     click.option("--seed", type=int, default=42, show_default=True, help="Upstream's --seed."),
     click.option("--doctor", type=click.Choice(["quick", "full", "gpu", "none"]), default="quick", show_default=True,

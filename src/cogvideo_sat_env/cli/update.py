@@ -6,22 +6,8 @@ from pathlib import Path
 
 import click
 
-from cogvideo_sat_env.cli.options import (
-    BREAK_LOCK,
-    ENVIRONMENT,
-    INSTALLING,
-    JSON,
-    LOCK,
-    MAX_FILE_SIZE,
-    OUTPUT,
-    VERIFY,
-    WAIT,
-    create_request,
-    examples,
-    say,
-    show_outcome,
-    source,
-)
+from cogvideo_sat_env.cli import options
+from cogvideo_sat_env.cli.options import create_request, examples, say, show_outcome, source
 
 
 def _target(prefix: Path | None, name: str | None) -> Path:
@@ -39,15 +25,15 @@ def _target(prefix: Path | None, name: str | None) -> Path:
     satenv undo                      back to what it was before
     """)
 )
-@ENVIRONMENT
+@options.ENVIRONMENT
 @source("what it was made from")
-@LOCK
-@MAX_FILE_SIZE
+@options.LOCK
+@options.MAX_FILE_SIZE
 @click.option("--variant", type=click.Choice(["auto", "cuda", "cpu"]), help="[default: the one it has]")
 @click.option("--no-keep", is_flag=True, help="Don't keep the former environment; there is no undo then.")
-@VERIFY
-@INSTALLING
-@OUTPUT
+@options.VERIFY
+@options.INSTALLING
+@options.OUTPUT
 def update(prefix, name, variant, no_keep, as_json, progress, **given) -> None:
     """Bring an environment to the present lock in one step; satenv undo goes back.
 
@@ -67,11 +53,11 @@ def update(prefix, name, variant, no_keep, as_json, progress, **given) -> None:
     satenv undo --forget     delete what is kept, to free its space
     """)
 )
-@ENVIRONMENT
+@options.ENVIRONMENT
 @click.option("--forget", is_flag=True, help="Delete what is kept instead.")
-@BREAK_LOCK
-@WAIT
-@JSON
+@options.BREAK_LOCK
+@options.WAIT
+@options.JSON
 def undo(prefix, name, forget, break_lock, wait, as_json) -> None:
     """Put back the environment as it was before the last satenv update."""
     from cogvideo_sat_env.base.progress import choose
