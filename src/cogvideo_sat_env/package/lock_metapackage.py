@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cogvideo_sat_env.base.command_name import satenv
+from cogvideo_sat_env.base.command_name import METAPACKAGE, satenv
 from cogvideo_sat_env.base.errors import InputError, SolveError
 from cogvideo_sat_env.base.progress import Progress
 from cogvideo_sat_env.base.scratch import scratch_folder
@@ -21,7 +21,6 @@ from cogvideo_sat_env.package.publish.built import read_built
 from cogvideo_sat_env.spec.environment import CondaSpec, Environment, read_environment
 from cogvideo_sat_env.spec.variants import Variant, read_variants
 
-METAPACKAGE = "cogvideo-sat-env"
 DEFAULT = "linux-64-cuda"
 ENDING = "conda-lock.yml"  # what conda-lock itself and micromamba know such a file by
 HEADER = """\
@@ -66,15 +65,13 @@ def lock_with_channel(root: Path, channel: str, options: MetapackageOptions, pro
     asked = _address(channel)
     real = (options.channel_url or asked).rstrip("/")
     environment = _environment(root, real, options.override_channels)
+    solver = Solver(options.frozen, options.conda, {real: asked})
     texts: dict[Path, str] = {}
     for name in names:
         path = _path(root, options.out, name)
         variant = replace(variants[name], environment=METAPACKAGE, lock=path.name)
-        texts |= _lock(environment, variant, path, {real: asked}, options, progress)
-    changed = []
-    for path, text in texts.items():
-        changed += [str(path)] if render.write_files(path.parent, {path.name: text}) else []
-    return changed
+        texts |= _lock(environment, variant, path, solver, progress)
+    return [str(path) for path, text in texts.items() if render.write_files(path.parent, {path.name: text})]
 
 
 def _address(channel: str) -> str:
@@ -106,14 +103,9 @@ def _path(root: Path, out: Path | None, variant: str) -> Path:
 
 
 def _lock(
-    environment: Environment,
-    variant: Variant,
-    path: Path,
-    asked: dict[str, str],
-    options: MetapackageOptions,
-    progress: Progress,
+    environment: Environment, variant: Variant, path: Path, solver: Solver, progress: Progress
 ) -> dict[Path, str]:
-    locked = lock_variant(environment, variant, Solver(options.frozen, options.conda, asked), progress=progress)
+    locked = lock_variant(environment, variant, solver, progress=progress)
     text = conda_lock.dump(conda_lock.merge([locked.content]), path.name, HEADER)
     with scratch_folder("satenv-render-") as folder:
         written = Path(folder) / path.name

@@ -30,8 +30,10 @@ def explain(output: Output, reason: str, log: Path, wheelhouse: Path | None, pla
     if isinstance(error, SourceError):
         error.remedy = f"check pip's index-url; the log: {log}"
         if wheelhouse:
+            # pip takes the wheels of the machine that it runs on
+            there = "" if platform == current_platform() else f", on a machine that is {platform},"
             error.remedy = (
-                f"fill it{_where(platform)} with: "
+                f"fill it{there} with: "
                 f"python3.11 -m pip download --no-deps --require-hashes -r locks/pip-{platform}.txt -d '{wheelhouse}'"
             )
     if isinstance(error, MissingToolError):
@@ -40,11 +42,6 @@ def explain(output: Output, reason: str, log: Path, wheelhouse: Path | None, pla
         return error
     last = "\n".join(f"  {line}" for line in log_lines(log)[-8:])
     return SatenvError(f"{what}: {reason}\n{last}", f"the whole log: {log}")
-
-
-def _where(platform: str) -> str:
-    """Say where pip finds the wheels of `platform`: it takes those of the machine that it runs on."""
-    return "" if platform == current_platform() else f", on a machine that is {platform},"
 
 
 def log_lines(log: Path) -> list[str]:

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cogvideo_sat_env.base.command_name import METAPACKAGE
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.base.paths import current_platform
 from cogvideo_sat_env.base.timestamp import timestamp
 from cogvideo_sat_env.package.build.worker import do
 from cogvideo_sat_env.spec.variants import read_variants
 
-METAPACKAGE = "cogvideo-sat-env"
 READERS = {"linux-aarch64": "decord2", "osx-arm64": "eva-decord"}  # in decord's place, where it has no wheel
 ENGINE = "3"  # raise it when finished packages would come out differently: it is part of every digest
 

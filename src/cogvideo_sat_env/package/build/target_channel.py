@@ -54,9 +54,7 @@ class Channel:
 
     def forget(self, names: Container[str]) -> None:
         """Drop what an earlier run left unless it is in `names` (subdir/file): it was made from other inputs."""
-        made = {name: item for name, item in _read(self.staging).items() if name in names}
-        if self.staging.is_dir():
-            _write(self.staging, made)
+        _write(self.staging, {name: item for name, item in _read(self.staging).items() if name in names})
 
     def work(self) -> Path:
         """Return an empty folder for one build. Raises PrefixError when there is no room for one."""
