@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform as host
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,11 +12,11 @@ from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from cogvideo_sat_env.base.artefacts import PipPin
 from cogvideo_sat_env.base.errors import InputError, SourceError
 from cogvideo_sat_env.fetch.index import Index, IndexFile
+from cogvideo_sat_env.source.wheels.metadata import MACHINES, markers_of
 
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 REQUIREMENTS = "scripts/tool-requirements.txt"
 _GLIBC = 28  # 2.28: RHEL 8 and everything newer
-_MACHINES = {"linux-64": "x86_64", "linux-aarch64": "aarch64", "osx-arm64": "arm64"}
 
 
 def read_pins(path: Path) -> list[tuple[Requirement, frozenset[str]]]:
@@ -39,9 +37,9 @@ def read_pins(path: Path) -> list[tuple[Requirement, frozenset[str]]]:
 
 def platform_tags(platform: str) -> list[str]:
     """Return the wheel platforms that a conda subdir's machines take, best first. Raises InputError."""
-    if platform not in _MACHINES:
-        raise InputError(f"a bundle can't carry the tool for {platform}", f"there is: {', '.join(_MACHINES)}")
-    machine = _MACHINES[platform]
+    if platform not in MACHINES:
+        raise InputError(f"a bundle can't carry the tool for {platform}", f"there is: {', '.join(MACHINES)}")
+    machine = MACHINES[platform]
     if platform.startswith("osx"):
         return list(mac_platforms((14, 0), machine))
     old = {12: "manylinux2010", 17: "manylinux2014", 5: "manylinux1"}
@@ -65,7 +63,7 @@ def choose(
     tags = [*cpython_tags(version, platforms=platforms)]
     tags += compatible_tags(version, interpreter=f"cp{python.replace('.', '')}", platforms=platforms)
     ranks = {tag: number for number, tag in reversed(list(enumerate(tags)))}
-    environment = _markers(python, platform)
+    environment = markers_of(python, platform)
     for requirement, hashes in pins:
         if requirement.marker and not requirement.marker.evaluate(environment):
             continue
@@ -89,13 +87,3 @@ def _rank(file: IndexFile, ranks: dict[Tag, int]) -> int:
     except InvalidWheelFilename:
         return len(ranks)
     return min((ranks[tag] for tag in tags if tag in ranks), default=len(ranks))
-
-
-def _markers(python: str, platform: str) -> dict[str, str]:
-    system = "Darwin" if platform.startswith("osx") else "Linux"
-    return {
-        "implementation_name": "cpython", "implementation_version": f"{python}.0", "os_name": os.name,
-        "platform_machine": _MACHINES[platform], "platform_python_implementation": "CPython",
-        "platform_release": host.release(), "platform_system": system, "platform_version": host.version(),
-        "python_full_version": f"{python}.0", "python_version": python, "sys_platform": system.lower(), "extra": "",
-    }  # fmt: skip

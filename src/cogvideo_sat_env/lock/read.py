@@ -43,7 +43,9 @@ class Lock:
         return (*self.conda, *self.pip)
 
 
-def _platforms(path: Path, data: object, lines: yamlfile.Lines) -> tuple[str, ...]:
+def lock_platforms(path: Path, document: Document | None = None) -> tuple[str, ...]:
+    """Return the platforms that the lock at `path` has solutions for; `document` as in read_lock. Raises InputError."""
+    data, lines = document or load_lock(path)
     if not isinstance(data, dict) or data.get("version") != 1:
         if isinstance(data, dict) and "environments" in data and "packages" in data:
             raise InputError(f"{path}: is a lock of pixi (version {data.get('version')!r}); expected {WHAT}", _PIXI)
@@ -95,19 +97,15 @@ def _is_explicit(path: Path) -> bool:
         return False
 
 
-def lock_platforms(path: Path, document: Document | None = None) -> tuple[str, ...]:
-    """Return the platforms that the lock at `path` has solutions for; `document` as in read_lock. Raises InputError."""
-    return _platforms(path, *(document or load_lock(path)))
-
-
 def read_lock(path: Path, platform: str, sizes: dict[str, int] | None = None, document: Document | None = None) -> Lock:
     """Read the solution for `platform` from the lock at `path`; `sizes` gives bytes by SHA-256.
 
     `document` is what load_lock gave for that file, for who wants several platforms of it.
     Raises InputError with file and line when the file is malformed or has no solution for the platform.
     """
-    data, lines = document or load_lock(path)
-    platforms = _platforms(path, data, lines)
+    document = document or load_lock(path)
+    platforms = lock_platforms(path, document)
+    data, lines = document
     if platform not in platforms:
         raise InputError(
             f"{path}: holds no solution for {platform}; it has {', '.join(platforms) or 'none'}",

@@ -7,7 +7,6 @@ import gzip
 import io
 import lzma
 import platform
-import re
 import shutil
 import sys
 import tarfile
@@ -15,7 +14,6 @@ import tempfile
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from email.parser import Parser
 from pathlib import Path
 
 from filelock import FileLock
@@ -29,6 +27,7 @@ from cogvideo_sat_env.base.wheel_patch import patch_wheel, patches_of
 from cogvideo_sat_env.source.wheels import fetch as files
 from cogvideo_sat_env.source.wheels.interpreter import probe
 from cogvideo_sat_env.source.wheels.lockfile import WheelLock, is_sdist, read_wheel_lock, write_requirements
+from cogvideo_sat_env.source.wheels.metadata import markers_of, read_metadata, requirements
 from cogvideo_sat_env.source.wheels.pip import run_pip
 
 NAME = "gpu-proof"
@@ -117,23 +116,11 @@ def _fetch(lock: WheelLock, pins: Sequence[PipPin], cache: Path, work: Path, pro
 
 def _requires(wheel: Path, python: str) -> Iterator[str]:
     """Yield the names that a wheel requires on a Linux machine, without those that the proof does without."""
-    from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
 
-    with zipfile.ZipFile(wheel) as archive:
-        (metadata,) = (name for name in archive.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", name))
-        text = archive.read(metadata).decode("utf-8")
-    machine = {
-        "python_version": python, "python_full_version": f"{python}.0", "sys_platform": "linux", "os_name": "posix",
-        "platform_system": "Linux", "platform_machine": "x86_64", "implementation_name": "cpython",
-        "platform_python_implementation": "CPython", "extra": "",
-    }  # fmt: skip
-    for line in Parser().parsestr(text, headersonly=True).get_all("Requires-Dist") or []:
-        requirement = Requirement(line)
-        name = canonicalize_name(requirement.name)
-        if name in (*MACHINE, *STAND_INS, *UNUSED):
-            continue
-        if requirement.marker is None or requirement.marker.evaluate(machine):
+    for requirement in requirements(read_metadata(wheel).requires, markers_of(python, "linux-64")):
+        name = canonicalize_name(requirement.split()[0])
+        if name not in (*MACHINE, *STAND_INS, *UNUSED):
             yield name
 
 

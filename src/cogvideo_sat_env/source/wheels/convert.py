@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 from cogvideo_sat_env.base import cache_use, diskspace
 from cogvideo_sat_env.base.artefacts import PipPin
@@ -80,18 +80,6 @@ class _Task:
     program: Program | None = None
     shared_key: str = ""  # in place of `key`, if the package turns out to be the same for every Python
     patches: tuple[Path, ...] = ()
-
-
-@dataclass(frozen=True)
-class _About:
-    """What a package says of itself: to people, and on the Pythons that it is for."""
-
-    summary: str | None = None
-    license: str | None = None
-    homepage: str | None = None
-    license_files: Sequence[Path] = ()
-    noarch: Literal["python"] | None = None
-    python_version: str | None = None  # as in ConvertedPackage
 
 
 @dataclass(frozen=True)
@@ -316,11 +304,9 @@ def _make_wheel(task: _Task, wheel: Path, pin: PipPin, stage: Path) -> Converted
     return _pack(
         task, stage, task.names.to_conda(metadata.name), metadata.version, build_string(metadata, tag),
         depends(metadata, task.names, python.environment, python.minor) if needs is None else needs,
-        _About(
-            metadata.summary or None, metadata.license or None, metadata.homepage or None, licenses,
-            None if needs is None else "python",
-            python.environment["python_full_version"] if needs is None and metadata.exact_python else None,
-        ),
+        python.environment["python_full_version"] if needs is None and metadata.exact_python else None,
+        summary=metadata.summary or None, license=metadata.license or None, homepage=metadata.homepage or None,
+        license_files=licenses, noarch=None if needs is None else "python",
     )  # fmt: skip
 
 
@@ -348,7 +334,7 @@ def _make_program(task: _Task, program: Program, wheel: Path, pin: PipPin, stage
     return _pack(
         task, stage, program.conda, version[1], f"{python.tag}_0",
         sorted([f"python {python.minor}.*", f"{task.names.to_conda(program.pypi)} =={pin.version}"]),
-        _About(f"The {program.command} program that {program.pypi} {pin.version} ships, by name in bin/"),
+        summary=f"The {program.command} program that {program.pypi} {pin.version} ships, by name in bin/",
     )  # fmt: skip
 
 
@@ -357,10 +343,8 @@ def _make_python(task: _Task, stage: Path) -> ConvertedPackage:
     lay_out_python(python, stage)
     return _pack(
         task, stage, "python", python.version, BUILD, [],
-        _About(
-            f"This machine's Python {python.version} at {python.base}, as a virtual environment lays it out",
-            "Python-2.0",
-        ),
+        summary=f"This machine's Python {python.version} at {python.base}, as a virtual environment lays it out",
+        license="Python-2.0",
     )  # fmt: skip
 
 
@@ -371,17 +355,18 @@ def _pack(
     version: str,
     build: str,
     needs: list[str],
-    about: _About,
+    python_version: str | None = None,
+    **about: Any,
 ) -> ConvertedPackage:
+    """Pack `stage`; `about` is what the package says of itself, as the packer takes it, the rest as in the result."""
     from rattler_build import RattlerBuildError, assemble_package, collect_files
 
     out = task.work / "out"
     try:
         made = assemble_package(
-            name, version, task.interpreter.platform, build, out, depends=needs, license=about.license,
+            name, version, task.interpreter.platform, build, out, depends=needs,
             files=collect_files(stage, include_hidden=True),  # files_dir= leaves out hidden files
-            summary=about.summary, homepage=about.homepage, license_files=list(about.license_files),
-            compression_level=1, compression_threads=1, timestamp=_STAMP, detect_prefix=False, noarch=about.noarch,
+            compression_level=1, compression_threads=1, timestamp=_STAMP, detect_prefix=False, **about,
         )  # fmt: skip
     except RattlerBuildError as error:
         if any(mark in str(error) for mark in diskspace.MARKS):
@@ -393,6 +378,4 @@ def _pack(
     paths = tuple(sorted(p.relative_to(stage).as_posix() for p in stage.rglob("*") if p.is_symlink() or p.is_file()))
     patches = tuple(patch.name for patch in task.patches)
     digest, size = sha256_file(archive), archive.stat().st_size
-    return ConvertedPackage(
-        task.key, name, version, build, archive.name, digest, size, paths, about.python_version, patches
-    )
+    return ConvertedPackage(task.key, name, version, build, archive.name, digest, size, paths, python_version, patches)

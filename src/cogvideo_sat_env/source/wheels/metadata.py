@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import platform as host
 import re
 import zipfile
 from collections.abc import Iterable
@@ -19,6 +21,7 @@ from cogvideo_sat_env.source.wheels.versions import specifier_to_conda
 from cogvideo_sat_env.spec.pypi_names import Names
 
 _CUDA = re.compile(r"^cuda(?:\s*:[^=]*)?\s*=\s*['\"](?P<major>\d+)\.(?P<minor>\d+)['\"]", re.MULTILINE)
+MACHINES = {"linux-64": "x86_64", "linux-aarch64": "aarch64", "osx-arm64": "arm64"}  # as Python calls them
 OLDEST, NEWEST = 10, 13  # minors of the Pythons that wheels are locked for
 _CUDA_BUILDS = ("torch",)  # distributions whose conda build string names their CUDA
 
@@ -101,6 +104,17 @@ def requirements(lines: Iterable[str], markers: dict[str, str]) -> list[str]:
         except ValueError:
             continue
     return sorted(found)
+
+
+def markers_of(python: str, platform: str) -> dict[str, str]:
+    """Return the PEP 508 variables of the Python `python`, e.g. "3.11", on another `platform`, one of MACHINES."""
+    system = "Darwin" if platform.startswith("osx") else "Linux"
+    return {
+        "implementation_name": "cpython", "implementation_version": f"{python}.0", "os_name": os.name,
+        "platform_machine": MACHINES[platform], "platform_python_implementation": "CPython",
+        "platform_release": host.release(), "platform_system": system, "platform_version": host.version(),
+        "python_full_version": f"{python}.0", "python_version": python, "sys_platform": system.lower(), "extra": "",
+    }  # fmt: skip
 
 
 def oldest_minor(file_name: str) -> int | None:
