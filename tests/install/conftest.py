@@ -61,8 +61,6 @@ class _Task:
     def advance(self, amount: int) -> None:
         self.recorder.done[self.title] += amount
 
-    def total(self, amount: int) -> None: ...
-
     def note(self, text: str) -> None: ...
 
 
@@ -70,9 +68,12 @@ class _Task:
 class From:
     """Where bytes are: a source of one kind, as the program knows it."""
 
-    locate: Callable[[CondaArtefact], str | Sequence[str]]
+    url: Callable[[CondaArtefact], str]
     source: str = "mirror"
     links: Sequence[str] = ()
+
+    def locate(self, artefact: CondaArtefact) -> Sequence[str]:
+        return [self.url(artefact)]
 
     def find_links(self) -> Sequence[str]:
         return self.links
@@ -125,10 +126,11 @@ class Site:
         """
         source = {name: options.pop(name) for name in ("locate", "links", "source") if name in options}
         given = {"artefacts": self.artefacts, "facts": {"variant": "cpu"}, "variables": VARIABLES, **options}
-        job = make_job(prefix, self.cache, self.progress, From(**{"locate": self.locate, **source}), given, pip_pins)
+        place = From(source.pop("locate", self.locate), **source)
+        job = make_job(prefix, self.cache, self.progress, place, given, pip_pins)
 
-        def complete(job: Any, packages: Any, layout: Any, staging: Path, *rest: Any) -> None:
-            real(job, packages, layout, staging, *rest)
+        def complete(job: Any, placed: Any, staging: Path, *rest: Any) -> None:
+            real(job, placed, staging, *rest)
             linked(staging)
 
         real = conda_meta.complete

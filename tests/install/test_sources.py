@@ -16,8 +16,9 @@ import packages
 from cogvideo_sat_env.base import diskspace
 from cogvideo_sat_env.base.errors import PrefixError, SourceError, VerificationError
 from cogvideo_sat_env.base.paths import current_platform
-from cogvideo_sat_env.fetch import archives
 from cogvideo_sat_env.fetch.redact import redact
+from cogvideo_sat_env.fetch.wanted import Policy
+from cogvideo_sat_env.install import stage_prefix
 
 from .conftest import Site
 
@@ -114,15 +115,10 @@ def test_a_slow_answer_is_waited_for(site: Site) -> None:
 
 @pytest.mark.slow
 def test_a_stalled_transfer_is_given_up(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archives, "STALLED", 1.0)
-    monkeypatch.setattr(archives, "ATTEMPTS", 1)
+    monkeypatch.setattr(stage_prefix, "Policy", lambda jobs: Policy(jobs, attempts=1, stall=1.0))
     site.server.fail(NAME, "stall", seconds=30)
-    files = {}
     with pytest.raises(VerificationError, match="no byte for 1 s"):
-        files = archives.fetch(
-            [site.artefact("prefixed")], locate=site.locate, cache=site.cache, progress=site.progress, attempts=1
-        )
-    assert files == {}
+        site.install(site.home / "env", artefacts=[site.artefact("prefixed")])
     _nothing_made(site, partial=site.artefact("prefixed").size // 2)
 
 

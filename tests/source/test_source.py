@@ -10,9 +10,9 @@ import channelserver
 from cogvideo_sat_env.base.artefacts import CondaArtefact
 from cogvideo_sat_env.base.errors import InputError, SourceError
 from cogvideo_sat_env.base.progress import Silent
-from cogvideo_sat_env.fetch.archives import fetch
-from cogvideo_sat_env.fetch.wanted import INDEX
-from cogvideo_sat_env.source.source import parse_source, parse_sources
+from cogvideo_sat_env.fetch.pool import fetch_files
+from cogvideo_sat_env.fetch.wanted import INDEX, Wanted
+from cogvideo_sat_env.source.source import Source, parse_source, parse_sources
 
 
 @pytest.fixture(autouse=True)
@@ -20,6 +20,12 @@ def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
     monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.null.Keyring")
+
+
+def fetch(artefact: CondaArtefact, source: Source, folder: Path) -> Path:
+    wanted = Wanted(artefact.file_name, folder / artefact.file_name, artefact.sha256, source.locate(artefact))
+    fetch_files([wanted], title="t", what="w", progress=Silent())
+    return wanted.path
 
 
 @pytest.mark.parametrize("name", ["mirror", "a mirror", "m%20x", "mé", "t", "x?y#z", "$HOME"])
@@ -30,10 +36,10 @@ def test_a_folder_is_a_source_whatever_its_name(tmp_path: Path, name: str) -> No
     file.write_bytes(b"bytes")
     artefact = CondaArtefact("a", "1", "0", "noarch", "https://h/c", file.name, f"https://h/c/noarch/{file.name}", SHA)
     for text in (f"mirror={tmp_path}/t/{name}", f"mirror=~/t/{name}", f"mirror={(tmp_path / 't' / name).as_uri()}/"):
-        found = fetch([artefact], locate=parse_source(text).locate, cache=tmp_path / "cache", progress=Silent())
-        assert found[SHA].read_bytes() == b"bytes"
+        found = fetch(artefact, parse_source(text), tmp_path / "cache")
+        assert found.read_bytes() == b"bytes"
         assert str(parse_source(text)) == f"mirror={(tmp_path / 't' / name).as_uri()}"
-        found[SHA].unlink()
+        found.unlink()
 
 
 SHA = "277089d91c0bdf4f2e6862ba7e4a07605119431f5d13f726dd352b06f1b206a9"
@@ -73,7 +79,7 @@ def test_a_folder_leads_to_no_network(tmp_path: Path) -> None:
         source = parse_source(f"mirror={tmp_path / 'mirror'}")
         artefact = CondaArtefact("a", "1", "0", "noarch", f"{server.url}/c", "a-1-0.conda", f"{server.url}/x", SHA)
         with pytest.raises(SourceError, match="no such file"):
-            fetch([artefact], locate=source.locate, cache=tmp_path / "cache", progress=Silent())
+            fetch(artefact, source, tmp_path / "cache")
         assert source.find_links() == [f"{(tmp_path / 'mirror').as_uri()}/wheelhouse"]
         assert parse_sources([f"mirror={tmp_path / 'mirror'}", "channel"]).find_links() == [INDEX]
         assert server.requests == []

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from cogvideo_sat_env.base.errors import PrefixError
@@ -35,17 +35,19 @@ def umask() -> int:
 
 
 @contextmanager
-def cache_umask() -> Iterator[None]:
-    """Have what is made in the block writable by its owner alone, unless the cache is shared on purpose.
-
-    It holds for the whole process, and for processes started in the block.
-    """
-    before = os.umask(0o077)
-    os.umask(before if shared_on_purpose() else before | _OTHERS_WRITE)
+def under_umask(mask: int) -> Iterator[None]:
+    """Have the umask `mask` in the block: for the whole process, and for processes started in the block."""
+    before = os.umask(mask)
     try:
         yield
     finally:
         os.umask(before)
+
+
+def cache_umask() -> AbstractContextManager[None]:
+    """Have what is made in the block writable by its owner alone, unless the cache is shared on purpose."""
+    mask = umask()
+    return under_umask(mask if shared_on_purpose() else mask | _OTHERS_WRITE)
 
 
 def own_mode(mode: int, mask: int) -> int:
@@ -105,13 +107,13 @@ def _why(folder: Path, owners: set[int], sticky: bool = False) -> str | None:
         return None  # not there, or not to be seen: whoever works in it gets the error
     mode = stat.S_IMODE(found.st_mode)
     if found.st_uid not in owners:
-        return f"{folder}: belongs to {_user(found.st_uid)}, not to you"
+        return f"{folder}: belongs to {_name('uid', found.st_uid)}, not to you"
     if sticky and mode & stat.S_ISVTX:
         return None
     if mode & stat.S_IWOTH:
         return f"{folder}: everybody can write to it (mode {mode:04o})"
     if mode & stat.S_IWGRP and not _is_private_group(found.st_gid, found.st_uid):
-        return f"{folder}: the group {_group(found.st_gid)} can write to it (mode {mode:04o})"
+        return f"{folder}: the group {_name('gid', found.st_gid)} can write to it (mode {mode:04o})"
     return None
 
 
@@ -137,19 +139,12 @@ def _is_private_group(gid: int, uid: int) -> bool:
     return group.gr_name == user.pw_name and gid == user.pw_gid and not set(group.gr_mem) - {user.pw_name}
 
 
-def _user(uid: int) -> str:
+def _name(kind: str, number: int) -> str:
+    """Return a user (`kind` uid) or a group (gid) as a message names it."""
+    import grp
     import pwd
 
     try:
-        return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
+        return f"{(pwd.getpwuid if kind == 'uid' else grp.getgrgid)(number)[0]} ({kind} {number})"
     except KeyError:
-        return f"uid {uid}"
-
-
-def _group(gid: int) -> str:
-    import grp
-
-    try:
-        return f"{grp.getgrgid(gid).gr_name} (gid {gid})"
-    except KeyError:
-        return f"gid {gid}"
+        return f"{kind} {number}"

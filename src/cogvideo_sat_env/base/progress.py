@@ -15,13 +15,10 @@ from cogvideo_sat_env.base.printable import printable
 
 
 class Task(Protocol):
-    """One long piece of work. `advance` and `total` count bytes or items, whichever the task was opened with."""
+    """One long piece of work. `advance` counts bytes or items, whichever the task was opened with."""
 
     def advance(self, amount: int) -> None:
         """Count `amount` more as done."""
-
-    def total(self, amount: int) -> None:
-        """Correct the total."""
 
     def note(self, text: str) -> None:
         """Say what is being worked on now."""
@@ -51,7 +48,6 @@ class Silent:
 
 class _SilentTask:
     def advance(self, amount: int) -> None: ...
-    def total(self, amount: int) -> None: ...
     def note(self, text: str) -> None: ...
 
 
@@ -109,9 +105,6 @@ class _BarTask:
 
     def advance(self, amount: int) -> None:
         self._bars.advance(self._id, amount)
-
-    def total(self, amount: int) -> None:
-        self._bars.update(self._id, total=amount)
 
     def note(self, text: str) -> None:
         self._bars.update(self._id, note=text)

@@ -14,34 +14,21 @@ from cogvideo_sat_env.base.errors import InputError
 SCHEMA = 1
 
 
-class _Maybe:
-    """Null, or a value of the shape."""
-
-    def __init__(self, shape: object) -> None:
-        self.shape = shape
-
-
-class _Each:
-    """An object with any keys, and values of the shape."""
-
-    def __init__(self, shape: object) -> None:
-        self.shape = shape
-
-
-_MEMBER = {"path": str, "size": int, "sha256": str, "offset": _Maybe(int), "executable": bool}
+# a type; [shape] for a list; a dict of shapes by key; {str: shape} for any keys; (shape, None) where null may be, too
+_MEMBER = {"path": str, "size": int, "sha256": str, "offset": (int, None), "executable": bool}
 _CONDA = {
     "path": str, "url": str, "sha256": str, "md5": str, "size": int, "depends": [str], "installed_bytes": int,
 }  # fmt: skip
-_PIP = {"name": str, "version": str, "file_name": str, "sha256": str, "size": _Maybe(int)}
+_PIP = {"name": str, "version": str, "file_name": str, "sha256": str, "size": (int, None)}
 _PART = {
     "platform": str, "lock": str, "lock_sha256": str, "channels": [str], "conda": [_CONDA], "pip": [_PIP],
     "installed_bytes": int, "python": str,
 }  # fmt: skip
 _MANIFEST = {
-    "tool_version": str, "source": str, "parts": _Each(_PART), "tool": {"key": str, "wheels": _Each([str])},
+    "tool_version": str, "source": str, "parts": {str: _PART}, "tool": {"key": str, "wheels": {str: [str]}},
     "specs": [str], "not_provided": [{"name": str, "spec": str, "reason": str}], "members": [_MEMBER],
     "data_size": int, "framing_sha256": str, "volumes": [{"name": str, "size": int}],
-    "base": _Maybe({"name": str, "id": str}),
+    "base": ({"name": str, "id": str}, None),
 }  # fmt: skip
 _KINDS = {str: "text", int: "a count", bool: "true or false"}
 
@@ -75,23 +62,21 @@ def parse(content: bytes, name: str) -> dict[str, Any]:
 
 def _require(value: object, shape: object, where: str) -> None:
     """Raise ValueError unless `value` has the shape; keys beyond it are left alone."""
-    if isinstance(shape, _Maybe):
+    if isinstance(shape, tuple):
         if value is not None:
-            _require(value, shape.shape, where)
+            _require(value, shape[0], where)
         return
-    kind = {dict: dict, _Each: dict, list: list}.get(type(shape), shape)
+    kind = type(shape) if isinstance(shape, (dict, list)) else shape
     # a bool is an int to Python, and no count is negative
     fits = type(value) is kind and not (kind is int and value < 0) and not (kind is str and "\0" in value)
     if not fits:
         raise ValueError(f"{where}: expected {_KINDS.get(kind, 'an object' if kind is dict else 'a list')}")
     if isinstance(shape, dict):
-        for key, inner in shape.items():
+        shapes = dict.fromkeys(value, shape[str]) if str in shape else shape
+        for key, inner in shapes.items():
             if key not in value:
                 raise ValueError(f"{where} lacks {key!r}")
             _require(value[key], inner, f"{where}, {key!r}")
-    elif isinstance(shape, _Each):
-        for key, inner in value.items():
-            _require(inner, shape.shape, f"{where}, {key!r}")
     elif isinstance(shape, list):
         for number, inner in enumerate(value):
             _require(inner, shape[0], f"{where}, item {number}")

@@ -6,27 +6,30 @@ not touched before all of it is right.
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from cogvideo_sat_env.base import cache_use, diskspace
-from cogvideo_sat_env.base.artefacts import CondaArtefact
+from cogvideo_sat_env.base.artefacts import CondaArtefact, PipPin
 from cogvideo_sat_env.base.errors import InputError, VerificationError
+from cogvideo_sat_env.base.files import replacing
 from cogvideo_sat_env.base.paths import cache_dir, current_platform
 from cogvideo_sat_env.base.progress import Progress, human_bytes
 from cogvideo_sat_env.base.scratch import scratch_folder
 from cogvideo_sat_env.base.timestamp import EPOCH
 from cogvideo_sat_env.bundle.container import Bundle, Member, open_bundle
-from cogvideo_sat_env.bundle.extract import Extract, Keep
 from cogvideo_sat_env.bundle.unpack_tool import unpack_project
-from cogvideo_sat_env.bundle.verify_bundle import Sink, verify
+from cogvideo_sat_env.bundle.verify_bundle import Write, verify
 from cogvideo_sat_env.create import create as creation
 from cogvideo_sat_env.create import source_plan
+from cogvideo_sat_env.fetch.wanted import artefact_path
 from cogvideo_sat_env.install import package_cache, receipt
 from cogvideo_sat_env.install.extractor import PROCESSES, Extractor
 from cogvideo_sat_env.install.job import Plan
@@ -211,14 +214,37 @@ def _prove_and_extract(bundle: Bundle, part: Part, cache: Path, progress: Progre
         progress.task(f"Proving {len(bundle.members)} files, extracting {len(missing)}", total, "bytes") as task,
     ):
 
-        def take(member: Member) -> Sink | None:
+        def take(member: Member) -> AbstractContextManager[Write] | None:
             if member.path in missing:
-                return Extract(missing[member.path], scratch, extractor)
+                return _extract(missing[member.path], scratch, extractor)
             if member.path in pins:
-                return Keep(pins[member.path], cache)
+                return _keep(pins[member.path], cache)
             return None
 
         verify(bundle, take=take, seen=task.advance, jobs=extractor.count)
+
+
+@contextmanager
+def _extract(artefact: CondaArtefact, scratch: Path, extractor: Extractor) -> Iterator[Write]:
+    """Take a package: an archive for a moment, then extracted, then gone."""
+    # the name decides how it is read, and two channels may use the same one
+    archive = scratch / artefact.sha256[:16] / artefact.file_name
+    archive.parent.mkdir()
+    try:
+        with open(archive, "wb") as stream:
+            yield stream.write
+        extractor.run(artefact, archive)
+    finally:
+        shutil.rmtree(archive.parent, ignore_errors=True)
+
+
+@contextmanager
+def _keep(pin: PipPin, cache: Path) -> Iterator[Write]:
+    """Take a pip file: small, and kept where the pip stage looks for it."""
+    path = artefact_path(cache, pin.sha256, pin.file_name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as side, open(side, "wb") as stream:
+        yield stream.write
 
 
 def _require_space(

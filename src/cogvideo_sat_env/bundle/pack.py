@@ -20,11 +20,10 @@ from cogvideo_sat_env.base.timestamp import timestamp
 from cogvideo_sat_env.bundle import tool_wheels
 from cogvideo_sat_env.bundle.container import open_bundle
 from cogvideo_sat_env.bundle.write import Item, write_bundle
-from cogvideo_sat_env.fetch.archives import artefact_path
 from cogvideo_sat_env.fetch.index import Index
 from cogvideo_sat_env.fetch.pip_config import index_urls
 from cogvideo_sat_env.fetch.pool import fetch_files
-from cogvideo_sat_env.fetch.wanted import Policy, Wanted
+from cogvideo_sat_env.fetch.wanted import Policy, Wanted, artefact_path
 from cogvideo_sat_env.lock.read import public_text
 from cogvideo_sat_env.report import sbom, signature
 from cogvideo_sat_env.report.facts import NONE, Facts

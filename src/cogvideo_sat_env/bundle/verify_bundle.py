@@ -7,24 +7,13 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, nullcontext
 
 from cogvideo_sat_env.base.errors import VerificationError
 from cogvideo_sat_env.bundle.container import Bundle, Member
 
-Take = Callable[[Member], "Sink | None"]
-
-
-class Sink:
-    """Takes the bytes of one member while they are proven; `done` is called when they are right."""
-
-    def write(self, piece: bytes) -> None:
-        """Take a piece."""
-
-    def done(self) -> None:
-        """All is there and proven."""
-
-    def close(self) -> None:
-        """Clean up, whatever happened."""
+Write = Callable[[bytes], object]
+Take = Callable[[Member], AbstractContextManager[Write] | None]
 
 
 class _StoppedError(Exception):
@@ -37,26 +26,23 @@ def verify(
 ) -> int:  # fmt: skip
     """Read and prove every member and all that lies between them; return the bytes that were read.
 
-    `take` says where a member's bytes go as well (None: nowhere), so that nothing is read twice. `seen` gets the
-    bytes of each piece, from any thread. Raises VerificationError, InputError (a delta without its base).
+    `take` says where a member's bytes go as well (None: nowhere), so that nothing is read twice: into what its context
+    gives, whose block ends without an error only when they are right. `seen` gets the bytes of each piece, from any
+    thread. Raises VerificationError, InputError (a delta without its base).
     """
     bundle.require_base()
     stop = threading.Event()
 
     def one(member: Member) -> int:
-        sink = take(member) or Sink()
-        try:
+        with take(member) or nullcontext(lambda _: None) as write:
 
-            def write(piece: bytes) -> None:
+            def forward(piece: bytes) -> None:
                 if stop.is_set():
                     raise _StoppedError
-                sink.write(piece)
+                write(piece)
                 seen(len(piece))
 
-            bundle.copy(member, write)
-            sink.done()
-        finally:
-            sink.close()
+            bundle.copy(member, forward)
         return member.size
 
     # the largest first: the last core shouldn't be left alone with it

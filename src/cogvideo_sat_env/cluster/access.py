@@ -5,8 +5,6 @@ from __future__ import annotations
 import grp
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from cogvideo_sat_env.base.errors import InputError, PrefixError
@@ -14,16 +12,6 @@ from cogvideo_sat_env.cluster.root import Root
 
 READERS = 0o022  # umask: everybody reads, whoever's login shell says otherwise
 _SHARED = stat.S_ISGID | 0o775
-
-
-@contextmanager
-def readable() -> Iterator[None]:
-    """Have what is made in the block readable for everybody, whatever the umask of the shell."""
-    before = os.umask(READERS)
-    try:
-        yield
-    finally:
-        os.umask(before)
 
 
 def group_id(name: str | None) -> int | None:

@@ -17,6 +17,7 @@ from cogvideo_sat_env.base import diskspace
 from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError, PrefixError
 from cogvideo_sat_env.base.files import write_atomically
+from cogvideo_sat_env.base.permissions import under_umask
 from cogvideo_sat_env.base.progress import Progress, human_bytes
 from cogvideo_sat_env.bundle.install import install_bundle
 from cogvideo_sat_env.cluster import access, modulefile, record
@@ -112,7 +113,7 @@ def deploy(wanted: Deployment, progress: Progress, prove: Prove = creation.prove
     """
     root, began = Root(Path(os.path.abspath(wanted.root))), time.time()
     group, break_lock = access.group_id(wanted.group), wanted.request.options.break_lock
-    with access.readable(), _about(root), diskspace.watch(root.path, "the release"):
+    with under_umask(access.READERS), _about(root), diskspace.watch(root.path, "the release"):
         _require(root, wanted)
         root.current_name()  # what isn't our link is found before the work
         access.prepare(root, group)

@@ -71,7 +71,7 @@ class Downloader(Shared):
             before, begun, wait, wrong = partial.size, time.monotonic(), None, True
             try:
                 transfer.run(partial, wanted.size, fresh=fresh)
-                self._prove(wanted, url, partial, transfer.served_as)
+                _require_same(wanted, url, partial.size, partial.hexdigest(), transfer.served_as)
                 partial.keep_as(wanted.path)
                 return
             except RefusedError as error:
@@ -110,20 +110,6 @@ class Downloader(Shared):
         if self.live.stop.wait(wait):
             raise StoppedError
 
-    def _prove(self, wanted: Wanted, url: str, partial: Partial, served_as: str) -> None:
-        if wanted.size is not None and partial.size < wanted.size:
-            raise VerificationError(
-                f"{wanted.name} from {url}: truncated: expected {wanted.size:,} bytes, found {partial.size:,}",
-                _other_bytes(wanted),
-            )
-        if partial.hexdigest() != wanted.sha256:
-            hint = f", served as {served_as}" if served_as else ""
-            raise VerificationError(
-                f"{wanted.name} from {url}: expected SHA-256 {wanted.sha256}, found {partial.hexdigest()} "
-                f"({partial.size:,} bytes{hint})",
-                _other_bytes(wanted),
-            )
-
     def _take(self, wanted: Wanted, url: str, partial: Partial) -> None:
         """Link or copy from a folder."""
         source = local_path(url)
@@ -140,20 +126,28 @@ class Downloader(Shared):
         with replacing(wanted.path) as side:
             link_or_copy(Path(real), side)
             size, found = side.stat().st_size, sha256_file(side, self._advance_or_stop)
-            if size == wanted.size or wanted.size is None:
-                if found == wanted.sha256:
-                    return
-                text = f"expected SHA-256 {wanted.sha256}, found {found} ({size:,} bytes)"
-            else:
-                kind = "truncated: " if size < wanted.size else ""
-                text = f"{kind}expected {wanted.size:,} bytes, found {size:,}"
-            self.task.advance(-size)
-            raise VerificationError(f"{wanted.name} from {url}: {text}", _other_bytes(wanted))
+            try:
+                _require_same(wanted, url, size, found)
+            except VerificationError:
+                self.task.advance(-size)
+                raise
 
     def _advance_or_stop(self, amount: int) -> None:
         if self.live.stop.is_set():
             raise StoppedError
         self.task.advance(amount)
+
+
+def _require_same(wanted: Wanted, url: str, size: int, sha256: str, served_as: str = "") -> None:
+    """Raise VerificationError unless what `url` gave are the bytes that are `wanted`."""
+    if wanted.size is not None and size != wanted.size:
+        text = f"{'truncated: ' if size < wanted.size else ''}expected {wanted.size:,} bytes, found {size:,}"
+    elif sha256 != wanted.sha256:
+        hint = f", served as {served_as}" if served_as else ""
+        text = f"expected SHA-256 {wanted.sha256}, found {sha256} ({size:,} bytes{hint})"
+    else:
+        return
+    raise VerificationError(f"{wanted.name} from {url}: {text}", _other_bytes(wanted))
 
 
 def _other_bytes(wanted: Wanted) -> str:

@@ -1,13 +1,15 @@
-"""What is wanted, and how patiently it is asked for."""
+"""What is wanted, where the cache keeps it, and how patiently it is asked for."""
 
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cogvideo_sat_env.base.address import Address
 from cogvideo_sat_env.base.artefacts import RELOCK
+from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.fetch.limit import parse_bytes
 
 MAX_FILE_SIZE = "SATENV_MAX_FILE_SIZE"  # what --max-file-size sets, for child processes, too
@@ -28,6 +30,16 @@ class Wanted:
     def __post_init__(self) -> None:
         """Take addresses that are given as text."""
         object.__setattr__(self, "urls", tuple(map(Address, self.urls)))
+
+
+def artefact_path(cache: Path, sha256: str, file_name: str) -> Path:
+    """Return where the cache keeps the file with this SHA-256.
+
+    Raises InputError for a name that is no plain file name (a lock may have been edited by hand).
+    """
+    if not re.fullmatch(r"[0-9a-f]{64}", sha256) or not re.fullmatch(r"[^/\\\0.][^/\\\0]*", file_name):
+        raise InputError(f"{file_name!r} with SHA-256 {sha256!r} can't be a file of a lock", "make the lock again")
+    return cache / "artefacts" / sha256[:2] / sha256 / file_name
 
 
 def max_file_size() -> int:

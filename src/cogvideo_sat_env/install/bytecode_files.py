@@ -16,20 +16,21 @@ from cogvideo_sat_env.base.files import write_atomically
 from cogvideo_sat_env.base.permissions import SHARED_FILE, cache_umask, only_owner_writes
 from cogvideo_sat_env.install import package_manifest
 from cogvideo_sat_env.install.package_files import SITE, cached_path, targets
+from cogvideo_sat_env.install.package_manifest import fact_of
 
 _HEADER = 16  # bytes: magic number, flags, then modification time and size of the source (PEP 552)
 
 
 def link_bytecode(
-    manifest_path: str, root: str, site: str, skip: Collection[str], tag: str, kept: str, facts_path: str, anew: bool
+    manifest_path: str, root: str, site: str, skip: Collection[str], tag: str, kept: str, anew: bool
 ) -> list[str]:
     """Link kept bytecode of the package's files into `root`; return the sources that have none then.
 
-    `kept` is the folder of the package's bytecode, `facts_path` the file with what it was made of (bytecode_cache.py).
+    `kept` is the folder of the package's bytecode; the .json beside it says what that was made of (bytecode.py).
     Nothing is taken from there if it is to be made `anew`.
     """
-    facts = {} if anew else _read(facts_path)
-    cache_use.mark_used(Path(facts_path))
+    facts = {} if anew else _read(kept)
+    cache_use.mark_used(Path(f"{kept}.json"))
     owner = _owner(kept)
     shipped = {target for _, target, _ in targets(manifest_path, site, ())}
     lacking = []
@@ -55,47 +56,42 @@ def link_bytecode(
 
 
 def keep_bytecode(
-    manifest_path: str, root: str, site: str, skip: Collection[str], tag: str, kept: str, facts_path: str, anew: bool
-) -> int:
-    """Keep the bytecode that is in `root` of the package's files, for other prefixes; return of how many.
+    manifest_path: str, root: str, site: str, skip: Collection[str], tag: str, kept: str, anew: bool
+) -> None:
+    """Keep the bytecode that is in `root` of the package's files, for other prefixes.
 
     One process at a time may do it for a package. Where no links are possible nothing is kept.
     """
     made = _made(manifest_path, root, site, skip, tag)
-    before = {} if anew else _read(facts_path)
+    before = {} if anew else _read(kept)
     owner = _owner(kept)
     if all(_fits(before, kept, inside, source, fact, owner) for inside, source, _, fact in made):
-        return 0  # another run has just kept the same
+        return  # another run has just kept the same
     folder, name = os.path.split(kept)
     scratch, gone = f"{folder}/.{name}.partial", f"{folder}/.{name}.gone"
-    _remove(scratch)  # of a killed run
-    _remove(gone)
     facts = {}
-    try:
+    with cache_umask(), contextlib.ExitStack() as stack:
+        for left in (scratch, gone):
+            _remove(left)  # of a killed run
+            stack.callback(_remove, left)
         for inside, _, compiled, _ in made:
             target = f"{scratch}/{inside}"
-            with cache_umask():
-                os.makedirs(os.path.dirname(target), exist_ok=True)
+            os.makedirs(os.path.dirname(target), exist_ok=True)
             try:
                 os.link(compiled, target)
             except OSError as error:
                 if error.errno in (errno.ENOSPC, errno.EDQUOT):
                     raise
-                return 0
+                return
             with open(target, "rb", buffering=0) as stream:
                 os.fchmod(stream.fileno(), SHARED_FILE)  # prefixes of every umask will have it
-                facts[inside] = [*_fact(os.fstat(stream.fileno())), *_source_in(stream.read(_HEADER))]
+                facts[inside] = [*fact_of(os.fstat(stream.fileno())), *_source_in(stream.read(_HEADER))]
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(facts_path)
+            os.unlink(f"{kept}.json")
         if os.path.lexists(kept):
             os.rename(kept, gone)
         os.rename(scratch, kept)
-        with cache_umask():
-            write_atomically(Path(facts_path), f"{json.dumps(facts)}\n".encode(), durable=False)
-    finally:
-        _remove(scratch)
-        _remove(gone)
-    return len(facts)
+        write_atomically(Path(f"{kept}.json"), f"{json.dumps(facts)}\n".encode(), durable=False)
 
 
 def _made(
@@ -136,12 +132,8 @@ def _fits(facts: dict[str, Any], kept: str, cached: str, source: str, fact: pack
         there, made = os.lstat(source), os.lstat(f"{kept}/{cached}")
     except OSError:
         return False
-    now = [*_fact(made), int(there.st_mtime) & 0xFFFFFFFF, there.st_size]
+    now = [*fact_of(made), int(there.st_mtime) & 0xFFFFFFFF, there.st_size]
     return there.st_ino == fact[2] and known == now and package_manifest.is_only_of(owner, made)
-
-
-def _fact(found: os.stat_result) -> list[int]:
-    return [found.st_size, found.st_mtime_ns, found.st_ino]
 
 
 def _source_in(header: bytes) -> list[int]:
@@ -151,10 +143,10 @@ def _source_in(header: bytes) -> list[int]:
     return [int.from_bytes(header[8:12], "little"), int.from_bytes(header[12:16], "little")]
 
 
-def _read(path: str) -> dict[str, Any]:
+def _read(kept: str) -> dict[str, Any]:
     """Return what is recorded of a package's bytecode; nothing when it isn't there, not to be trusted or damaged."""
     try:
-        with open(path, encoding="utf-8") as stream:
+        with open(f"{kept}.json", encoding="utf-8") as stream:
             found = json.load(stream) if only_owner_writes(os.fstat(stream.fileno())) else {}
     except (OSError, ValueError):
         return {}

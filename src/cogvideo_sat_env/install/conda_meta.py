@@ -18,13 +18,11 @@ from cogvideo_sat_env.base.permissions import own_mode, umask
 from cogvideo_sat_env.install import own_files
 from cogvideo_sat_env.install.archive import ExtractedPackage
 from cogvideo_sat_env.install.job import Job
-from cogvideo_sat_env.install.layout import Layout
+from cogvideo_sat_env.install.layout import Placed
 from cogvideo_sat_env.install.workers import WorkerPool
 
 
-def complete(
-    job: Job, packages: Sequence[ExtractedPackage], layout: Layout, root: Path, tag: str | None, workers: WorkerPool
-) -> None:
+def complete(job: Job, placed: Sequence[Placed], root: Path, tag: str | None, workers: WorkerPool) -> None:
     """Complete the records that rattler wrote in the staged prefix `root`, and write the history.
 
     Added are what rattler was not shown (entry points, files that another package has, too), the bytecode of noarch
@@ -35,7 +33,8 @@ def complete(
     requested = job.plan.requested
     linked = diskspace.same_file_system(job.cache, root)
     tasks = []
-    for number, package in enumerate(packages):
+    for each in placed:
+        package = each.package
         record = root / "conda-meta" / f"{package.record_name}.json"
         if not record.exists():
             raise VerificationError(f"{package.artefact.file_name} was not linked: {record.name} is missing", None)
@@ -44,12 +43,13 @@ def complete(
         tasks.append({
             "manifest_path": str(package.manifest.path), "root": str(root), "name": record.name,
             "url": package.artefact.url, "folder": str(package.folder), "asked": asked,
-            "more": _not_linked(package, layout, number, root), "tag": tag if package.noarch_python else None,
+            "more": _not_linked(each, root), "tag": tag if package.noarch_python else None,
         })  # fmt: skip
     work = workers.start("complete_record", tasks)
-    for number, package in enumerate(packages):
-        _follow_umask(root, layout.own(package, number) if linked else layout.targets[number])
-    own_files.write(root, own_files.HISTORY, _history(packages, requested).encode("utf-8"))
+    for each in placed:
+        _follow_umask(root, each.own if linked else each.targets)
+    history = _history([each.package for each in placed], requested)
+    own_files.write(root, own_files.HISTORY, history.encode("utf-8"))
     work.wait()
 
 
@@ -66,22 +66,14 @@ def _follow_umask(root: Path, names: Iterable[str]) -> None:
             os.chmod(root / name, mode)
 
 
-def _not_linked(package: ExtractedPackage, layout: Layout, number: int, root: Path) -> list[dict[str, Any]]:
+def _not_linked(each: Placed, root: Path) -> list[dict[str, Any]]:
     """Return the entries of what rattler was not shown: conda lists that, too."""
-    scripts = {script.path for script in package.entry_points}
-    lost = layout.lost[number] | scripts
-    found = []
-    if not lost.isdisjoint(layout.targets[number]):
-        found += [
-            _lost(entry, target, root)
-            for entry, target in zip(package.paths, layout.targets[number], strict=True)
-            if target in lost and target not in scripts
-        ]
+    scripts = set(each.scripts)
+    lost = each.lost - scripts
+    found = [_lost(entry, target, root) for entry, target in each.files() if target in lost] if lost else []
     for path in sorted(scripts):
         here = {"_path": path, "path_type": "unix_python_entry_point"}
-        found.append(
-            here | ({"size_in_bytes": (root / path).stat().st_size} if path not in layout.lost[number] else {})
-        )
+        found.append(here | ({"size_in_bytes": (root / path).stat().st_size} if path not in each.lost else {}))
         if (root / path).is_file():
             found[-1]["sha256_in_prefix"] = sha256_file(root / path)
     return found

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 import queue
 import subprocess
-import sys
 import threading
-from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from pathlib import Path
-from typing import Any
 
 from cogvideo_sat_env.base import diskspace
 from cogvideo_sat_env.base.artefacts import CondaArtefact
-from cogvideo_sat_env.base.errors import PrefixError, SatenvError, VerificationError
+from cogvideo_sat_env.base.errors import PrefixError, SatenvError
 from cogvideo_sat_env.base.progress import Progress
 from cogvideo_sat_env.install.package_cache import key
-from cogvideo_sat_env.install.workers import reap
+from cogvideo_sat_env.install.workers import REMEDY, FailedError, ask, reap, start_process
 
 PROCESSES = 4  # that extract at once, at most: more than a disk can take is of no use
 _SHARE = 2_000_000  # bytes of archives for which one more is started: less is extracted before it would be there
-_WORKER = Path(__file__).with_name("unpack_worker.py")
 
 
 class Extractor:
@@ -71,19 +66,21 @@ class Extractor:
 
     def run(self, artefact: CondaArtefact, archive: Path) -> None:
         """Extract the verified `archive`. Raises VerificationError, PrefixError (no space, read-only), SatenvError."""
-        package = {"key": key(artefact), **{n: getattr(artefact, n) for n in ("name", "version", "build", "sha256")}}
         job = {
-            "archive": str(archive), "package": package, "packages": str(self._packages), "compare": self._compare
+            "archive": str(archive), "packages": str(self._packages), "key": key(artefact), "sha256": artefact.sha256,
+            "named": [artefact.name, artefact.version, artefact.build], "compare": self._compare,
         }  # fmt: skip
         self._make_places(archive.stat().st_size)
         child = self._idle.get()
         try:
             child = child or self._start()
-            answer = _ask(child, job)
+            ask(child, "unpack", [job])
+        except OSError as error:
+            raise self._error(f"{type(error).__name__}: {error}", artefact) from error
+        except FailedError as error:
+            raise self._error(str(error), artefact) from error
         finally:
             self._idle.put(child)
-        if answer["event"] != "unpacked":
-            raise self._error(answer, artefact)
 
     def _make_places(self, size: int) -> None:
         with self._guard:
@@ -96,33 +93,12 @@ class Extractor:
         with self._guard:
             if self._closed:
                 raise SatenvError("the extraction was interrupted", None)
-            child = subprocess.Popen(
-                [sys.executable, "-I", str(_WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                encoding="utf-8", cwd="/",
-            )  # fmt: skip
-            self._children.append(child)
-            return child
+            self._children.append(start_process())
+            return self._children[-1]
 
-    def _error(self, answer: Mapping[str, str], artefact: CondaArtefact) -> SatenvError:
-        text = answer["text"]
-        if answer["event"] == "refused":
-            return VerificationError(text, answer.get("remedy"))
+    def _error(self, text: str, artefact: CondaArtefact) -> SatenvError:
         if any(mark in text for mark in diskspace.MARKS):
             return diskspace.full(self._packages.parent, "the extracted packages")
         if "Permission denied" in text or "Read-only file system" in text:
             return PrefixError(f"{self._packages}: not writable: {text}", "choose another cache with SATENV_CACHE")
-        return SatenvError(
-            f"{artefact.file_name} can't be extracted: {text}",
-            "run it again; if it repeats, check memory limits (ulimit, cgroup) and report it",
-        )
-
-
-def _ask(child: subprocess.Popen[str], job: Mapping[str, Any]) -> dict[str, str]:
-    try:
-        child.stdin.write(json.dumps(job) + "\n")
-        child.stdin.flush()
-        if line := child.stdout.readline():
-            return json.loads(line)
-    except (OSError, ValueError):
-        pass  # it died: its return code says how
-    return {"event": "failed", "text": f"the extracting process ended with {child.wait()}"}
+        return SatenvError(f"{artefact.file_name} can't be extracted: {text}", REMEDY)

@@ -58,21 +58,20 @@ class Linker:
         self._stderr.close()
         reap([self._child])
 
-    def link(self, job: Job, packages: Sequence[ExtractedPackage], layout: Layout, workers: WorkerPool) -> None:
-        """Link `packages` so that every embedded path says `job.embedded`, and make their entry points; once.
+    def link(self, job: Job, layout: Layout, workers: WorkerPool) -> None:
+        """Link the packages so that every embedded path says `job.embedded`, and make their entry points; once.
 
         `workers` compare the extracted files with their manifests meanwhile. Link scripts are not run, and records
         are completed later (conda_meta.py).
         Raises Changed, PrefixError (no space), VerificationError (a package that can't be linked as it says).
         """
-        root = self._root
+        root, packages = self._root, [each.package for each in layout.placed]
         if not diskspace.same_file_system(job.cache, job.prefix):  # no hard links: the prefix needs space of its own
             diskspace.require(job.prefix, sum(p.installed_bytes for p in packages), "the environment")
         view = root / _VIEW
-        named = [_described(package, layout.entries(package, number)) for number, package in enumerate(packages)]
         message = {
             "staging": str(root), "prefix": str(job.embedded), "platform": job.plan.platform, "view": str(view),
-            "packages": named,
+            "packages": [_described(each.package, each.entries()) for each in layout.placed],
         }  # fmt: skip
         proven = [{"manifest_path": str(p.manifest.path), "folder": str(p.folder)} for p in packages]
         try:
@@ -81,9 +80,9 @@ class Linker:
             _require_same(workers.run("verify", proven))  # a package that is extracted anew meanwhile can't be linked
             raise
         shutil.rmtree(view)
-        for number, package in enumerate(packages):
-            for script in package.entry_points:
-                if script.path not in layout.lost[number]:
+        for each in layout.placed:
+            for script in each.package.entry_points:
+                if script.path not in each.lost:
                     own_files.write(root, script.path, script.script(str(job.embedded / layout.python)), 0o777)
 
     def _run(self, job: Job, message: Mapping[str, Any], meanwhile: Callable[[], list[Any]]) -> list[Any]:
@@ -129,14 +128,6 @@ def _described(package: ExtractedPackage, entries: Sequence[Mapping[str, Any]]) 
         "name": package.record_name, "folder": str(package.folder), "paths": None if whole else list(entries),
         "noarch_python": package.noarch_python, "size": package.manifest.archive_size, "sha256": artefact.sha256,
         "md5": artefact.md5, "file_name": artefact.file_name, "channel": artefact.channel,
-    }  # fmt: skip
-
-
-def job_of(package: ExtractedPackage, layout: Layout, number: int, root: Path) -> dict[str, Any]:
-    """Return the arguments that the tasks of bytecode_files.py have in common."""
-    return {
-        "manifest_path": str(package.manifest.path), "root": str(root), "site": layout.site_for(package),
-        "skip": layout.skipped(number),
     }  # fmt: skip
 
 

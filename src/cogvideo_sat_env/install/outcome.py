@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cogvideo_sat_env.install import activation
+from cogvideo_sat_env.install.job import Clock, Job
 
 
 class DoctorVerdict(Protocol):
@@ -88,3 +89,12 @@ class InstallOutcome:
             "activate": activation.activation_command(self.prefix),
             "exit_code": self.exit_code,
         }
+
+
+def of(job: Job, status: str, clock: Clock) -> InstallOutcome:
+    """Return the outcome of `job`, which `clock` goes on measuring, as far as the plan tells it."""
+    facts = job.plan.facts
+    return InstallOutcome(
+        job.prefix, status, str(job.plan.source), str(facts.get("variant", "")), clock.stages,
+        packages=job.plan.packages, not_provided=facts.get("not_provided", ()),
+    )  # fmt: skip

@@ -23,7 +23,7 @@ from cogvideo_sat_env.base.cache_layers import find_file, trusted_layers
 from cogvideo_sat_env.base.errors import SatenvError, VerificationError
 from cogvideo_sat_env.base.permissions import cache_umask, require_private, shared_on_purpose
 from cogvideo_sat_env.base.progress import Progress
-from cogvideo_sat_env.fetch.archives import artefact_path
+from cogvideo_sat_env.fetch.wanted import artefact_path
 from cogvideo_sat_env.install import package_manifest
 from cogvideo_sat_env.install.package_manifest import PackageManifest, manifest_path
 from cogvideo_sat_env.install.workers import WorkerPool
@@ -64,12 +64,13 @@ class PackageCache:
                 changed = dict(zip(known, workers.run("verify", jobs), strict=True))
         else:
             changed = {sha: package_manifest.changed(m.path, m.folder, plain=False) for sha, m in known.items()}
+        self.forget({a: (known[a.sha256].folder, name) for a in unique if (name := changed.get(a.sha256))})
+        found = {sha: manifest for sha, manifest in known.items() if not changed[sha]}
+        for manifest in found.values():
+            cache_use.mark_used(manifest.path)
         with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:  # hashing leaves the interpreter lock
-            self.forget({a: (known[a.sha256].folder, name) for a in unique if (name := changed.get(a.sha256))})
-            found = list(
-                pool.map(lambda a: self._judge(a, None if changed.get(a.sha256) else known.get(a.sha256)), unique)
-            )
-        return {manifest.sha256: manifest for manifest in found if manifest}
+            others = pool.map(self._verify_in_layer, [a for a in unique if a.sha256 not in found])
+            return found | {manifest.sha256: manifest for manifest in others if manifest}
 
     def _recorded(self, artefact: CondaArtefact) -> PackageManifest | None:
         found = package_manifest.read(self._manifest_path(artefact))
@@ -84,12 +85,6 @@ class PackageCache:
         except OSError:
             return False
         return shared_on_purpose() or (found.st_uid in (0, cache.st_uid) and not found.st_mode & 0o022)
-
-    def _judge(self, artefact: CondaArtefact, unchanged: PackageManifest | None) -> PackageManifest | None:
-        if unchanged is None:
-            return self._verify_in_layer(artefact)
-        cache_use.mark_used(unchanged.path)
-        return unchanged
 
     def forget(self, changed: Mapping[CondaArtefact, tuple[Path, str]]) -> None:
         """Take packages for not extracted, because a file in their folder is not as recorded."""

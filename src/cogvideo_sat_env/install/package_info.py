@@ -54,8 +54,8 @@ _ENTRY: Mapping[str, Check] = {
 }  # fmt: skip
 
 
-def check(folder: Path, package: str) -> None:
-    """Check info/index.json, paths.json and link.json of the extracted `package` in `folder`.
+def check(folder: Path, package: str) -> Mapping[str, Any]:
+    """Check info/index.json, paths.json and link.json of the extracted `package` in `folder`; return the first.
 
     Raises VerificationError naming package, file and field.
     """
@@ -70,6 +70,7 @@ def check(folder: Path, package: str) -> None:
             _entry(where, number, entry)
     if (folder / "info" / "link.json").exists():
         _link(package, _read(folder, package, "link.json"))
+    return index
 
 
 def _entry(where: str, number: int, entry: Any) -> None:

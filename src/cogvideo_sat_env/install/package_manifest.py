@@ -127,13 +127,14 @@ def write(
         "sha256": manifest.sha256, "archive_size": manifest.archive_size,
     }  # fmt: skip
     hashes = {entry["_path"]: entry["sha256"] for entry in paths if is_plain(entry)}
-    plain = {name: [*_fact(found[name]), sha256] for name, sha256 in hashes.items()}
-    others = {name: _fact(there) for name, there in found.items() if name not in hashes}
+    plain = {name: [*fact_of(found[name]), sha256] for name, sha256 in hashes.items()}
+    others = {name: fact_of(there) for name, there in found.items() if name not in hashes}
     text = "".join(f"{json.dumps(line)}\n" for line in (head, others, plain))
     write_atomically(path, text.encode("utf-8"), durable=False)
 
 
-def _fact(found: os.stat_result) -> Fact:
+def fact_of(found: os.stat_result) -> Fact:
+    """Return what is recorded of a file: size in bytes, modification time in ns, inode."""
     return [found.st_size, found.st_mtime_ns, found.st_ino]
 
 

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import quote
@@ -34,9 +34,8 @@ from cogvideo_sat_env.base.hashing import describe, sha256_file
 from cogvideo_sat_env.base.progress import Progress, Silent
 from cogvideo_sat_env.base.scratch import scratch_folder
 from cogvideo_sat_env.base.wheel_patch import PatchError, patch_wheel
-from cogvideo_sat_env.fetch.archives import artefact_path
 from cogvideo_sat_env.fetch.pip_errors import last_words, pip_error
-from cogvideo_sat_env.fetch.wanted import INDEX, Wanted
+from cogvideo_sat_env.fetch.wanted import INDEX, Wanted, artefact_path
 from cogvideo_sat_env.install import activation, own_files
 from cogvideo_sat_env.install.bytecode import compile_files
 from cogvideo_sat_env.install.prefix_python import PrefixPython
@@ -200,48 +199,40 @@ def patched_copy(wheel: Path, patches: Sequence[Path], folder: Path) -> Path:
     return copy
 
 
-@dataclass(frozen=True)
-class LaidOut:
-    """Files that the pip stage made: path in the prefix -> size and SHA-256, and the count of distributions."""
-
-    manifest: dict[str, dict[str, object]]
-    distributions: int
-
-
 def lay_out(
     python: PrefixPython, pins: Sequence[PipPin], wheels: Mapping[str, Path], prefix: Path, progress: Progress
-) -> LaidOut:
+) -> dict[str, dict[str, object]]:
     """Lay out the wheels into the staged prefix of `python`, with scripts that start `prefix`/bin/python.
 
+    Return size and SHA-256 of each file that was made, by its path in the prefix.
     Raises PrefixError when a wheel would overwrite a file (naming both owners), VerificationError for a wheel
     that is broken or claims a file of this program's own.
     """
     root = python.root
     owners: dict[str, str] = {}
-    sources: list[str] = []
     scripts = activation.load().scripts
     with progress.task("Laying out the pip packages", len(pins), "packages") as task:
         for pin in pins:
             task.note(pin.name)
             written = _lay_out_one(python, pin, wheels[pin.sha256], prefix, owners, scripts)
             owners |= dict.fromkeys(written, f"{pin.name} {pin.version} (pip)")
-            sources += [name for name in written if name.endswith(".py")]
             task.advance(1)
-    compiled = compile_files(python, sources, prefix, progress)
+    compiled = compile_files(python, [name for name in owners if name.endswith(".py")], prefix, progress)
     names = sorted({*owners, *compiled.values()})
-    return LaidOut({name: describe(root / name) for name in names}, len(pins))
+    return {name: describe(root / name) for name in names}
 
 
+@dataclass
 class _Destination(SchemeDictionaryDestination):
     """Writes below the prefix only, never over anything, and remembers what it wrote (relative to the prefix).
 
     What `label` ships in place of a file that this program makes, its activation `scripts` among them, is refused.
     """
 
-    root: Path
-    written: list[str]
-    label: str
-    scripts: Mapping[str, bytes]
+    root: Path = Path()
+    label: str = ""
+    scripts: Mapping[str, bytes] = field(default_factory=dict)
+    written: list[str] = field(default_factory=list)
 
     def write_to_fs(self, scheme: Scheme, path: str, stream: BinaryIO, is_executable: bool) -> RecordEntry:
         target = self._path_with_destdir(scheme, path)
@@ -258,13 +249,9 @@ class _Destination(SchemeDictionaryDestination):
 
 
 def _lay_out_one(
-    python: PrefixPython,
-    pin: PipPin,
-    wheel: Path,
-    prefix: Path,
-    owners: Mapping[str, str],
+    python: PrefixPython, pin: PipPin, wheel: Path, prefix: Path, owners: Mapping[str, str],
     scripts: Mapping[str, bytes],
-) -> list[str]:
+) -> list[str]:  # fmt: skip
     root = python.root
     site = {name: str(root / python.paths[name]) for name in ("purelib", "platlib")}
     scheme = site | {
@@ -272,9 +259,8 @@ def _lay_out_one(
         "data": str(root),
         "headers": str(root / "include" / f"python{python.version}" / pin.name),
     }
-    destination = _Destination(scheme, interpreter=str(prefix / "bin" / "python"), script_kind="posix")
-    destination.root, destination.written = root, []
-    destination.label, destination.scripts = pin.file_name, scripts
+    starter = str(prefix / "bin" / "python")
+    destination = _Destination(scheme, starter, "posix", root=root, label=pin.file_name, scripts=scripts)
     try:
         with WheelFile.open(wheel) as source:
             metadata = parse_metadata_file(source.read_dist_info("METADATA"))

@@ -49,8 +49,8 @@ def mark_pending(root: Path) -> None:
     own_files.write(root, PENDING, b"")
 
 
-def run(prefix: Path, scripts: Sequence[LinkScript], progress: Progress) -> tuple[str, ...]:
-    """Run `scripts` in `prefix` as conda does, and take the mark away. Return what ran; raises SatenvError."""
+def run(prefix: Path, scripts: Sequence[LinkScript], progress: Progress) -> None:
+    """Run `scripts` in `prefix` as conda does, and take the mark away. Raises SatenvError."""
     for script in scripts:
         progress.say(f"Running the link script of {script.package}, as allowed")
         child = subprocess.run(
@@ -71,4 +71,3 @@ def run(prefix: Path, scripts: Sequence[LinkScript], progress: Progress) -> tupl
                 "nothing was changed; leave it out of --allow-link-scripts, and do by hand what it would do",
             )
     (prefix / PENDING).unlink(missing_ok=True)
-    return tuple(str(script) for script in scripts)

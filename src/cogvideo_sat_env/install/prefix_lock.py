@@ -277,15 +277,10 @@ def _read(path: Path) -> Owner | None:
     try:
         return Owner(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
-        return _unknown(path)
+        return _UNKNOWN if path.exists() else None  # of another program or an older version
 
 
 _UNKNOWN = Owner("an unknown host", 0, "", "", "", "an unknown time", "")
-
-
-def _unknown(path: Path) -> Owner | None:
-    """Return an owner nobody knows for a lock file of another program or an older version, None for no file."""
-    return _UNKNOWN if path.exists() else None
 
 
 def _is_left(path: Path, silent: float) -> bool:

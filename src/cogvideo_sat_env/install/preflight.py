@@ -90,5 +90,5 @@ def require_writable_cache(cache: Path, what: str) -> None:
 
 
 def _require_exec(folder: Path, why: str, remedy: str) -> None:
-    if os.statvfs(folder).f_flag & getattr(os, "ST_NOEXEC", 8):
+    if diskspace.is_noexec(folder):
         raise PrefixError(f"{why}: the file system of {folder} is mounted noexec", remedy)

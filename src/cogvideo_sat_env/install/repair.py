@@ -8,54 +8,29 @@ import secrets
 import shutil
 import stat
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cogvideo_sat_env.base.hashing import sha256_file
 from cogvideo_sat_env.install import receipt, staging
 from cogvideo_sat_env.install.added import Distribution, distributions, remove_empty, site_of, strangers
+from cogvideo_sat_env.install.outcome import InstallOutcome
 from cogvideo_sat_env.install.package_manifest import walk
 
 _THEIRS = frozenset({"conda-meta/history", "conda-meta/state"})  # conda's log, and the user's own variables
 
 
-@dataclass(frozen=True)
-class Repaired:
-    """One thing that was put right, and what was wrong with it."""
+def repair(outcome: InstallOutcome, staged: Path, old: Mapping[str, Any]) -> InstallOutcome:
+    """Make every file of `staged` the same in the prefix, by renames, and remove what took the place of its packages.
 
-    path: str
-    why: str
-
-    def __str__(self) -> str:
-        return f"{self.path} ({self.why})"
-
-
-@dataclass(frozen=True)
-class Repair:
-    """What a repair did.
-
-    repaired     what was put right
-    added        packages that conda or mamba added, which stay, and distributions that pip added, which don't
-    aside        files that Python would import beside the lock's, moved into `aside_folder`
-    unowned      other files that no package owns, which stay
+    Return `outcome`, which names the prefix, with what was done. `old` is the receipt of the prefix: a file that still
+    has the hash in it is right (a wheel that was built anew may differ), unless the prefix was moved. Other builds that
+    conda put in place of the lock's and other versions that pip did are removed with every file of theirs. What pip
+    added, and files of no package where Python imports from, are moved into a folder beside the prefix. Packages that
+    conda added and the user's other files stay.
     """
-
-    repaired: tuple[Repaired, ...] = ()
-    added: tuple[str, ...] = ()
-    aside: tuple[str, ...] = ()
-    aside_folder: Path | None = None
-    unowned: tuple[str, ...] = ()
-
-
-def repair(prefix: Path, staged: Path, old: Mapping[str, Any]) -> Repair:
-    """Make every file of `staged` the same in `prefix`, by renames, and remove what took the place of its packages.
-
-    `old` is the receipt of `prefix`: a file that still has the hash in it is right (a wheel that was built anew may
-    differ), unless the prefix was moved. Other builds that conda put in place of the lock's and other versions that pip
-    did are removed with every file of theirs. What pip added, and files of no package where Python imports from, are
-    moved into a folder beside the prefix. Packages that conda added and the user's other files stay.
-    """
+    prefix = outcome.prefix
     moved = receipt.moved_from(prefix, old) is not None
     files = {} if moved else dict(old["files"])
     wanted = {name for name, _ in walk(str(staged))} - {receipt.PATH}
@@ -65,7 +40,6 @@ def repair(prefix: Path, staged: Path, old: Mapping[str, Any]) -> Repair:
     }
     for name in found:
         _put(staged / name, prefix / name)
-    repaired = [Repaired(name, why) for name, why in found.items()]
     others = {
         str(path): record["name"]
         for name, record in _records(prefix)
@@ -73,16 +47,23 @@ def repair(prefix: Path, staged: Path, old: Mapping[str, Any]) -> Repair:
         for path in record.get("files", ())
     }
     site = site_of(wanted)
-    removed, added = _remove_replaced(prefix, staged, site, wanted, others) if site else ([], [])
-    removed += _remove_extra(prefix, records, wanted | others.keys())
+    removed, added = _remove_replaced(prefix, staged, site, wanted, others) if site else ({}, [])
+    removed |= _remove_extra(prefix, records, wanted | others.keys())
     foreign = {path for package in added for path in package.files} - wanted - others.keys()
     there = strangers(prefix, {*wanted, receipt.PATH, *others}, site, foreign)
-    removed += [Repaired(path, why) for path, why in there.stale.items() if _unlink(prefix / path)]
+    removed |= {path: why for path, why in there.stale.items() if _unlink(prefix / path)}
     folder = _move_aside(prefix, there.aside)
-    remove_empty(prefix, [*(entry.path for entry in removed), *there.aside])
+    remove_empty(prefix, [*removed, *there.aside])
     _note(prefix, staged, old, files, found)
-    names = sorted({*others.values(), *(f"{package.name} {package.version} (pip)" for package in added)})
-    return Repair((*repaired, *removed), tuple(names), tuple(there.aside), folder, tuple(there.kept))
+    return replace(
+        outcome,
+        status="repaired" if found or removed or there.aside else "up-to-date",
+        repaired=tuple(f"{path} ({why})" for path, why in (*found.items(), *removed.items())),
+        added=tuple(sorted({*others.values(), *(f"{package.name} {package.version} (pip)" for package in added)})),
+        aside=tuple(there.aside),
+        aside_folder=str(folder or ""),
+        unowned=tuple(there.kept),
+    )
 
 
 def _move_aside(prefix: Path, paths: Collection[str]) -> Path | None:
@@ -108,8 +89,8 @@ def _note(prefix: Path, staged: Path, old: Mapping[str, Any], files: Mapping[str
 
 def _remove_replaced(
     prefix: Path, staged: Path, site: str, wanted: Collection[str], others: Collection[str]
-) -> tuple[list[Repaired], list[Distribution]]:
-    """Remove the files of other versions of the staged distributions; return them, and the distributions added."""
+) -> tuple[dict[str, str], list[Distribution]]:
+    """Remove the files of other versions of the staged distributions; return them, and why, and those added."""
     ours = {package.name for package in distributions(staged, site)}
     # what was renamed into place is no longer in the staged folder, whose names are known all the same
     found = list(distributions(prefix, site))
@@ -117,11 +98,11 @@ def _remove_replaced(
     there = [p for p in found if f"{p.info}/METADATA" not in wanted and f"{p.info}/METADATA" not in others]
     added = [p for p in there if p.name not in ours]
     kept = {*wanted, *others, *(path for package in added for path in package.files)}
-    removed = []
+    removed = {}
     for package in (p for p in there if p.name in ours):
         for path in dict.fromkeys(package.files):
             if path not in kept and _unlink(prefix / path):
-                removed.append(Repaired(path, f"of {package.name} {package.version}, which is not in the lock"))
+                removed[path] = f"of {package.name} {package.version}, which is not in the lock"
     return removed, added
 
 
@@ -182,20 +163,20 @@ def _put(source: Path, target: Path) -> None:
     os.replace(source, target)
 
 
-def _remove_extra(prefix: Path, right: Mapping[str, str], kept: Collection[str]) -> list[Repaired]:
-    """Remove what other builds of the lock's packages own in `prefix`: their records, and the files only they own.
+def _remove_extra(prefix: Path, right: Mapping[str, str], kept: Collection[str]) -> dict[str, str]:
+    """Remove what other builds of the lock's packages own in `prefix`: records, and files only they own. Return why.
 
     `right` are the names of the lock's records by package, `kept` the files of the lock's and of other packages.
     """
-    removed = []
+    removed = {}
     for name, record in list(_records(prefix)):
         if right.get(record["name"], name) == name:
             continue
         for path in map(str, record.get("files", ())):
             if path not in kept and ".." not in path.split("/") and _unlink(prefix / path):
-                removed.append(Repaired(path, f"of {record['name']} {record.get('version')}, which is not in the lock"))
+                removed[path] = f"of {record['name']} {record.get('version')}, which is not in the lock"
         (prefix / "conda-meta" / name).unlink()
-        removed.append(Repaired(f"conda-meta/{name}", "not in the lock"))
+        removed[f"conda-meta/{name}"] = "not in the lock"
     return removed
 
 

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from cogvideo_sat_env.install.bytecode_files import keep_bytecode, link_bytecode
-from cogvideo_sat_env.install.package_files import verify
-from cogvideo_sat_env.install.prefix_record import complete_record
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
 
-TASKS = {task.__name__: task for task in (verify, link_bytecode, keep_bytecode, complete_record)}
+# task -> its module: `unpack` alone needs more than the standard library
+_MODULES = {
+    "verify": "package_files", "link_bytecode": "bytecode_files", "keep_bytecode": "bytecode_files",
+    "complete_record": "prefix_record", "unpack": "unpack",
+}  # fmt: skip
+
+
+def load(name: str) -> Callable[..., Any]:
+    """Return the function that is the task `name`."""
+    return getattr(import_module(f"{__package__}.{_MODULES[name]}"), name)

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 from cogvideo_sat_env.base import cache_use, diskspace
 from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import PrefixError, VerificationError
-from cogvideo_sat_env.install import own_files, preflight, receipt, staging
+from cogvideo_sat_env.install import outcome, own_files, preflight, receipt, staging
 from cogvideo_sat_env.install.job import Clock, Job, Options, Plan
 from cogvideo_sat_env.install.outcome import InstallOutcome
 from cogvideo_sat_env.install.prefix_lock import prefix_lock
 from cogvideo_sat_env.install.receipt import is_up_to_date
 
 if TYPE_CHECKING:
-    from cogvideo_sat_env.install.stage_prefix import StagedPrefix
+    from cogvideo_sat_env.install.post_link import LinkScript
 
 ATTEMPTS = 3  # at linking packages that something changes
 
@@ -35,7 +35,7 @@ def install_prefix(job: Job) -> InstallOutcome:
     clock = Clock()
     with clock.stage("compare"):
         if not options.repair and is_up_to_date(prefix, receipt.read(prefix), plan.fingerprint):
-            return _outcome(job, "up-to-date", clock)
+            return outcome.of(job, "up-to-date", clock)
     preflight.require_prefix(prefix)
     preflight.require_places(job.cache)
     try:
@@ -52,8 +52,8 @@ def install_prefix(job: Job) -> InstallOutcome:
             staging.recover(prefix, progress)
         found = receipt.read(prefix)
         if not options.repair and receipt.holds(prefix, found, plan.fingerprint):  # made while this run waited
-            return _outcome(job, "up-to-date", clock)
-        if moved := _moved(prefix, found, plan):
+            return outcome.of(job, "up-to-date", clock)
+        if moved := _moved(prefix, found, plan.fingerprint):
             progress.say(f"{prefix}: was made at {moved} and moved here; every file that names that place is put right")
             job = replace(job, options=replace(options, repair=True))
         with diskspace.watch(prefix, "the environment"):
@@ -64,19 +64,9 @@ def install_prefix(job: Job) -> InstallOutcome:
         return _make(job, clock, found)
 
 
-def _moved(prefix: Path, found: Mapping[str, Any] | None, plan: Plan) -> str | None:
-    """Return where the environment that `plan` is about was made, when it was moved to `prefix` since."""
-    if found is None or plan.fingerprint != found.get("fingerprint"):
-        return None
-    return receipt.moved_from(prefix, found)
-
-
-def _outcome(job: Job, status: str, clock: Clock) -> InstallOutcome:
-    facts = job.plan.facts
-    return InstallOutcome(
-        job.prefix, status, str(job.plan.source), str(facts.get("variant", "")), clock.stages,
-        packages=job.plan.packages, not_provided=facts.get("not_provided", ()),
-    )  # fmt: skip
+def _moved(prefix: Path, found: Mapping[str, Any] | None, wanted: str) -> str | None:
+    """Return where the environment that is `wanted` was made, when it was moved to `prefix` since."""
+    return receipt.moved_from(prefix, found) if found is not None and found.get("fingerprint") == wanted else None
 
 
 def _make(job: Job, clock: Clock, found: dict[str, Any] | None) -> InstallOutcome:
@@ -85,50 +75,35 @@ def _make(job: Job, clock: Clock, found: dict[str, Any] | None) -> InstallOutcom
     from cogvideo_sat_env.install import post_link, repair
 
     prefix = job.prefix
-    root, staged = _staged(job, clock)
-    done = repair.Repair()
-    ran: tuple[str, ...] = ()
+    root, made, scripts = _staged(job, clock)
     try:
         with diskspace.watch(prefix.parent, "the environment"):
             if job.options.repair and found is not None:
                 with clock.stage("repair"):
-                    done = repair.repair(prefix, root, found)
-                status = "repaired" if done.repaired or done.aside else "up-to-date"
+                    made = repair.repair(made, root, found)
                 staging.discard(prefix, root, job.progress)
             else:
                 with clock.stage("rename"):
                     old = staging.commit(prefix, root)
-                status = "replaced" if old else "created"
                 with clock.stage("link scripts"):
                     try:
-                        ran = post_link.run(prefix, staged.allowed_scripts, job.progress)
+                        post_link.run(prefix, scripts, job.progress)
                     except BaseException:
                         staging.take_back(prefix, old, job.progress)
                         raise
                 with clock.stage("rename"):
                     staging.settle(prefix, old, job.options.keep, job.progress)
+                ran = tuple(map(str, scripts))
+                made = replace(made, status="replaced" if old else "created", link_scripts_run=ran)
     except BaseException:
         if root.exists():
             staging.discard(prefix, root, job.progress)
         raise
-    return replace(
-        _outcome(job, status, clock),
-        bytes=staged.bytes,
-        files=staged.files,
-        link_scripts=staged.link_scripts,
-        link_scripts_run=ran,
-        collisions=staged.collisions,
-        repaired=tuple(map(str, done.repaired)),
-        added=done.added,
-        aside=done.aside,
-        aside_folder=str(done.aside_folder or ""),
-        unowned=done.unowned,
-        kept=str(staging.kept(prefix) or ""),
-    )
+    return replace(made, kept=str(staging.kept(prefix) or ""))
 
 
-def _staged(job: Job, clock: Clock) -> tuple[Path, StagedPrefix]:
-    """Stage what `job` says; do it again with the packages of the cache that turn out to be changed."""
+def _staged(job: Job, clock: Clock) -> tuple[Path, InstallOutcome, list[LinkScript]]:
+    """Stage what `job` says, where `stage` does; again where packages of the cache turn out to be changed."""
     from cogvideo_sat_env.install.link import Changed
     from cogvideo_sat_env.install.stage_prefix import forget, provide, stage
     from cogvideo_sat_env.install.workers import WorkerPool
@@ -139,7 +114,7 @@ def _staged(job: Job, clock: Clock) -> tuple[Path, StagedPrefix]:
         root = staging.make(job.prefix)
         try:
             with diskspace.watch(job.prefix.parent, "the environment"), WorkerPool() as workers:
-                return root, stage(job, manifests, root, clock, workers)
+                return root, *stage(job, manifests, root, clock, workers)
         except BaseException as error:
             if root.exists():
                 staging.discard(job.prefix, root, job.progress)
@@ -177,9 +152,7 @@ def _require_repairable(prefix: Path, found: Mapping[str, Any] | None, wanted: s
 
 def _require_ours(prefix: Path, found: Mapping[str, Any] | None, wanted: str, replaceable: bool) -> None:
     """Raise PrefixError unless `prefix` is free, or is one of ours (with the receipt `found`) and `replaceable`."""
-    if found is None:  # free, or refused by preflight
-        return
-    if found.get("fingerprint") == wanted and receipt.moved_from(prefix, found):
+    if found is None or _moved(prefix, found, wanted):  # free, or refused by preflight; or to be repaired
         return
     if staging.is_mount(prefix):
         raise PrefixError(

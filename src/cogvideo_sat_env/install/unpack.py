@@ -7,12 +7,10 @@ compare the result with the package's own list, so that nothing is missing, and 
 from __future__ import annotations
 
 import filecmp
-import json
 import os
 import shutil
 import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -29,39 +27,35 @@ from cogvideo_sat_env.install.open_folders import with_open_folders
 from cogvideo_sat_env.install.package_manifest import PackageManifest
 
 
-@dataclass(frozen=True)
-class PackageName:
-    """What an archive has to be: the lock's name, version, build and SHA-256; `key` names it in the package cache."""
+def unpack(archive: str, packages: str, key: str, sha256: str, named: Sequence[str], compare: bool) -> None:
+    """Make `packages`/`key` hold the extracted `archive`, with its manifest beside it, unless another process just has.
 
-    key: str
-    name: str
-    version: str
-    build: str
-    sha256: str
-
-
-def unpack(archive: Path, package: PackageName, packages: Path, compare: bool = False) -> None:
-    """Make `packages`/KEY hold the extracted `archive`, with its manifest beside it, unless another process just has.
-
-    With `compare` what is there is compared with the archive, byte by byte, and its manifest isn't believed.
+    It has to be what the lock says: `sha256`, and `named`: name, version, build. With `compare` what is there is
+    compared with the archive, byte by byte, and its manifest isn't believed.
     Raises VerificationError for an archive that isn't what the lock or its own list of files says, OSError as it comes.
     """
-    folder, recorded = packages / package.key, package_manifest.manifest_path(packages, package.key)
-    manifest = PackageManifest(folder, package.sha256, archive.stat().st_size)
-    with FileLock(packages / f"{package.key}.lock", mode=0o666 & ~umask()):
-        scratch, gone = packages / f".{package.key}.partial", packages / f".{package.key}.gone"
+    place = Path(packages)
+    folder, recorded = place / key, package_manifest.manifest_path(place, key)
+    manifest = PackageManifest(folder, sha256, os.stat(archive).st_size)
+    with FileLock(place / f"{key}.lock", mode=0o666 & ~umask()):
+        scratch, gone = place / f".{key}.partial", place / f".{key}.gone"
         for left in (scratch, gone):  # of a killed run: whoever holds the lock is alone
             _remove(left)
         known = None if compare else package_manifest.read(recorded)
         if known == manifest and package_manifest.changed(recorded, folder) is None:
             return
         try:
-            _extract(archive, package, scratch, gone)
+            _extract(Path(archive), sha256, scratch, gone)
             _normalize_modes(scratch)
-            package_info.check(scratch, package.key)
+            index = package_info.check(scratch, key)
+            if [index["name"], index["version"], index["build"]] != named:
+                raise VerificationError(
+                    f"{key}: expected {' '.join(named)}, found {index['name']} {index['version']} {index['build']}",
+                    "the lock was changed by hand or the channel renamed a package: make the lock again",
+                )
             found = dict(package_manifest.walk(str(scratch)))
             paths = package_manifest.read_paths(scratch)
-            _require_as_listed(scratch, package, found, paths)
+            _require_as_listed(key, found, paths)
             recorded.unlink(missing_ok=True)
             if compare and folder.is_dir() and _is_same(scratch, folder, found):
                 found = dict(package_manifest.walk(str(folder)))
@@ -123,8 +117,11 @@ def _is_same(fresh: Path, folder: Path, found: Mapping[str, os.stat_result]) -> 
     return True
 
 
-def _extract(archive: Path, package: PackageName, scratch: Path, spare: Path) -> None:
-    """Extract `archive` into the new folder `scratch`; `spare` is a path for another folder, where one is needed."""
+def _extract(archive: Path, expected: str, scratch: Path, spare: Path) -> None:
+    """Extract `archive`, which has the `expected` SHA-256, into the new folder `scratch`.
+
+    `spare` is a path for another folder, where one is needed.
+    """
     try:
         archive_size.require_bounded(archive)
         scratch.mkdir()
@@ -139,60 +136,41 @@ def _extract(archive: Path, package: PackageName, scratch: Path, spare: Path) ->
             spare.mkdir()
             extract(with_open_folders(archive, spare), scratch)
             _remove(spare)
-    except (ZstdError, BadZipFile, EOFError, ValueError, RuntimeError) as error:
-        raise unreadable(archive, str(error)) from error
-    except OSError as error:
-        if error.errno is None and "space left" not in str(error) and "quota" not in str(error):
-            raise unreadable(archive, str(error)) from error
-        raise
-    if sha256 != package.sha256:
+    except (ZstdError, BadZipFile, EOFError, ValueError, RuntimeError, OSError) as error:
+        is_full = "space left" in str(error) or "quota" in str(error)
+        if isinstance(error, OSError) and (error.errno is not None or is_full):
+            raise
         raise VerificationError(
-            f"{archive}: expected SHA-256 {package.sha256}, found {sha256} while it was extracted",
+            f"{archive}: has the SHA-256 of the lock but is no readable conda package: {error}",
+            "tell the channel; a lock that names another build of the package gets by without it",
+        ) from error
+    if sha256 != expected:
+        raise VerificationError(
+            f"{archive}: expected SHA-256 {expected}, found {sha256} while it was extracted",
             "something changes the cache while it is used: choose another with SATENV_CACHE",
         )
 
 
-def unreadable(archive: Path, why: str) -> VerificationError:
-    """Return the error for a file that has the locked SHA-256 and still is no package."""
-    return VerificationError(
-        f"{archive}: has the SHA-256 of the lock but is no readable conda package: {why}",
-        "tell the channel; a lock that names another build of the package gets by without it",
-    )
-
-
-def _require_as_listed(
-    folder: Path, package: PackageName, found: Mapping[str, os.stat_result], paths: Sequence[Mapping[str, Any]]
-) -> None:
-    try:
-        index = json.loads((folder / "info" / "index.json").read_bytes())
-        named = (index.get("name"), index.get("version"), index.get("build"))
-    except (OSError, ValueError, AttributeError) as error:
-        raise unreadable(Path(package.key), f"info/index.json: {error}") from error
-    if named != (package.name, package.version, package.build):
-        raise VerificationError(
-            f"{package.key}: expected {package.name} {package.version} {package.build}, "
-            f"found {' '.join(map(str, named))}",
-            "the lock was changed by hand or the channel renamed a package: make the lock again",
-        )
+def _require_as_listed(key: str, found: Mapping[str, os.stat_result], paths: Sequence[Mapping[str, Any]]) -> None:
     seen: set[str] = set()
     for entry in paths:
         name, kind = str(entry["_path"]), entry.get("path_type")
         if name.startswith("/") or (".." in name and ".." in name.split("/")):
-            raise VerificationError(f"{package.key}: holds {name!r}, a path out of any prefix", "tell its channel")
+            raise VerificationError(f"{key}: holds {name!r}, a path out of any prefix", "tell its channel")
         if name in seen:
-            raise VerificationError(f"{package.key}: lists {name!r} twice", "tell its channel")
+            raise VerificationError(f"{key}: lists {name!r} twice", "tell its channel")
         seen.add(name)
         if kind == "directory":
             continue
         there = found.get(name)
         if there is None:
-            raise VerificationError(f"{package.key}: lists {name!r} but doesn't hold it", "tell its channel")
+            raise VerificationError(f"{key}: lists {name!r} but doesn't hold it", "tell its channel")
         is_link = stat.S_ISLNK(there.st_mode)
         size = entry.get("size_in_bytes")
         if is_link != (kind == "softlink") or (not is_link and size is not None and size != there.st_size):
             what = "a link" if is_link else f"a file of {there.st_size:,} bytes"
             listed = "a link" if kind == "softlink" else "a file" if size is None else f"a file of {size:,} bytes"
             raise VerificationError(
-                f"{package.key}: {name!r} is {what}, its own list says {listed}: a member may be there twice",
+                f"{key}: {name!r} is {what}, its own list says {listed}: a member may be there twice",
                 "don't use this package; tell its channel",
             )

@@ -16,14 +16,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # isolated mode leaves it out
 
+from cogvideo_sat_env.base.errors import VerificationError
 from cogvideo_sat_env.install.package_files import remember
-from cogvideo_sat_env.install.tasks import TASKS
+from cogvideo_sat_env.install.tasks import load
 
 
 def _listen(messages: queue.SimpleQueue[str]) -> None:
     for line in sys.stdin:
         messages.put(line)
-    os._exit(0)
+    os._exit(0)  # rattler 0.28 can crash while the interpreter shuts down
 
 
 def main() -> None:
@@ -35,12 +36,15 @@ def main() -> None:
     while True:
         message = json.loads(messages.get())
         try:
-            answer = {"results": [TASKS[message["task"]](**job) for job in message["jobs"]]}
-        except OSError as error:
-            answer = {"errno": error.errno, "strerror": error.strerror, "filename": error.filename}
+            function = load(message["task"])
+            answer = {"results": [function(**job) for job in message["jobs"]]}
+        except VerificationError as error:
+            answer = {"refused": [error.message, error.remedy]}
         except Exception as error:  # the parent tells it
             answer = {"failed": f"{type(error).__name__}: {error}"}
-        sys.stdout.write(json.dumps(answer) + "\n")
+            if isinstance(error, OSError) and error.errno:
+                answer = {"system": [error.errno, error.strerror, error.filename, None, error.filename2]}
+        sys.stdout.write(json.dumps(answer, default=str) + "\n")
         sys.stdout.flush()
 
 

@@ -12,14 +12,19 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cogvideo_sat_env.base.errors import SatenvError
+from cogvideo_sat_env.base.errors import SatenvError, VerificationError
+from cogvideo_sat_env.install import tasks
 from cogvideo_sat_env.install.staging import held_fds
-from cogvideo_sat_env.install.tasks import TASKS
 
 FEW = 24  # packages that are done before a process would have started
 PROCESSES = 8  # at most: more than a file system takes is of no use
+REMEDY = "run it again; if it repeats, check memory limits (ulimit, cgroup) and report it"
 _BATCH = 4  # packages a message
 _WORKER = Path(__file__).with_name("worker_main.py")
+
+
+class FailedError(Exception):
+    """What a process that works on files couldn't do, or how it died, in words."""
 
 
 class WorkerPool:
@@ -51,14 +56,9 @@ class WorkerPool:
     def start(self, task: str, jobs: Sequence[Mapping[str, Any]]) -> Work:
         """Begin to do `task` (of tasks.py) with each of `jobs`; few are done at once, here."""
         if len(jobs) <= FEW:
-            return Work([TASKS[task](**job) for job in jobs])
+            return Work([tasks.load(task)(**job) for job in jobs])
         while len(self._children) < min(PROCESSES, os.cpu_count() or 1):
-            self._children.append(
-                subprocess.Popen(
-                    [sys.executable, "-I", "-S", str(_WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                    text=True, encoding="utf-8", cwd="/", pass_fds=held_fds(),
-                )
-            )  # fmt: skip
+            self._children.append(start_process("-S"))  # which these tasks need not wait for
         self._share({job["manifest_path"] for job in jobs} - self._shares.keys())
         work = Work([None] * len(jobs))
         self._threads = []
@@ -106,12 +106,24 @@ class Work:
             if self._errors:
                 return
             numbers = share[start : start + _BATCH]
-            answer = _ask(child, {"task": task, "jobs": [jobs[number] for number in numbers]})
-            if "results" not in answer:
-                self._errors.append(_error(answer))
+            try:
+                results = ask(child, task, [jobs[number] for number in numbers])
+            except FailedError as error:
+                self._errors.append(SatenvError(f"the files of the packages can't be worked on: {error}", REMEDY))
                 return
-            for number, result in zip(numbers, answer["results"], strict=True):
+            except (OSError, VerificationError) as error:
+                self._errors.append(error)
+                return
+            for number, result in zip(numbers, results, strict=True):
                 self._results[number] = result
+
+
+def start_process(*options: str) -> subprocess.Popen[str]:
+    """Start a process that `ask` may be called with: worker_main.py in an isolated Python with these `options`."""
+    return subprocess.Popen(
+        [sys.executable, "-I", *options, str(_WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        encoding="utf-8", cwd="/", pass_fds=held_fds(),
+    )  # fmt: skip
 
 
 def reap(children: Sequence[subprocess.Popen[str]]) -> None:
@@ -123,21 +135,23 @@ def reap(children: Sequence[subprocess.Popen[str]]) -> None:
         child.wait()
 
 
-def _ask(child: subprocess.Popen[str], message: Mapping[str, Any]) -> dict[str, Any]:
+def ask(child: subprocess.Popen[str], task: str, jobs: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """Have a process do `task` with each of `jobs`; return the results.
+
+    Raises VerificationError and OSError as the task does, FailedError for all else and for a process that died.
+    """
+    answer: dict[str, Any] = {}
     try:
-        child.stdin.write(json.dumps(message) + "\n")
+        child.stdin.write(json.dumps({"task": task, "jobs": jobs}) + "\n")
         child.stdin.flush()
         if line := child.stdout.readline():
-            return json.loads(line)
+            answer = json.loads(line)
     except (OSError, ValueError):
         pass  # it died: its return code says so
-    return {"failed": f"the process ended with {child.wait()}"}
-
-
-def _error(answer: Mapping[str, Any]) -> Exception:
-    if "errno" in answer:
-        return OSError(answer["errno"], answer["strerror"], answer["filename"])
-    return SatenvError(
-        f"the files of the packages can't be worked on: {answer['failed']}",
-        "run it again; if it repeats, check memory limits (ulimit, cgroup) and report it",
-    )
+    if "results" in answer:
+        return answer["results"]
+    if "refused" in answer:
+        raise VerificationError(*answer["refused"])
+    if "system" in answer:
+        raise OSError(*answer["system"])
+    raise FailedError(answer.get("failed") or f"the process ended with {child.wait()}")

@@ -12,7 +12,7 @@ import pytest
 
 from cogvideo_sat_env.base.hashing import sha256_file
 from cogvideo_sat_env.base.progress import Silent
-from cogvideo_sat_env.fetch.archives import artefact_path
+from cogvideo_sat_env.fetch.wanted import artefact_path
 from cogvideo_sat_env.source.wheels.channel import WheelChannel, build_channel
 from cogvideo_sat_env.source.wheels.interpreter import probe
 from cogvideo_sat_env.source.wheels.lockfile import lock_name, spec_hash

@@ -17,7 +17,7 @@ from cogvideo_sat_env.base.hashing import sha256_file
 from cogvideo_sat_env.base.progress import Progress, human_bytes
 from cogvideo_sat_env.base.scratch import scratch_folder
 from cogvideo_sat_env.base.timestamp import EPOCH
-from cogvideo_sat_env.fetch.archives import artefact_path
+from cogvideo_sat_env.fetch.wanted import artefact_path
 from cogvideo_sat_env.source.wheels.interpreter import Interpreter, private_venv
 from cogvideo_sat_env.source.wheels.lockfile import WheelLock, is_sdist, write_requirements
 from cogvideo_sat_env.source.wheels.pip import run_pip
