@@ -217,13 +217,11 @@ def test_a_busy_prefix_names_its_holder_when_the_wait_is_over(site: Site) -> Non
         pass
 
 
-def test_the_linking_process_ends_with_its_parent(site: Site, sample: Path) -> None:
-    from cogvideo_sat_env.install import link_worker
+def test_the_linking_process_ends_with_its_parent() -> None:
+    from cogvideo_sat_env.install import workers
 
-    worker = Path(link_worker.__file__)
-    child = subprocess.Popen([sys.executable, "-I", str(worker)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    job = {"packages": [], "staging": str(site.home / "s"), "prefix": str(site.home / "p"), "platform": "linux-64"}
-    child.stdin.write(json.dumps(job).encode()[:-1])  # no end of line: it waits
+    child = workers.start_process("link")
+    child.stdin.write('{"task": "link", "jobs": [')  # no end of line: it waits
     child.stdin.close()
-    assert child.wait(timeout=20) != 0
+    assert child.wait(timeout=20) == 0 and child.stdout.read() == ""
     child.stdout.close()

@@ -288,14 +288,13 @@ def test_what_rattler_can_not_read_is_not_fetched_by_it(site: Site, tmp_path: Pa
     }  # fmt: skip
     places = {name: str(tmp_path / name) for name in ("staging", "prefix", "view")}
     message = {**places, "platform": current_platform(), "packages": [package]}
-    worker = Path(workers.__file__).with_name("link_worker.py")
-    child = subprocess.Popen([sys.executable, "-I", worker], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    child.stdin.write(json.dumps(message) + "\n")
-    child.stdin.flush()
-    last = json.loads(child.stdout.readlines()[-1])
-    child.stdin.close()
-    child.stdout.close()
-    assert child.wait(timeout=20) == 1 and last["event"] == "error" and site.server.requests == []
+    child = workers.start_process("link")
+    try:
+        (wrong,) = workers.ask(child, "link", [message])
+    finally:
+        child.kill()
+        workers.reap([child])
+    assert wrong and site.server.requests == []
 
 
 def test_one_inode_in_cache_and_prefix_and_the_same_prefix_twice(site: Site, odd: Path) -> None:

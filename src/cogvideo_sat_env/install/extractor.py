@@ -93,7 +93,7 @@ class Extractor:
         with self._guard:
             if self._closed:
                 raise SatenvError("the extraction was interrupted", None)
-            self._children.append(start_process())
+            self._children.append(start_process("unpack"))
             return self._children[-1]
 
     def _error(self, text: str, artefact: CondaArtefact) -> SatenvError:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +13,8 @@ from cogvideo_sat_env.install import own_files
 from cogvideo_sat_env.install.archive import ExtractedPackage
 from cogvideo_sat_env.install.job import Job
 from cogvideo_sat_env.install.layout import Layout
-from cogvideo_sat_env.install.staging import held_fds
-from cogvideo_sat_env.install.workers import WorkerPool, reap
+from cogvideo_sat_env.install.workers import REMEDY, FailedError, WorkerPool, ask, reap, start_process
 
-_WORKER = Path(__file__).with_name("link_worker.py")
 _VIEW = ".satenv-view"  # in the staging directory while linking: what rattler is shown of the extracted packages
 _STDERR = ".satenv-stderr"
 
@@ -36,7 +31,7 @@ class Changed(Exception):
 
 
 class Linker:
-    """rattler, which links and writes the conda-meta records, in a process of its own (link_worker.py).
+    """rattler, which links and writes the conda-meta records, in a process of its own (link_task.py).
 
     It starts at once, so that rattler is loaded while the packages are read. `root` is the staging directory.
     """
@@ -44,11 +39,7 @@ class Linker:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._stderr = open(root / _STDERR, "w+")  # noqa: SIM115 - as long as the process
-        self._child = subprocess.Popen(
-            [sys.executable, "-I", str(_WORKER)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, text=True, encoding="utf-8",
-            pass_fds=held_fds(), cwd="/",  # the user's may be gone
-        )  # fmt: skip
+        self._child = start_process("link", stderr=self._stderr)
 
     def __enter__(self) -> Linker:
         return self
@@ -74,44 +65,41 @@ class Linker:
             "packages": [_described(each.package, each.entries()) for each in layout.placed],
         }  # fmt: skip
         proven = [{"manifest_path": str(p.manifest.path), "folder": str(p.folder)} for p in packages]
+        work = workers.start("verify", proven)
         try:
-            _require_same(self._run(job, message, lambda: workers.run("verify", proven)))
+            self._run(job, message)
         except VerificationError:
+            work.wait()
             _require_same(workers.run("verify", proven))  # a package that is extracted anew meanwhile can't be linked
             raise
+        _require_same(work.wait())
         shutil.rmtree(view)
         for each in layout.placed:
             for script in each.package.entry_points:
                 if script.path not in each.lost:
                     own_files.write(root, script.path, script.script(str(job.embedded / layout.python)), 0o777)
 
-    def _run(self, job: Job, message: Mapping[str, Any], meanwhile: Callable[[], list[Any]]) -> list[Any]:
-        """Have rattler link; return the result of `meanwhile`, which is done at the same time."""
-        results: list[Any] = []
-        child = self._child
-        last: dict[str, Any] = {"event": "none"}
+    def _run(self, job: Job, message: Mapping[str, Any]) -> None:
         with job.progress.task("Linking", len(message["packages"]), "packages") as task:
+
+            def linked(name: str) -> None:
+                task.note(name)
+                task.advance(1)
+
             try:
-                child.stdin.write(json.dumps(message) + "\n")
-                child.stdin.flush()
-                results = meanwhile()
-                for line in child.stdout:
-                    last = json.loads(line)
-                    if last["event"] == "linked":
-                        task.note(last["name"])
-                        task.advance(1)
-            except BrokenPipeError:
-                pass  # it died while it read the job: its return code and its last words say why
+                (wrong,) = ask(self._child, "link", [message], linked)
+            except FailedError:
+                self._stderr.seek(0)
+                words = self._stderr.read().strip()[-400:] or "no message"
+                raise SatenvError(
+                    f"the linking process ended with {self._child.wait()} before it was done: {words}", REMEDY
+                ) from None
             finally:
-                if last["event"] not in ("done", "error"):
-                    child.kill()
-                child.wait()
-        self._stderr.seek(0)
-        words = self._stderr.read()
+                self._child.kill()
+                self._child.wait()
         (self._root / _STDERR).unlink()
-        if last["event"] != "done":
-            raise _error(last, words, child.returncode, self._root, job.cache)
-        return results
+        if wrong is not None:
+            raise _error(wrong, self._root, job.cache)
 
 
 def _require_same(results: Sequence[object]) -> None:
@@ -121,7 +109,7 @@ def _require_same(results: Sequence[object]) -> None:
 
 
 def _described(package: ExtractedPackage, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return what link_worker.py needs of a package; without `paths` it may see the whole folder."""
+    """Return what link_task.py needs of a package; without `paths` it may see the whole folder."""
     artefact = package.artefact
     whole = len(entries) == len(package.paths) and not package.entry_points
     return {
@@ -131,24 +119,18 @@ def _described(package: ExtractedPackage, entries: Sequence[Mapping[str, Any]]) 
     }  # fmt: skip
 
 
-def _error(last: Mapping[str, Any], words: str, code: int, staging: Path, cache: Path) -> SatenvError:
-    text = str(last.get("text", ""))
+def _error(text: str, staging: Path, cache: Path) -> SatenvError:
     if any(mark in text for mark in diskspace.MARKS):
         # rattler's message doesn't always say which of the two it was writing
         where = min(cache, staging.parent, key=lambda folder: shutil.disk_usage(folder).free)
         return diskspace.full(where, "the packages")
     if "Permission denied" in text or "os error 13" in text or "Read-only file system" in text:
         return PrefixError(f"{staging.parent}: not writable: {text}", "choose another prefix with -p")
-    if last["event"] == "error":
-        limits = machine.narrow_limits()
-        if limits:  # rattler's words are of what it then found: a record cut short, a thread that panicked
-            return SatenvError(
-                f"linking failed: {text}", f"a limit is in force ({limits}): raise it, and run the command again"
-            )
-        return VerificationError(
-            f"linking failed: {text}", "the bytes are as locked, so a package is at fault: tell its channel"
+    limits = machine.narrow_limits()
+    if limits:  # rattler's words are of what it then found: a record cut short, a thread that panicked
+        return SatenvError(
+            f"linking failed: {text}", f"a limit is in force ({limits}): raise it, and run the command again"
         )
-    return SatenvError(
-        f"the linking process ended with {code} before it was done: {words.strip()[-400:] or 'no message'}",
-        "run it again; if it repeats, check memory limits (ulimit, cgroup) and report it",
+    return VerificationError(
+        f"linking failed: {text}", "the bytes are as locked, so a package is at fault: tell its channel"
     )

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-# task -> its module: `unpack` alone needs more than the standard library
+# task -> its module; all but the last two need the standard library only
 _MODULES = {
     "verify": "package_files", "link_bytecode": "bytecode_files", "keep_bytecode": "bytecode_files",
-    "complete_record": "prefix_record", "unpack": "unpack",
+    "complete_record": "prefix_record", "unpack": "unpack", "link": "link_task",
 }  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 """Works on the files of packages in a process of its own: run by workers.py, never imported by it.
 
-Messages as JSON lines on standard input, one answer a line on standard output. It ends at once when its input closes,
-so it never outlives the process that started it.
+The tasks named as arguments are loaded at once. Messages as JSON lines on standard input, one answer a line on standard
+output, before which a task may send events. It ends at once when its input closes, so it never outlives the process
+that started it.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ def main() -> None:
     remember()
     messages: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(messages,), daemon=True).start()
+    for name in sys.argv[1:]:
+        load(name)
     while True:
         message = json.loads(messages.get())
         try:

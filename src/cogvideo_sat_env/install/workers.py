@@ -8,9 +8,9 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from cogvideo_sat_env.base.errors import SatenvError, VerificationError
 from cogvideo_sat_env.install import tasks
@@ -58,7 +58,7 @@ class WorkerPool:
         if len(jobs) <= FEW:
             return Work([tasks.load(task)(**job) for job in jobs])
         while len(self._children) < min(PROCESSES, os.cpu_count() or 1):
-            self._children.append(start_process("-S"))  # which these tasks need not wait for
+            self._children.append(start_process())
         self._share({job["manifest_path"] for job in jobs} - self._shares.keys())
         work = Work([None] * len(jobs))
         self._threads = []
@@ -118,11 +118,12 @@ class Work:
                 self._results[number] = result
 
 
-def start_process(*options: str) -> subprocess.Popen[str]:
-    """Start a process that `ask` may be called with: worker_main.py in an isolated Python with these `options`."""
+def start_process(*tasks: str, stderr: IO[str] | None = None) -> subprocess.Popen[str]:
+    """Start a process that `ask` may be called with, for `tasks`; without any, for those of the standard library."""
     return subprocess.Popen(
-        [sys.executable, "-I", *options, str(_WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        encoding="utf-8", cwd="/", pass_fds=held_fds(),
+        [sys.executable, "-I", *([] if tasks else ["-S"]), str(_WORKER), *tasks], stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=stderr, text=True, encoding="utf-8", pass_fds=held_fds(),
+        cwd="/",  # the user's may be gone
     )  # fmt: skip
 
 
@@ -135,8 +136,11 @@ def reap(children: Sequence[subprocess.Popen[str]]) -> None:
         child.wait()
 
 
-def ask(child: subprocess.Popen[str], task: str, jobs: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """Have a process do `task` with each of `jobs`; return the results.
+def ask(
+    child: subprocess.Popen[str], task: str, jobs: Sequence[Mapping[str, Any]],
+    seen: Callable[[str], None] = lambda event: None,
+) -> list[Any]:  # fmt: skip
+    """Have a process do `task` with each of `jobs`; return the results. `seen` gets the events that the task sends.
 
     Raises VerificationError and OSError as the task does, FailedError for all else and for a process that died.
     """
@@ -144,10 +148,13 @@ def ask(child: subprocess.Popen[str], task: str, jobs: Sequence[Mapping[str, Any
     try:
         child.stdin.write(json.dumps({"task": task, "jobs": jobs}) + "\n")
         child.stdin.flush()
-        if line := child.stdout.readline():
+        while line := child.stdout.readline():
             answer = json.loads(line)
+            if "event" not in answer:
+                break
+            seen(answer["event"])
     except (OSError, ValueError):
-        pass  # it died: its return code says so
+        child.kill()  # it is dying, which its return code tells, or what it says is no answer
     if "results" in answer:
         return answer["results"]
     if "refused" in answer:

@@ -1,8 +1,6 @@
-"""Links packages with rattler, in a process of its own: run by link.py, never imported by it.
+"""Links packages with rattler: a task of workers.py, in a process that does nothing else and is then killed.
 
-A job as one JSON line on standard input; events as JSON lines on standard output. It ends when its input closes, so it
-never outlives the process that started it. A process of its own because rattler's threads go on for a moment after an
-error and can abort a Python that is shutting down.
+rattler's threads go on for a moment after an error and can abort a Python that is shutting down.
 """
 
 from __future__ import annotations
@@ -10,20 +8,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import signal
 import sys
-import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from rattler import install
 from rattler.package_cache import PackageCache, ValidationMode
 from rattler.platform import Subdir
 from rattler.repo_data import PackageRecord, RepoDataRecord
-
-
-def _tell(event: str, **facts: object) -> None:
-    sys.stdout.write(json.dumps({"event": event, **facts}) + "\n")
-    sys.stdout.flush()
 
 
 class _Reporter:
@@ -37,7 +29,8 @@ class _Reporter:
         return operation
 
     def on_link_complete(self, index: int) -> None:
-        _tell("linked", name=self._names.get(index, ""))
+        sys.stdout.write(json.dumps({"event": self._names.get(index, "")}) + "\n")
+        sys.stdout.flush()
 
     def __getattr__(self, name: str) -> object:
         if name.startswith("on_"):
@@ -78,43 +71,31 @@ def _show(package: dict, shown: Path) -> None:
             os.link(there, shown / name, follow_symlinks=False)
 
 
-async def _link(job: dict) -> None:
-    view = Path(job["view"])
-    view.mkdir()
-    for package in job["packages"]:
-        _show(package, view / package["name"])
-    await install(
-        [_record(package) for package in job["packages"]],
-        job["staging"],
-        installed_packages=[],
-        platform=Subdir(job["platform"]),
-        execute_link_scripts=False,
-        show_progress=False,
-        reporter=_Reporter(),
-        alternative_target_prefix=job["prefix"],
-        # what is in the cache was proven before this process was started
-        package_cache=PackageCache.new_layered([view], validation_mode=ValidationMode.skip()),
-    )
+def link(staging: str, prefix: str, platform: str, view: str, packages: Sequence[dict]) -> str | None:
+    """Link `packages` (link.py describes them) into `staging`, written for `prefix`; return what is wrong, if anything.
 
+    Each that is linked is told of with a line on standard output. `view` is a new folder for what rattler is shown.
+    """
 
-def _end_with_parent() -> None:
-    sys.stdin.read()
-    os._exit(3)
+    async def _link() -> None:
+        await install(
+            [_record(package) for package in packages],
+            staging,
+            installed_packages=[],
+            platform=Subdir(platform),
+            execute_link_scripts=False,
+            show_progress=False,
+            reporter=_Reporter(),
+            alternative_target_prefix=prefix,
+            # what is in the cache was proven before this process was started
+            package_cache=PackageCache.new_layered([Path(view)], validation_mode=ValidationMode.skip()),
+        )
 
-
-def main() -> None:
-    """Read the job, link, tell how it went."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides: it ends this process when it is interrupted
-    job = json.loads(sys.stdin.readline())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        asyncio.run(_link(job))
+        os.mkdir(view)
+        for package in packages:
+            _show(package, Path(view) / package["name"])
+        asyncio.run(_link())
     except Exception as error:  # any class that rattler has: the text crosses to the parent, which raises
-        _tell("error", kind=type(error).__name__, text=str(error))
-        os._exit(1)
-    _tell("done")
-    os._exit(0)  # at once: see above
-
-
-if __name__ == "__main__":
-    main()
+        return str(error)
+    return None
