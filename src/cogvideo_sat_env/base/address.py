@@ -97,13 +97,11 @@ class Address(str):
         """Leave the secret out of pickles."""
         return Address, (str(self),)
 
-    def __copy__(self) -> Address:
+    def __deepcopy__(self, _: object = None) -> Address:
         """Return the same address: it never changes."""
         return self
 
-    def __deepcopy__(self, _: object) -> Address:
-        """Return the same address: it never changes."""
-        return self
+    __copy__ = __deepcopy__
 
 
 def local_path(url: str) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import glob
 import hashlib
+import io
 import json
 import os
 import secrets
@@ -179,46 +180,32 @@ def _layout(
 def _write_members(
     ordered: Sequence[Item], members: Sequence[Member], volumes: _Volumes, seen: Callable[[int], None]
 ) -> list[Member]:
-    failed: list[BaseException] = []
-
     def one(item: Item, member: Member) -> Member:
-        if member.offset is None or failed:
+        if member.offset is None:
             return member
-        try:
-            found = _copy(item, member, volumes, seen)
-        except BaseException as error:
-            failed.append(error)
-            raise
+        found = _copy(item, member, volumes, seen)
         if member.sha256 not in ("", found):
-            error = VerificationError(
+            raise VerificationError(
                 f"{item.source if isinstance(item.source, Path) else item.path}: expected SHA-256 {member.sha256}, "
                 f"found {found}",
                 f"the mirror is damaged: run {satenv('mirror')} again, which fetches what differs",
             )
-            failed.append(error)
-            raise error
         return replace(member, sha256=found)
 
-    pairs = list(zip(ordered, members, strict=True))
+    pairs = sorted(zip(ordered, members, strict=True), key=lambda pair: -pair[1].size)
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-        jobs = {member.path: pool.submit(one, item, member) for item, member in sorted(pairs, key=lambda p: -p[1].size)}
-        wait(jobs.values(), return_when=FIRST_EXCEPTION)
-        if failed:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise failed[0]
+        jobs = {member.path: pool.submit(one, item, member) for item, member in pairs}
+        done, _ = wait(jobs.values(), return_when=FIRST_EXCEPTION)
+        pool.shutdown(cancel_futures=True)  # of what hasn't begun, after an error
+    for job in done:
+        job.result()
     return [jobs[member.path].result() for member in members]
 
 
 def _copy(item: Item, member: Member, volumes: _Volumes, seen: Callable[[int], None]) -> str:
     digest, offset, left = hashlib.sha256(), member.offset, member.size
-    if isinstance(item.source, bytes):
-        digest.update(item.source)
-        volumes.write(item.source, offset)
-        seen(len(item.source))
-        return digest.hexdigest()
-    buffer = bytearray(PIECE)
-    view = memoryview(buffer)
-    with open(item.source, "rb", buffering=0) as stream:
+    view = memoryview(bytearray(PIECE))
+    with io.BytesIO(item.source) if isinstance(item.source, bytes) else open(item.source, "rb", buffering=0) as stream:
         while read := stream.readinto(view):
             left -= read
             if left < 0:

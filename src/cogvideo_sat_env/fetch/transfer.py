@@ -8,6 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 
 import requests
@@ -80,18 +81,19 @@ class Live:
     _answers: set[requests.Response] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def enter(self, answer: requests.Response) -> None:
-        """Count `answer` as being read. Raises StoppedError when all shall end."""
-        with self._lock:
-            if self.stop.is_set():
-                answer.close()
-                raise StoppedError
-            self._answers.add(answer)
-
-    def leave(self, answer: requests.Response) -> None:
-        """It is read, or given up."""
-        with self._lock:
-            self._answers.discard(answer)
+    @contextmanager
+    def reading(self, answer: requests.Response) -> Iterator[None]:
+        """Have `answer` end with all others in the block; it is closed then. Raises StoppedError when all shall end."""
+        with closing(answer):
+            with self._lock:
+                if self.stop.is_set():
+                    raise StoppedError
+                self._answers.add(answer)
+            try:
+                yield
+            finally:
+                with self._lock:
+                    self._answers.discard(answer)
 
     def end(self) -> None:
         """Make every transfer stop, also one that waits for bytes."""
@@ -135,18 +137,14 @@ class Transfer:
             headers["Range"] = f"bytes={partial.size}-"
             if self.etag:
                 headers["If-Range"] = self.etag
-        policy, live = self.shared.policy, self.shared.live
+        policy = self.shared.policy
         answer = self._ask(headers)
-        live.enter(answer)
-        try:
+        with self.shared.live.reading(answer):
             self._judge(answer, partial)
             if size is None and partial.size + (answer.raw.length_remaining or 0) > policy.max_size:
                 raise TooLongError(policy.max_size)
             with Deadline(answer.raw.shutdown, policy.stall) as deadline:
                 self._receive(answer, partial, size, deadline)
-        finally:
-            live.leave(answer)
-            answer.close()
 
     def _ask(self, headers: dict[str, str]) -> requests.Response:
         try:

@@ -34,7 +34,6 @@ from cogvideo_sat_env.install.package_files import cached_path
 from cogvideo_sat_env.install.prefix_python import PrefixPython
 from cogvideo_sat_env.install.workers import WorkerPool
 
-_LIST = ".satenv-compile"
 _WORTH = 100  # files: fewer aren't worth another process
 
 
@@ -86,25 +85,19 @@ def compile_files(
         return expected
     renamed = ["-p", str(prefix)] if prefix else []
     parts = min(os.cpu_count() or 1, 1 + len(todo) // _WORTH)
-    listings = [root / f"{_LIST}{number}" for number in range(parts)]
 
-    def compile_some(listing: Path) -> subprocess.CompletedProcess[str]:
+    def compile_some(number: int) -> subprocess.CompletedProcess[str]:
         # compileall's own -j is for folders only: files of a list are compiled one after the other
         return python.run(
-            ["-W", "ignore", "-m", "compileall", "-q", "-q", "--invalidation-mode", "timestamp", "-s", str(root),
-             *renamed, "-i", str(listing)]
+            ["-X", "utf8", "-W", "ignore", "-m", "compileall", "-q", "-q", "--invalidation-mode", "timestamp",
+             "-s", str(root), *renamed, "-i", "-"],
+            input="".join(f"{root / name}\n" for name in todo[number::parts]),
         )  # fmt: skip
 
-    try:
-        for number, listing in enumerate(listings):
-            listing.write_text("".join(f"{root / name}\n" for name in todo[number::parts]), encoding="utf-8")
-        with progress.task("Compiling bytecode", len(todo), "files") as task, ThreadPoolExecutor(parts) as pool:
-            for number, child in enumerate(pool.map(compile_some, listings)):
-                output = child.stderr or child.stdout
-                task.advance(len(todo[number::parts]))
-    finally:
-        for listing in listings:
-            listing.unlink(missing_ok=True)
+    with progress.task("Compiling bytecode", len(todo), "files") as task, ThreadPoolExecutor(parts) as pool:
+        for number, child in enumerate(pool.map(compile_some, range(parts))):
+            output = child.stderr or child.stdout
+            task.advance(len(todo[number::parts]))
     made = {name: cached for name, cached in expected.items() if (root / cached).exists()}
     if not made:
         raise SatenvError(f"no bytecode could be made: {output.strip()[-400:]}", "check the free disk space")

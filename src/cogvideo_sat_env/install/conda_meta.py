@@ -45,12 +45,12 @@ def complete(job: Job, placed: Sequence[Placed], root: Path, tag: str | None, wo
             "url": package.artefact.url, "folder": str(package.folder), "asked": asked,
             "more": _not_linked(each, root), "tag": tag if package.noarch_python else None,
         })  # fmt: skip
-    work = workers.start("complete_record", tasks)
+    completed = workers.start("complete_record", tasks)
     for each in placed:
         _follow_umask(root, each.own if linked else each.targets)
     history = _history([each.package for each in placed], requested)
     own_files.write(root, own_files.HISTORY, history.encode("utf-8"))
-    work.wait()
+    completed()
 
 
 def _follow_umask(root: Path, names: Iterable[str]) -> None:

@@ -65,14 +65,14 @@ class Linker:
             "packages": [_described(each.package, each.entries()) for each in layout.placed],
         }  # fmt: skip
         proven = [{"manifest_path": str(p.manifest.path), "folder": str(p.folder)} for p in packages]
-        work = workers.start("verify", proven)
+        verified = workers.start("verify", proven)
         try:
             self._run(job, message)
         except VerificationError:
-            work.wait()
+            verified()
             _require_same(workers.run("verify", proven))  # a package that is extracted anew meanwhile can't be linked
             raise
-        _require_same(work.wait())
+        _require_same(verified())
         shutil.rmtree(view)
         for each in layout.placed:
             for script in each.package.entry_points:

@@ -130,9 +130,8 @@ def _download(python: PrefixPython, pin: PipPin, folder: Path) -> None:
 def _keep(pin: PipPin, folder: Path, target: Path) -> None:
     name = canonicalize_name(pin.name)
     files = [path for path in sorted(folder.iterdir()) if path.name != "pins.txt"]
-    match = next((path for path in files if path.name == pin.file_name), None)
-    if match is None or sha256_file(match) != pin.sha256:
-        match = next((path for path in files if sha256_file(path) == pin.sha256), None)
+    files.sort(key=lambda path: path.name != pin.file_name)
+    match = next((path for path in files if sha256_file(path) == pin.sha256), None)
     if match is None:
         found = ", ".join(p.name for p in files if canonicalize_name(p.name).startswith(name)) or "nothing"
         raise VerificationError(

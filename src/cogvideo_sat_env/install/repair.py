@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -100,10 +100,14 @@ def _remove_replaced(
     kept = {*wanted, *others, *(path for package in added for path in package.files)}
     removed = {}
     for package in (p for p in there if p.name in ours):
-        for path in dict.fromkeys(package.files):
-            if path not in kept and _unlink(prefix / path):
-                removed[path] = f"of {package.name} {package.version}, which is not in the lock"
+        removed |= _remove(prefix, package.files, kept, f"{package.name} {package.version}")
     return removed, added
+
+
+def _remove(prefix: Path, paths: Iterable[str], kept: Collection[str], owner: str) -> dict[str, str]:
+    why = f"of {owner}, which is not in the lock"
+    gone = (path for path in dict.fromkeys(paths) if path not in kept and ".." not in path.split("/"))
+    return {path: why for path in gone if _unlink(prefix / path)}
 
 
 def _unlink(path: Path) -> bool:
@@ -172,9 +176,7 @@ def _remove_extra(prefix: Path, right: Mapping[str, str], kept: Collection[str])
     for name, record in list(_records(prefix)):
         if right.get(record["name"], name) == name:
             continue
-        for path in map(str, record.get("files", ())):
-            if path not in kept and ".." not in path.split("/") and _unlink(prefix / path):
-                removed[path] = f"of {record['name']} {record.get('version')}, which is not in the lock"
+        removed |= _remove(prefix, map(str, record.get("files", ())), kept, f"{record['name']} {record.get('version')}")
         (prefix / "conda-meta" / name).unlink()
         removed[f"conda-meta/{name}"] = "not in the lock"
     return removed

@@ -7,8 +7,8 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
@@ -35,39 +35,49 @@ class WorkerPool:
 
     def __init__(self) -> None:
         self._children: list[subprocess.Popen[str]] = []
-        self._threads: list[threading.Thread] = []
+        self._threads = ThreadPoolExecutor(PROCESSES)  # one asks one process
         self._shares: dict[str, int] = {}  # the process of each package, by its manifest
 
     def __enter__(self) -> WorkerPool:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.dismiss()
-
-    def dismiss(self) -> None:
-        """End the processes, whatever they do."""
-        for child in self._children:
+        for child in self._children:  # whatever they do
             child.kill()
-        for thread in self._threads:
-            thread.join()
+        self._threads.shutdown()
         reap(self._children)
-        self._children, self._threads = [], []
 
-    def start(self, task: str, jobs: Sequence[Mapping[str, Any]]) -> Work:
-        """Begin to do `task` (of tasks.py) with each of `jobs`; few are done at once, here."""
+    def start(self, task: str, jobs: Sequence[Mapping[str, Any]]) -> Callable[[], list[Any]]:
+        """Begin to do `task` (of tasks.py) with each of `jobs`; few are done at once, here.
+
+        Return what waits for the results, in the order of the jobs; it raises the first error.
+        """
+        results: list[Any] = [None] * len(jobs)
         if len(jobs) <= FEW:
-            return Work([tasks.load(task)(**job) for job in jobs])
+            results = [tasks.load(task)(**job) for job in jobs]
+            return lambda: results
         while len(self._children) < min(PROCESSES, os.cpu_count() or 1):
             self._children.append(start_process())
         self._share({job["manifest_path"] for job in jobs} - self._shares.keys())
-        work = Work([None] * len(jobs))
-        self._threads = []
-        for number, child in enumerate(self._children):
+
+        def serve(number: int) -> None:
             share = [n for n, job in enumerate(jobs) if self._shares[job["manifest_path"]] == number]
-            self._threads.append(threading.Thread(target=work.serve, args=(child, task, jobs, share), daemon=True))
-            self._threads[-1].start()
-        work.threads = self._threads
-        return work
+            for batch in (share[start : start + _BATCH] for start in range(0, len(share), _BATCH)):
+                try:
+                    found = ask(self._children[number], task, [jobs[n] for n in batch])
+                except FailedError as error:
+                    raise SatenvError(f"the files of the packages can't be worked on: {error}", REMEDY) from error
+                for n, result in zip(batch, found, strict=True):
+                    results[n] = result
+
+        served = [self._threads.submit(serve, number) for number in range(len(self._children))]
+
+        def wait() -> list[Any]:
+            for future in served:
+                future.result()
+            return results
+
+        return wait
 
     def _share(self, manifests: Collection[str]) -> None:
         """Give each process about as many files; it remembers them from one task to the next."""
@@ -79,43 +89,7 @@ class WorkerPool:
 
     def run(self, task: str, jobs: Sequence[Mapping[str, Any]]) -> list[Any]:
         """Do `task` with each of `jobs`; return the results. Raises OSError, SatenvError (a process that died)."""
-        return self.start(task, jobs).wait()
-
-
-class Work:
-    """What was begun; `wait` for it."""
-
-    def __init__(self, results: list[Any]) -> None:
-        self.threads: Sequence[threading.Thread] = ()
-        self._results = results
-        self._errors: list[Exception] = []
-
-    def wait(self) -> list[Any]:
-        """Return the results, in the order of the jobs. Raises the first error."""
-        for thread in self.threads:
-            thread.join()
-        if self._errors:
-            raise self._errors[0]
-        return self._results
-
-    def serve(
-        self, child: subprocess.Popen[str], task: str, jobs: Sequence[Mapping[str, Any]], share: Sequence[int]
-    ) -> None:
-        """Have `child` do those of `jobs` that are its `share`."""
-        for start in range(0, len(share), _BATCH):
-            if self._errors:
-                return
-            numbers = share[start : start + _BATCH]
-            try:
-                results = ask(child, task, [jobs[number] for number in numbers])
-            except FailedError as error:
-                self._errors.append(SatenvError(f"the files of the packages can't be worked on: {error}", REMEDY))
-                return
-            except (OSError, VerificationError) as error:
-                self._errors.append(error)
-                return
-            for number, result in zip(numbers, results, strict=True):
-                self._results[number] = result
+        return self.start(task, jobs)()
 
 
 def start_process(*tasks: str, stderr: IO[str] | None = None) -> subprocess.Popen[str]:
