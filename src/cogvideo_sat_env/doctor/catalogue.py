@@ -10,41 +10,33 @@ from cogvideo_sat_env.doctor.check_result import FULL, GPU, LEVELS, QUICK, Check
 
 # DeepSpeed's first start compiles its CPU communication extension: 40 to 110 s on two cores, longer on a busy node.
 _FIRST_COMPILATION = 600.0
+_SHARED = "identity.distribution"  # the check whose process all others that are quick and light run in
+
+
+def _light(id: str, catches: str, **more: Any) -> CheckSpec:
+    """Return a quick check that imports nothing heavy."""
+    return CheckSpec(id, QUICK, catches, joins=None if id == _SHARED else _SHARED, light=True, **more)
+
+
+def _training(id: str, catches: str, level: str = FULL, **more: Any) -> CheckSpec:
+    """Return a check that trains."""
+    return CheckSpec(id, level, catches, limit=_FIRST_COMPILATION, training=True, **more)
+
 
 CHECKS: tuple[CheckSpec, ...] = (
-    CheckSpec(
-        "identity.distribution", QUICK, "PyPI's unrelated `sat`, two packages that both install `decord`", light=True,
-    ),
-    CheckSpec(
-        "identity.floors", QUICK, "a requirement that is missing or below its tested floor",
-        joins="identity.distribution", light=True,
-    ),
-    CheckSpec(
-        "identity.bounds", QUICK, "a version that is known to break SAT", joins="identity.distribution", light=True,
-    ),
-    CheckSpec(
-        "identity.receipt", QUICK, "packages that are not those of the receipt, or of the lock",
-        joins="identity.distribution", light=True, made=True,
-    ),
-    CheckSpec(
-        "identity.overwritten", QUICK, "pip over conda: replaced packages, overwritten files",
-        joins="identity.distribution", light=True, made=True,
-    ),
-    CheckSpec(
-        "identity.python", QUICK, "variables because of which Python doesn't start, or is not the environment's",
-        joins="identity.distribution", light=True,
-    ),
+    _light("identity.distribution", "PyPI's unrelated `sat`, two packages that both install `decord`"),
+    _light("identity.floors", "a requirement that is missing or below its tested floor"),
+    _light("identity.bounds", "a version that is known to break SAT"),
+    _light("identity.receipt", "packages that are not those of the receipt, or of the lock", made=True),
+    _light("identity.overwritten", "pip over conda: replaced packages, overwritten files", made=True),
+    _light("identity.python", "variables because of which Python doesn't start, or is not the environment's"),
     CheckSpec(
         "identity.files", FULL, "files that were changed or lost after they were linked", limit=600.0, light=True,
         made=True,
     ),
-    CheckSpec(
-        "identity.activation", QUICK, "activation scripts that fail, hang or set nothing",
-        joins="identity.distribution", light=True, made=True,
-    ),
-    CheckSpec(
-        "identity.pollution", QUICK, "PYTHONPATH, user site, LD_LIBRARY_PATH or the host's CUDA leaking in",
-        joins="identity.distribution", light=True, made=True,
+    _light("identity.activation", "activation scripts that fail, hang or set nothing", made=True),
+    _light(
+        "identity.pollution", "PYTHONPATH, user site, LD_LIBRARY_PATH or the host's CUDA leaking in", made=True
     ),
     CheckSpec(
         "identity.libraries", QUICK, "two OpenMP runtimes; a CUDA library of the host in the process", limit=180.0,
@@ -98,49 +90,35 @@ CHECKS: tuple[CheckSpec, ...] = (
         "model.gpu", GPU, "a GPU that computes something else than the CPU, or in fp32 only", "transformer_gpu",
         limit=300.0, training=True,
     ),
-    CheckSpec(
-        "training.zero2", FULL, "SAT, DeepSpeed and torch that import but can't take an optimizer step",
-        limit=_FIRST_COMPILATION, training=True,
+    _training("training.zero2", "SAT, DeepSpeed and torch that import but can't take an optimizer step"),
+    _training(
+        "training.checkpoint", "SAT's own checkpoints that torch.load refuses (Weights only load failed)",
+        after=("training.zero2",),
     ),
-    CheckSpec(
-        "training.checkpoint", FULL, "SAT's own checkpoints that torch.load refuses (Weights only load failed)",
-        limit=_FIRST_COMPILATION, training=True, after=("training.zero2",),
+    _training(
+        "training.resume", "a resumed run that doesn't go on where it stopped", after=("training.zero2",),
+        joins="training.checkpoint",
     ),
-    CheckSpec(
-        "training.resume", FULL, "a resumed run that doesn't go on where it stopped", limit=_FIRST_COMPILATION,
-        training=True, after=("training.zero2",), joins="training.checkpoint",
+    _training(
+        "training.lora", "LoRA that DeepSpeed can't train, or that changes the frozen weights",
+        after=("training.zero2",), joins="training.checkpoint",
     ),
-    CheckSpec(
-        "training.lora", FULL, "LoRA that DeepSpeed can't train, or that changes the frozen weights",
-        limit=_FIRST_COMPILATION, training=True, after=("training.zero2",), joins="training.checkpoint",
+    _training(
+        "training.two-processes", "torchrun, gloo or the averaging of gradients that don't work",
+        after=("training.zero2",), alone=True,
     ),
-    CheckSpec(
-        "training.two-processes", FULL, "torchrun, gloo or the averaging of gradients that don't work",
-        limit=_FIRST_COMPILATION, training=True, after=("training.zero2",), alone=True,
-    ),
-    CheckSpec(
-        "training.gpu", GPU, "SAT, DeepSpeed and NCCL that can't train on the GPUs", limit=_FIRST_COMPILATION,
-        training=True, alone=True,
-    ),
+    _training("training.gpu", "SAT, DeepSpeed and NCCL that can't train on the GPUs", GPU, alone=True),
     CheckSpec(
         "lora.safetensors", FULL, "LoRA weights that change on the way through safetensors", "safetensors_round_trip",
         limit=180.0, training=True, joins="model.transformer",
     ),
-    CheckSpec(
-        "lora.export", FULL, "a trained LoRA that upstream's export tool or diffusers can't take",
-        limit=_FIRST_COMPILATION, training=True, after=("training.lora",),
+    _training(
+        "lora.export", "a trained LoRA that upstream's export tool or diffusers can't take", after=("training.lora",)
     ),
-    CheckSpec(
-        "toolchain.compiler", QUICK, "no C++ compiler or ninja for DeepSpeed's run-time compilation", training=True,
-        joins="identity.distribution", light=True,
-    ),
-    CheckSpec(
-        "toolchain.nvcc", QUICK, "nvcc of another CUDA than torch's, missing CUDA headers",
-        joins="identity.distribution", light=True,
-    ),
-    CheckSpec(
-        "toolchain.extensions-dir", QUICK, "a compilation cache that can't be written, is shared, or is locked",
-        training=True, joins="identity.distribution", light=True,
+    _light("toolchain.compiler", "no C++ compiler or ninja for DeepSpeed's run-time compilation", training=True),
+    _light("toolchain.nvcc", "nvcc of another CUDA than torch's, missing CUDA headers"),
+    _light(
+        "toolchain.extensions-dir", "a compilation cache that can't be written, is shared, or is locked", training=True
     ),
     CheckSpec(
         "toolchain.extension", FULL, "a host compiler that nvcc refuses, a CUDA extension that doesn't build",
@@ -150,10 +128,7 @@ CHECKS: tuple[CheckSpec, ...] = (
         "toolchain.fused-ema-adam", GPU, "SAT's default optimizer that can't be compiled (fused_ema_adam)", limit=900.0,
         training=True,
     ),
-    CheckSpec(
-        "hardware.limits", QUICK, "limits of the shell (ulimit) that are too low to import or to train",
-        joins="identity.distribution", light=True,
-    ),
+    _light("hardware.limits", "limits of the shell (ulimit) that are too low to import or to train"),
     CheckSpec("hardware.gpu", QUICK, "CPU build on a GPU machine, driver too old for torch's CUDA", limit=120.0),
     CheckSpec(
         "hardware.architectures", GPU, "a GPU that torch was not compiled for (no kernel image is available)",
@@ -161,9 +136,8 @@ CHECKS: tuple[CheckSpec, ...] = (
     ),
     CheckSpec("hardware.memory", GPU, "GPUs too small for the recipe (CUDA out of memory)", training=True),
     CheckSpec("network.hostname", FULL, "a host's name without an address, which nodes can't find", light=True),
-    CheckSpec(
-        "network.interfaces", QUICK, "GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME that name no interface", training=True,
-        joins="identity.distribution", light=True,
+    _light(
+        "network.interfaces", "GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME that name no interface", training=True
     ),
     CheckSpec(
         "network.p2p", GPU, "GPUs that reach each other only slowly, or through the host", limit=180.0, alone=True,
@@ -172,13 +146,8 @@ CHECKS: tuple[CheckSpec, ...] = (
         "network.nccl", GPU, "NCCL that hangs, sums wrongly or uses the slow way", limit=240.0, training=True,
         alone=True,
     ),
-    CheckSpec(
-        "storage.space", QUICK, "no room, or no inodes, where a run writes", joins="identity.distribution", light=True,
-    ),
-    CheckSpec(
-        "storage.shared", QUICK, "caches of compiled code on a file system that nodes share",
-        joins="identity.distribution", light=True,
-    ),
+    _light("storage.space", "no room, or no inodes, where a run writes"),
+    _light("storage.shared", "caches of compiled code on a file system that nodes share"),
     CheckSpec("storage.import-time", FULL, "an environment whose imports take minutes", limit=600.0, alone=True),
     CheckSpec(
         "security.advisories", FULL, "packages with known vulnerabilities (--advisories)", limit=120.0, light=True,
