@@ -24,7 +24,7 @@ alone: `./scripts/satenv doctor --only ID`.
 def to_markdown(symptoms: Iterable[Symptom], ledger: Ledger) -> str:
     """Return docs/errors.md."""
     rows = [(item.error, item.means, item.checks, item.remedy) for item in symptoms]
-    rows += [(entry.error, " ".join(entry.breaks.split()), entry.proof.checks, entry.remedy) for entry in ledger.all]
+    rows += [(entry.error, entry.breaks, entry.proof.checks, entry.remedy) for entry in ledger.all]
     parts = [_HEAD]
     for error, group in groupby(sorted(rows, key=lambda row: (row[0].lower(), row[0])), key=lambda row: row[0]):
         same = list(group)  # one message may have two reasons: a bound, and the patch that makes it unnecessary

@@ -4,23 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from cogvideo_sat_env.spec.breakage import Ledger, LedgerEntry
 
 
-@dataclass(frozen=True)
-class Advice:
-    """What the ledger says about a failure: the entry's id, what breaks, what to type."""
-
-    id: str
-    breaks: str
-    remedy: str
-
-
-def advise(ledger: Ledger, check: str, output: str, named: Iterable[str] = ()) -> Advice | None:
-    """Return the ledger's advice on a failure of `check`, or None.
+def advise(ledger: Ledger, check: str, output: str, named: Iterable[str] = ()) -> LedgerEntry | None:
+    """Return the ledger's entry that fits a failure of `check`, or None.
 
     An entry fits when the probe named it, or when it lists this check as a proof and its exact error is in `output`
     (white space aside).
@@ -30,10 +20,10 @@ def advise(ledger: Ledger, check: str, output: str, named: Iterable[str] = ()) -
     best: LedgerEntry | None = None
     for entry in (*ledger.entries, *ledger.variables):
         if entry.id in wanted:
-            return _advice(entry)
+            return entry
         if best is None and check in entry.proof.checks and _squeeze(entry.error) in text:
             best = entry
-    return _advice(best) if best else None
+    return best
 
 
 def install(
@@ -88,10 +78,6 @@ def _with_pip(part: str, requirements: Iterable[Mapping[str, Any]]) -> str:
             bound = f"={found[2]}.*" if re.fullmatch(r"=[\d.]+", found[2]) else found[2]
             wanted.append(f"'{names[found[1]]}{bound}'")
     return f"pip install {' '.join(wanted)}" if wanted else part
-
-
-def _advice(entry: LedgerEntry) -> Advice:
-    return Advice(entry.id, " ".join(entry.breaks.split()), entry.remedy)
 
 
 def _squeeze(text: str) -> str:

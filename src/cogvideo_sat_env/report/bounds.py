@@ -51,9 +51,7 @@ def all_bounds() -> tuple[Bound, ...]:
         for r in read_requirements()
         if r.floor
     ]
-    found += [
-        Bound(e.id, _keys(e.package, e.pypi_name), e.bound, " ".join(e.breaks.split())) for e in read_ledger().entries
-    ]
+    found += [Bound(e.id, _keys(e.package, e.pypi_name), e.bound, e.breaks) for e in read_ledger().entries]
     return tuple(found)
 
 

@@ -96,7 +96,7 @@ def _entry(path: Path, line: int, item: object, keys: tuple[str, str]) -> Ledger
         item["id"],
         item[keys[0]],
         item[keys[1]],
-        item["breaks"].strip(),
+        " ".join(item["breaks"].split()),
         item["error"],
         {key: str(value).strip() for key, value in evidence.items()},
         Proof(tuple(proof.get("tests") or ()), tuple(proof.get("checks") or ())),

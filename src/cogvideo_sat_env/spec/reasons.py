@@ -40,8 +40,7 @@ class Answer:
             "floor": needed.floor if needed else None,
             "bounds": [
                 {
-                    **{key: getattr(entry, key) for key in ("id", "package", "bound", "error", "evidence")},
-                    "breaks": " ".join(entry.breaks.split()),
+                    **{key: getattr(entry, key) for key in ("id", "package", "bound", "error", "evidence", "breaks")},
                     "proof": [*entry.proof.tests, *entry.proof.checks],
                     "remedy": spell_out(entry.remedy),
                 }

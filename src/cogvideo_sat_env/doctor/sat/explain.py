@@ -77,14 +77,16 @@ class Explanation:
 
 def explain(source: str, stream: BinaryIO, symptoms: Iterable[Symptom], ledger: Ledger) -> Explanation:
     """Read `stream` to its end, whatever its length, and return what is known of it. Raises OSError."""
-    wanted = _wanted(symptoms, ledger)
+    entries = [(entry.error, entry.breaks, entry.remedy, entry.proof.checks) for entry in ledger.all]
+    entries += [(item.error, item.means, item.remedy, item.checks) for item in symptoms]
+    wanted = {error: _FOLDED.sub(" ", error).strip() for error, *_ in entries}
     places: dict[str, list[int]] = {}
     tail, line, last = "", 1, ""
     for text in _blocks(stream):
         start = line - tail.count("\n")
         window = tail + text
         quick = " ".join(_RANK.sub("", window).split())  # fast; where something stands is asked only when it does
-        there = [(error, needle) for error, needle in wanted if needle in quick]
+        there = [(error, needle) for error, needle in wanted.items() if needle in quick]
         flat, lines = _fold(window) if there else ("", [])
         fresh = len(_fold(tail)[0]) if there and tail else 0
         for error, needle in there:
@@ -96,7 +98,6 @@ def explain(source: str, stream: BinaryIO, symptoms: Iterable[Symptom], ledger: 
         last = _last_error(text) or last
         line += text.count("\n")
         tail = window[-_OVERLAP:]
-    entries = _entries(symptoms, ledger)
     table = {error: (spell_out(means), spell_out(remedy), checks) for error, means, remedy, checks in entries}
     found = [Known(error, *table[error], min(rows), len(rows)) for error, rows in places.items()]
     return Explanation(source, line, tuple(sorted(_longest(found), key=lambda item: item.line)), last)
@@ -111,18 +112,6 @@ def explain_file(path: Path, symptoms: Iterable[Symptom], ledger: Ledger) -> Exp
         raise InputError(
             f"{path}: {error.strerror}; expected a log, e.g. slurm-123.out", "name the file, or - for standard input"
         ) from error
-
-
-def _entries(symptoms: Iterable[Symptom], ledger: Ledger) -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
-    for entry in ledger.all:
-        yield entry.error, " ".join(entry.breaks.split()), entry.remedy, entry.proof.checks
-    for item in symptoms:
-        yield item.error, item.means, item.remedy, item.checks
-
-
-def _wanted(symptoms: Iterable[Symptom], ledger: Ledger) -> list[tuple[str, str]]:
-    """Return each error with the words to look for, white space folded."""
-    return list({error: _FOLDED.sub(" ", error).strip() for error, *_ in _entries(symptoms, ledger)}.items())
 
 
 def _longest(found: list[Known]) -> list[Known]:
