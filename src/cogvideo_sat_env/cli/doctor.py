@@ -8,29 +8,26 @@ from pathlib import Path
 import click
 
 from cogvideo_sat_env.cli.options import UserPath, examples
-from cogvideo_sat_env.doctor.command_options import FLAG, LIST, OPTIONS, PATHS, Option
+from cogvideo_sat_env.doctor.command_options import OPTIONS, DoctorOptions, Option
 
 
 def _click_option(option: Option) -> click.Option:
     declarations = [*option.flags, option.name]
-    if option.kind == FLAG:
+    if option.kind is bool:
         return click.Option(declarations, is_flag=True, help=option.help)
-    if option.kind in (LIST, PATHS):
-        each = UserPath() if option.kind == PATHS else None
-        return click.Option(declarations, multiple=True, type=each, metavar=option.metavar, help=option.help)
     kind = option.kind
     if isinstance(kind, tuple):
         kind = click.Choice(kind)
     elif kind is Path:
         kind = UserPath(dir_okay=not option.is_file)
     return click.Option(
-        declarations, type=kind, default=option.default, show_default=option.default is not None,
-        metavar=option.metavar, help=option.help,
+        declarations, type=kind, multiple=option.repeat, default=option.default,
+        show_default=option.default is not None, metavar=option.metavar, help=option.help,
     )  # fmt: skip
 
 
 def _run(prefix: Path | None, name: str | None, **options) -> None:
-    from cogvideo_sat_env.doctor.command import DoctorOptions, answer
+    from cogvideo_sat_env.doctor.command import answer
     from cogvideo_sat_env.doctor.find_prefix import find_prefix, named_prefix
 
     text, code = answer(DoctorOptions(**options), lambda: find_prefix(prefix, name, named_prefix, options["python"]))

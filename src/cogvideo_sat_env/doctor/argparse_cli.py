@@ -14,8 +14,8 @@ from pathlib import Path
 from cogvideo_sat_env import __version__
 from cogvideo_sat_env.base.errors import EXIT_CODES
 from cogvideo_sat_env.base.run import run
-from cogvideo_sat_env.doctor import command_options
-from cogvideo_sat_env.doctor.command import DoctorOptions, answer
+from cogvideo_sat_env.doctor.command import answer
+from cogvideo_sat_env.doctor.command_options import DoctorOptions, add_to
 from cogvideo_sat_env.doctor.find_prefix import find_prefix
 from cogvideo_sat_env.spec import reasons
 
@@ -48,9 +48,7 @@ def _run_version(parsed: argparse.Namespace) -> int:
 
 
 COMMANDS: dict[str, Command] = {
-    "doctor": Command(
-        "prove that the environment trains; say what to type when it doesn't", command_options.add_to, run_doctor
-    ),
+    "doctor": Command("prove that the environment trains; say what to type when it doesn't", add_to, run_doctor),
     "version": Command("print the version", lambda parser: None, _run_version),
     "why": Command("say why a package is needed or bounded", reasons.add_arguments, reasons.run),
 }

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shlex
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.doctor.catalogue import ALL_CHECKS, CHECKS, SAT_CHECKS, list_checks, select
 from cogvideo_sat_env.doctor.check_result import CheckResult
+from cogvideo_sat_env.doctor.command_options import DoctorOptions, read_options
 from cogvideo_sat_env.doctor.doctor_report import DoctorReport
 from cogvideo_sat_env.doctor.find_prefix import find_python
 from cogvideo_sat_env.doctor.fleet import nodes
@@ -26,29 +24,6 @@ from cogvideo_sat_env.doctor.sat.examine import SatOptions, open_run
 from cogvideo_sat_env.doctor.sat.explain import explain, explain_file
 from cogvideo_sat_env.doctor.symptoms import read_symptoms
 from cogvideo_sat_env.spec.breakage import read_ledger
-
-
-@dataclass(frozen=True)
-class DoctorOptions:
-    """The options of `doctor` (see docs/doctor.md), all but those that name the prefix."""
-
-    python: Path | None = None
-    level: str = "full"
-    only: Sequence[str] = ()
-    skip: Sequence[str] = ()
-    listing: bool = False
-    as_json: bool = False
-    junit: Path | None = None
-    strict: bool = False
-    patience: float = 1.0
-    advisories: Path | None = None
-    config: Path | None = None
-    nodes: int | None = None
-    ntasks: int | None = None
-    sat: Path | None = None
-    base: Sequence[Path] = ()
-    train_args: str = ""
-    explain: str | None = None
 
 
 def answer(request: DoctorOptions, find_prefix: Callable[[], Path]) -> tuple[str, int]:
@@ -73,7 +48,7 @@ def answer(request: DoctorOptions, find_prefix: Callable[[], Path]) -> tuple[str
     if request.nodes is not None or request.ntasks is not None:
         if request.python is not None:
             raise InputError("--python examines one node", "leave --nodes and --ntasks out, or name a prefix with -p")
-        several = nodes.examine(find_prefix(), _fleet_options(request, options))
+        several = nodes.examine(find_prefix(), request)
         if several is None:  # rank 0 tells it all
             return "", 0
         report = several
@@ -86,7 +61,10 @@ def answer(request: DoctorOptions, find_prefix: Callable[[], Path]) -> tuple[str
         )  # fmt: skip
     if request.strict:
         report = report.strictly()
-    return show(report, request), report.exit_code
+    if request.junit:
+        write_junit(report, request.junit)
+    text = json.dumps(report.to_json(), indent=2) + "\n" if request.as_json else report_text(report)
+    return text, report.exit_code
 
 
 def _sat(request: DoctorOptions) -> SatOptions | None:
@@ -108,27 +86,6 @@ def _explained(request: DoctorOptions) -> tuple[str, int]:
     return json.dumps(found.to_json(), indent=2) + "\n" if request.as_json else found.to_text(), found.exit_code
 
 
-def _fleet_options(request: DoctorOptions, options: dict[str, Any]) -> nodes.FleetOptions:
-    """Return what several ranks are asked for; a rank gets the same options typed again."""
-    arguments = ["--level", request.level, "--patience", f"{request.patience:g}"]
-    for option, names in (("--only", request.only), ("--skip", request.skip)):
-        arguments += [word for name in names for word in (option, name)]
-    for option, value in (("--nodes", request.nodes), ("--ntasks", request.ntasks)):
-        arguments += [option, str(value)] if value is not None else []
-    for option, path in (("--advisories", request.advisories), ("--config", request.config)):
-        arguments += [option, str(path.absolute())] if path else []
-    return nodes.FleetOptions(
-        request.level, request.only, request.skip, options, request.patience, request.nodes, request.ntasks, arguments
-    )
-
-
-def show(report: DoctorReport, request: DoctorOptions) -> str:
-    """Return the report as asked for, and write the JUnit file if one is."""
-    if request.junit:
-        write_junit(report, request.junit)
-    return json.dumps(report.to_json(), indent=2) + "\n" if request.as_json else report_text(report)
-
-
 def list_text(as_json: bool) -> str:
     """Return all checks: id, subject, level, time limit in seconds, and the failure that each catches."""
     if as_json:
@@ -143,63 +100,6 @@ def list_text(as_json: bool) -> str:
         else:  # one a line, for grep
             lines.append(head + check.catches)
     return "\n".join(lines) + "\n"
-
-
-def read_options(request: DoctorOptions) -> dict[str, Any]:
-    """Return the settings of single checks: those of --config, then those with a switch of their own.
-
-    Raises InputError when a file is missing or isn't what it has to be.
-    """
-    options: dict[str, Any] = {}
-    if request.config:
-        expected = "expected settings in JSON"
-        try:
-            content = json.loads(request.config.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise InputError(f"{request.config}: {error.strerror}; {expected}", "check --config") from error
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{request.config}: {error}; {expected}", "correct that file") from error
-        if not isinstance(content, dict):
-            raise InputError(
-                f'{request.config}: expected a JSON object with keys "<subject>.<what>"', "docs/doctor.md lists them"
-            )
-        _check_settings(request.config, content)
-        options |= content
-    if request.advisories:
-        if not request.advisories.exists():
-            raise InputError(
-                f"{request.advisories}: no such file; expected advisories in OSV's JSON format, or a folder of them",
-                "check --advisories",
-            )
-        options["security.advisories"] = str(request.advisories.absolute())
-    return options
-
-
-# The settings that --config may have (docs/doctor.md): what each must be, in words, and whether a value is that.
-_SETTINGS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "identity.seconds": ("a number of seconds, 0 or more", lambda value: _number(value) and value >= 0),
-    "video.seconds": ("a number of seconds above 0", lambda value: _number(value) and value > 0),
-    "video.clip": ("a path", lambda value: isinstance(value, str)),
-    "security.advisories": ("a path", lambda value: isinstance(value, str)),
-    "security.accepted": (
-        "a list of ids", lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value)
-    ),
-}  # fmt: skip
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
-
-
-def _check_settings(path: Path, settings: dict[str, Any]) -> None:
-    """Raise InputError for a setting that doesn't exist or has a value of another kind: it would be a false finding."""
-    for name, value in settings.items():
-        if name not in _SETTINGS:
-            known = ", ".join(_SETTINGS)
-            raise InputError(f"{path}: no setting is called {name!r}; there are {known}", "correct that file")
-        expected, fits = _SETTINGS[name]
-        if not fits(value):
-            raise InputError(f"{path}: {name} is {json.dumps(value)}; expected {expected}", "correct that file")
 
 
 def show_check(result: CheckResult) -> None:

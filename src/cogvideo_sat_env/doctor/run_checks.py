@@ -40,19 +40,22 @@ _GRACE = 10.0  # seconds between asking a probe to end and ending it
 Unit = tuple[CheckSpec, ...]  # checks that share one process
 
 
-@dataclass(frozen=True)
-class Setup:
-    """What every process of a run gets: the prefix and its Python, the folder of the probe code, variables, inputs.
+@dataclass
+class CheckRun:
+    """One run of checks: the processes and their results.
 
+    folder    of this run's own, and empty
+    prefix    the environment; python is its Python, probes the folder of the probe code, inputs what each probe gets
     env       as a job of the user's has them
+    workers   processes at once
+    patience  factor of all time limits
     blocked   why nothing that imports torch can work on this machine now, and the remedy; None when it may
     culprits  settings of the user's with which Python doesn't start, or isn't the environment's: light checks do
               without them, so that they can say what else is wrong
     suspects  settings of the user's that may be the cause when an import fails
-    workers   processes at once
-    patience  factor of all time limits
     """
 
+    folder: Path
     prefix: Path
     python: Path
     probes: Path
@@ -60,20 +63,14 @@ class Setup:
     inputs: Mapping[str, Any]
     ledger: Ledger
     workers: int
-    patience: float = 1.0
-    blocked: tuple[str, str] | None = None
-    culprits: Sequence[Suspect] = ()
-    suspects: Sequence[Suspect] = ()
+    patience: float
+    blocked: tuple[str, str] | None
+    culprits: Sequence[Suspect]
+    suspects: Sequence[Suspect]
 
-
-class CheckRun:
-    """One run of checks in its private folder: the processes and their results."""
-
-    def __init__(self, folder: Path, setup: Setup) -> None:
-        self._folder, self._setup = folder, setup
-        self._inputs = setup.inputs
+    def __post_init__(self) -> None:
         self._symptoms = read_symptoms()
-        (folder / "shared").mkdir()
+        (self.folder / "shared").mkdir()
         self._running: set[subprocess.Popen[bytes]] = set()
         self._stopped = False
         self._cause: Sequence[Suspect] = ()
@@ -94,7 +91,7 @@ class CheckRun:
         waiting = _units([spec for spec in chosen if spec.id not in done])
         running: dict[Future[list[CheckResult]], Unit] = {}
         ids = {spec.id for spec in chosen}
-        pool = ThreadPoolExecutor(self._setup.workers)
+        pool = ThreadPoolExecutor(self.workers)
         try:
             while waiting or running:
                 for unit in list(waiting):
@@ -130,14 +127,14 @@ class CheckRun:
 
     def _without_process(self, spec: CheckSpec) -> CheckResult | None:
         """Return the result of a check that makes no sense here, or would hang; None for one to be run."""
-        gpu = self._inputs["gpu"]
-        if spec.made and self._inputs["foreign"]:
-            reason = f"not run: {self._setup.python} is examined as it is, not as an environment made from a lock"
+        gpu = self.inputs["gpu"]
+        if spec.made and self.inputs["foreign"]:
+            reason = f"not run: {self.python} is examined as it is, not as an environment made from a lock"
             return CheckResult(spec.id, spec.level, NOT_RUN, 0.0, reason)
-        if spec.training and self._inputs["data_only"]:
+        if spec.training and self.inputs["data_only"]:
             return CheckResult(spec.id, spec.level, NOT_RUN, 0.0, "not run: this environment only prepares data")
-        if self._setup.blocked and not spec.light:
-            return CheckResult(spec.id, spec.level, FAILED, 0.0, *self._setup.blocked)
+        if self.blocked and not spec.light:
+            return CheckResult(spec.id, spec.level, FAILED, 0.0, *self.blocked)
         if spec.level == GPU and not gpu["gpus"]:
             problem = f" ({gpu['problem']})" if gpu["problem"] else ""
             return CheckResult(spec.id, spec.level, NOT_RUN, 0.0, f"not run: no GPU{problem}")
@@ -145,7 +142,7 @@ class CheckRun:
 
     def _with_cause(self, result: CheckResult, light: bool) -> CheckResult:
         """Return a failed result with the setting of the user's that is its cause, where that was found."""
-        cause = list(self._cause or self._setup.culprits)
+        cause = list(self._cause or self.culprits)
         if result.status != FAILED or light or not cause:
             return result
         shown = ", ".join(one.shown for one in cause)
@@ -157,90 +154,77 @@ class CheckRun:
 
     def _is_room(self, unit: Unit, running: list[Unit]) -> bool:
         alone = any(spec.alone for other in (unit, *running) for spec in other)
-        return not running or (len(running) < self._setup.workers and not alone)
+        return not running or (len(running) < self.workers and not alone)
 
     def _unit(self, unit: Unit) -> list[CheckResult]:
         """Run one process; return the results of its first checks, at least one: up to where the process ended."""
         spec = unit[0]
         start = time.monotonic()
-        with writing_to(self._folder):
-            folder = Path(tempfile.mkdtemp(prefix=f"{spec.id}-", dir=self._folder))
-            checks = self._ask(folder, unit)
+        with writing_to(self.folder):
+            folder = Path(tempfile.mkdtemp(prefix=f"{spec.id}-", dir=self.folder))
+            self._ask(folder, unit)
         log = folder / "output"
         # what joins a process finds its imports done: it needs a part of its own limit only
-        limit = self._setup.patience * (max(other.limit for other in unit) + 10.0 * (len(unit) - 1))
+        limit = self.patience * (max(other.limit for other in unit) + 10.0 * (len(unit) - 1))
         try:
             code = self._process(folder, log, limit, spec.light)
         except OSError as error:
             finding = f"the environment's Python can't be started: {error}"
-            return [self._failure(spec, time.monotonic() - start, finding, "", self._inputs["restore"])]
+            outcome = {"status": FAILED, "finding": finding, "remedy": self.inputs["restore"]}
+            return [self._result(spec, time.monotonic() - start, outcome, "")]
         total = time.monotonic() - start
         output = log.read_bytes()[-200_000:].decode("utf-8", errors="replace")
-        outcomes = [read_outcome(Path(check["result"])) for check in checks]
         found: list[dict[str, Any]] = []
-        for outcome in outcomes:
-            if outcome is None:
-                break
-            found.append(outcome)
+        while answer := read_outcome(folder / f"result-{len(found)}.json"):
+            found.append(answer)
         seconds = [float(outcome["seconds"]) for outcome in found]
         if seconds:
             seconds[0] = total - sum(seconds[1:])  # the start of the process counts as the first check's
-        results = [self._result(*answer, output) for answer in zip(unit, seconds, found, strict=False)]
+        results = [self._result(*check, output) for check in zip(unit, seconds, found, strict=False)]
         if len(found) < len(unit) and (not found or code is None):
             broken, spent = unit[len(found)], total - sum(seconds)
             if code is None:
-                lock = stale_lock(self._setup.env)
+                lock = stale_lock(self.env)
                 remedy = f"a compilation was interrupted here earlier: rm '{lock}'" if lock else None
                 finding = f"no answer within {limit:.0f} s; ended{last_words(output)}"
             else:
                 finding, remedy = how_it_ended(code, output), None
                 if not (folder / _STARTED).exists():
-                    leaking = " ".join(name for name in _LOADER if self._setup.env.get(name))
+                    leaking = " ".join(name for name in _LOADER if self.env.get(name))
                     finding = f"the environment's Python doesn't start: {finding}"
-                    remedy = self._inputs["restore"]
+                    remedy = self.inputs["restore"]
                     remedy = f"unset {leaking}; if that isn't it, {remedy}" if leaking else remedy
-            failure = self._failure(broken, spent, finding, output, remedy)
-            results.append(replace(failure, details=failure.details | ({"timed_out": True} if code is None else {})))
+            details = {"timed_out": True} if code is None else {}
+            outcome = {"status": FAILED, "finding": finding, "remedy": remedy, "details": details}
+            results.append(self._result(broken, spent, outcome, output))
         self._look_for_cause(results, folder)
         return results
 
     def _look_for_cause(self, results: Sequence[CheckResult], folder: Path) -> None:
         """Find out whether a setting of the user's keeps modules from being imported."""
         problems = next((r.details.get("problems") for r in results if r.id == _IMPORTS and r.status == FAILED), None)
-        if problems and not self._setup.culprits:
+        if problems and not self.culprits:
             modules = list(problems)[-2:]  # the closure's last are the quickest to import
-            self._cause = import_culprits(
-                self._setup.python, self._setup.env, self._setup.suspects, modules, folder, _TRIAL
-            )
+            self._cause = import_culprits(self.python, self.env, self.suspects, modules, folder, _TRIAL)
 
-    def _ask(self, folder: Path, unit: Unit) -> list[dict[str, str]]:
-        """Write the request of one process into `folder`; return what it says of each check."""
-        checks = []
-        for index, other in enumerate(unit):
+    def _ask(self, folder: Path, unit: Unit) -> None:
+        """Write the request of one process into `folder` (checks/_harness.py)."""
+        for index in range(len(unit)):
             (folder / f"work-{index}").mkdir()
-            checks.append(
-                {
-                    "subject": other.subject,
-                    "function": other.function,
-                    "workdir": str(folder / f"work-{index}"),
-                    "result": str(folder / f"result-{index}.json"),
-                }
-            )
         request = {
-            "folder": str(self._setup.probes),
-            "checks": checks,
-            "shared": str(self._folder / "shared"),
-            "inputs": self._inputs,
+            "folder": str(self.probes),
+            "checks": [(spec.subject, spec.function) for spec in unit],
+            "shared": str(self.folder / "shared"),
+            "inputs": self.inputs,
         }
         (folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
-        return checks
 
     def _process(self, folder: Path, log: Path, limit: float, light: bool) -> int | None:
         """Run the probe's process; return its exit code, None when it took longer than `limit` seconds."""
         harness = str(PROBES / "_harness.py")  # not the probes' folder: that may be a test's
-        command = [str(self._setup.python), harness, str(folder / "request.json")]
-        env = self._setup.env
-        for culprit in self._setup.culprits if light else ():
+        command = [str(self.python), harness, str(folder / "request.json")]
+        env = self.env
+        for culprit in self.culprits if light else ():
             env = culprit.without(env)
         with log.open("wb") as sink:  # a file, not a pipe: a grandchild that lives on can't block the doctor
             process = subprocess.Popen(
@@ -258,39 +242,35 @@ class CheckRun:
             _end(process)
             self._running.discard(process)
 
-    def _failure(self, spec: CheckSpec, seconds: float, finding: str, output: str, remedy: str | None) -> CheckResult:
-        outcome: dict[str, Any] = {"status": FAILED, "finding": finding, "remedy": remedy, "details": {}, "ledger": []}
-        return self._result(spec, seconds, outcome, output)
-
     def _result(self, spec: CheckSpec, seconds: float, outcome: dict[str, Any], output: str) -> CheckResult:
         finding = " ".join(str(outcome["finding"]).split())
         remedy, details = outcome.get("remedy"), dict(outcome.get("details") or {})
         if outcome["status"] == PASSED and spec.loader_errors:
-            complaints = loader_errors(output, bool(self._inputs["gpu"]["gpus"]))
+            complaints = loader_errors(output, bool(self.inputs["gpu"]["gpus"]))
             if complaints:
                 finding = f"{finding}, but the loader says: {complaints[0][:300]}"
                 outcome = outcome | {"status": FAILED}
         if outcome["status"] in (FAILED, WARNING):
             words = "\n".join([finding, json.dumps(details, ensure_ascii=False), output])
-            advice = advise(self._setup.ledger, spec.id, words, outcome.get("ledger") or ())
+            advice = advise(self.ledger, spec.id, words, outcome.get("ledger") or ())
             if advice is not None:
                 details |= {"ledger": advice.id, "breaks": advice.breaks}
-                ours = spec.subject in _OF_THE_MACHINE and not self._inputs["conda"]  # there is no mamba
+                ours = spec.subject in _OF_THE_MACHINE and not self.inputs["conda"]  # there is no mamba
                 remedy = remedy if remedy and ours else advice.remedy
         if outcome["status"] == FAILED and not remedy:
             words = f"{finding} {json.dumps(details)}"
-            remedy = install(self._inputs["requirements"], words, self._inputs["conda"], self._inputs["bounds"])
+            remedy = install(self.inputs["requirements"], words, self.inputs["conda"], self.inputs["bounds"])
             if not remedy:
                 symptom = explain(self._symptoms, spec.id, f"{finding}\n{output}")
                 if symptom is not None:
-                    remedy = symptom.remedy.replace("PREFIX", f"'{self._setup.prefix}'")
+                    remedy = symptom.remedy.replace("PREFIX", f"'{self.prefix}'")
                     details["means"] = symptom.means
-            if not remedy and self._inputs["receipt"] and spec.subject == "imports":
-                remedy = self._inputs["restore"]  # what the lock has can be imported: files are gone, or others
+            if not remedy and self.inputs["receipt"] and spec.subject == "imports":
+                remedy = self.inputs["restore"]  # what the lock has can be imported: files are gone, or others
             remedy = remedy or self._last_resort(spec.id, finding)
         if remedy and spec.subject not in _OF_THE_MACHINE:
-            restore = self._inputs["restore"] if self._inputs["receipt"] else None
-            remedy = fit(remedy, restore, self._inputs["conda"], self._inputs["requirements"])
+            restore = self.inputs["restore"] if self.inputs["receipt"] else None
+            remedy = fit(remedy, restore, self.inputs["conda"], self.inputs["requirements"])
         if outcome["status"] == FAILED:
             details["output"] = _ANSI.sub("", output).splitlines()[-_TAIL_LINES:]
         remedy = spell_out(remedy) if remedy else None
@@ -298,12 +278,12 @@ class CheckRun:
 
     def _last_resort(self, check: str, finding: str) -> str:
         """Return what to do about a failure that nobody has met before."""
-        prefix = self._setup.prefix
+        prefix = self.prefix
         if check.startswith("sat."):
             return f"correct that; the same command with --only {check} --json shows everything that it printed"
         if "Error building extension" in finding and any(character.isspace() for character in str(prefix)):
             return "make the environment in a folder without spaces: torch passes paths to the linker unquoted"
-        named = ("--python", self._setup.python) if self._inputs["foreign"] else ("-p", prefix)
+        named = ("--python", self.python) if self.inputs["foreign"] else ("-p", prefix)
         return f"see everything that it printed: {satenv(f'doctor --json {named[0]}', named[1])} --only {check}"
 
 

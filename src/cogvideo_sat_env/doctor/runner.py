@@ -25,7 +25,7 @@ from cogvideo_sat_env.doctor.doctor_report import DoctorReport
 from cogvideo_sat_env.doctor.gpu_memory import verdicts
 from cogvideo_sat_env.doctor.gpus import Hardware, NvidiaSmi
 from cogvideo_sat_env.doctor.lock_of_prefix import locked
-from cogvideo_sat_env.doctor.run_checks import PROBES, CheckRun, Setup, writing_to
+from cogvideo_sat_env.doctor.run_checks import PROBES, CheckRun, writing_to
 from cogvideo_sat_env.doctor.sat.examine import SatOptions, inputs
 from cogvideo_sat_env.spec.breakage import Ledger, read_ledger
 
@@ -69,7 +69,7 @@ class Doctor:
     """One examination of one prefix."""
 
     def __init__(self, prefix: Path, given: Conditions = Conditions()) -> None:
-        self._sat = given.sat
+        self._given = given
         self.prefix = Path(os.path.abspath(prefix))  # not resolved: a release's link is the name that users activate
         self._foreign = given.python is not None
         self.python = Path(os.path.abspath(given.python or self.prefix / "bin" / "python"))
@@ -86,8 +86,6 @@ class Doctor:
         self._environ = dict(os.environ if given.environ is None else given.environ)
         self._hardware = given.hardware or NvidiaSmi(environ=self._environ, seconds=_DRIVER_SECONDS * given.patience)
         self._workers = min(2, os.cpu_count() or 1)  # more processes need more memory than time they save
-        self._options = dict(given.options)
-        self._patience = given.patience
         self._ledger: Ledger = read_ledger()
 
     def run(
@@ -115,13 +113,12 @@ class Doctor:
                 culprits = start_culprits(self.python, env, settings, folder)
                 inputs = self.inputs(active, machine.result())
             inputs["culprits"] = [{"shown": one.shown, "remedy": one.remedy} for one in culprits]
-            setup = Setup(
-                prefix=self.prefix, python=self.python, probes=self._probes, env=env, inputs=inputs,
-                ledger=self._ledger, workers=self._workers, patience=self._patience,
+            results = CheckRun(
+                folder, prefix=self.prefix, python=self.python, probes=self._probes, env=env, inputs=inputs,
+                ledger=self._ledger, workers=self._workers, patience=self._given.patience,
                 blocked=_blocked(inputs["gpu"]["stuck"]), culprits=culprits,
                 suspects=suspects(self._environ, user_site=True, foreign=self._foreign),
-            )  # fmt: skip
-            results = CheckRun(folder, setup).all(chosen, on_check)
+            ).all(chosen, on_check)  # fmt: skip
         seconds = time.monotonic() - clock
         return DoctorReport(
             self.prefix, level, started, seconds, tuple(results), python=self.python if self._foreign else None
@@ -141,6 +138,10 @@ class Doctor:
             if entry.pypi_name
         ]
         provided = receipt.get("not_provided") or []
+        if self._foreign:
+            restore = f"install what is missing for {self.python}, or name a folder that has it in PYTHONPATH"
+        else:
+            restore = _restore(self.prefix, bool(receipt))
         return {
             "prefix": str(self.prefix),
             "python": str(self.python),
@@ -155,15 +156,15 @@ class Doctor:
             "not_provided": [item["name"] if isinstance(item, dict) else str(item) for item in provided],
             "receipt": receipt or None,
             "conda": (self.prefix / "conda-meta").is_dir() and receipt.get("source") != "wheels",
-            "restore": _add(self.python) if self._foreign else _restore(self.prefix, bool(receipt)),
+            "restore": restore,
             "receipt_problem": problem,
             "lock": locked(receipt),
             "activation": {"sets": active.sets, "scripts": active.scripts, "problems": active.problems},
             "user": {name: self._environ[name] for name in _WATCHED if name in self._environ},
             "places": _places(self._environ),
             **facts,
-            **({"sat": inputs(self._sat, self.prefix, facts["gpu"]["gpus"])} if self._sat else {}),
-            "options": self._options,
+            **({"sat": inputs(self._given.sat, self.prefix, facts["gpu"]["gpus"])} if self._given.sat else {}),
+            "options": dict(self._given.options),
         }
 
     def _machine(self) -> dict[str, Any]:
@@ -225,11 +226,6 @@ def _restore(prefix: Path, ours: bool) -> str:
     if ours:
         return satenv("create --repair -p", prefix)
     return f"create the environment again from the lock: {satenv('create')}"
-
-
-def _add(python: Path) -> str:
-    """Return what to do about packages that a Python lacks which isn't of our making."""
-    return f"install what is missing for {python}, or name a folder that has it in PYTHONPATH"
 
 
 def _private(folder: Path) -> dict[str, str]:

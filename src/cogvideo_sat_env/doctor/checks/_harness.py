@@ -1,6 +1,7 @@
-"""Entry of a probe's process: `python _harness.py REQUEST.json`; writes each outcome as JSON to its check's "result".
+"""Entry of a probe's process: `python _harness.py FOLDER/request.json`; each outcome becomes FOLDER/result-INDEX.json.
 
-A result "...{rank}..." is one file for each rank of torchrun.
+The request has the "folder" of the checks' code, "checks" as (subject, function), "shared" and "inputs"; each check
+works in FOLDER/work-INDEX. With "ranks" it is one check for all ranks of torchrun: the results are result-RANK.json.
 
 The outcome goes through a file, because everything that a probe imports may print. An exception in a check is its
 finding; a check that can't be loaded ends with exit code 70 and no outcome, which the runner reports as a failure.
@@ -35,15 +36,14 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def _load(folder: Path, subject: str, function: str) -> Callable[[object], Any]:
-    if _PACKAGE in sys.modules:
-        return getattr(importlib.import_module(f"{_PACKAGE}.{subject}"), function)  # type: ignore[no-any-return]
-    spec = importlib.util.spec_from_file_location(
-        _PACKAGE, folder / "__init__.py", submodule_search_locations=[str(folder)]
-    )
-    assert spec is not None and spec.loader is not None
-    package = importlib.util.module_from_spec(spec)
-    sys.modules[_PACKAGE] = package
-    spec.loader.exec_module(package)
+    if _PACKAGE not in sys.modules:
+        spec = importlib.util.spec_from_file_location(
+            _PACKAGE, folder / "__init__.py", submodule_search_locations=[str(folder)]
+        )
+        assert spec is not None and spec.loader is not None
+        package = importlib.util.module_from_spec(spec)
+        sys.modules[_PACKAGE] = package
+        spec.loader.exec_module(package)
     return getattr(importlib.import_module(f"{_PACKAGE}.{subject}"), function)  # type: ignore[no-any-return]
 
 
@@ -59,26 +59,28 @@ def _end_with_torchrun() -> None:
 def main() -> int:
     """Run the request's checks, one after the other. Returns the exit code."""
     signal.signal(signal.SIGTERM, _stop)
+    folder = Path(sys.argv[1]).parent
     request = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    Path(sys.argv[1]).with_name(STARTED).touch()
-    code = 0
-    if any("{rank}" in check["result"] for check in request["checks"]):
+    (folder / STARTED).touch()
+    code, ranks = 0, request.get("ranks", False)
+    if ranks:
         _end_with_torchrun()
-    for check in request["checks"]:
+    for index, (subject, name) in enumerate(request["checks"]):
         start = time.monotonic()
         try:
-            function = _load(Path(request["folder"]), check["subject"], check["function"])
+            function = _load(Path(request["folder"]), subject, name)
             probe = sys.modules[f"{_PACKAGE}._probe"]
         except Exception:
             traceback.print_exc()
             return CANNOT_LOAD
         try:
-            outcome = function(probe.ProbeRequest(Path(check["workdir"]), Path(request["shared"]), request["inputs"]))
+            workdir = folder / f"work-{index}"
+            outcome = function(probe.ProbeRequest(workdir, Path(request["shared"]), request["inputs"]))
         except Exception as error:
             traceback.print_exc()
             outcome = probe.failed(probe.one_line(error))
-            code = code or (1 if "{rank}" in check["result"] else 0)  # torchrun then ends the ranks that wait for it
-        target = Path(check["result"].replace("{rank}", os.environ.get("RANK", "0")))
+            code = int(ranks)  # torchrun then ends the ranks that wait for it
+        target = folder / f"result-{os.environ.get('RANK', '0') if ranks else index}.json"
         answer = asdict(outcome) | {"seconds": time.monotonic() - start}
         target.with_suffix(".part").write_text(json.dumps(answer), encoding="utf-8")
         os.replace(target.with_suffix(".part"), target)

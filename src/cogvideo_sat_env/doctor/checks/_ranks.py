@@ -28,15 +28,10 @@ def launch(request: ProbeRequest, subject: str, function: str, count: int, limit
     Every rank gets the same folders. A rank that raises, dies or doesn't come ends the others and is the problem.
     """
     folder = request.workdir / f"ranks-{function}"
-    (folder / "work").mkdir(parents=True)
+    (folder / "work-0").mkdir(parents=True)
     asked = {
-        "folder": str(Path(__file__).parent),
-        "checks": [{
-            "subject": subject, "function": function, "workdir": str(folder / "work"),
-            "result": str(folder / "result-{rank}.json"),
-        }],
-        "shared": str(request.shared),
-        "inputs": request.inputs,
+        "folder": str(Path(__file__).parent), "checks": [(subject, function)], "ranks": True,
+        "shared": str(request.shared), "inputs": request.inputs,
     }  # fmt: skip
     (folder / "request.json").write_text(json.dumps(asked), encoding="utf-8")
     harness = str(Path(__file__).with_name("_harness.py"))
@@ -45,7 +40,7 @@ def launch(request: ProbeRequest, subject: str, function: str, count: int, limit
         str(folder / "request.json"),
     ]  # fmt: skip
     env = {name: value for name, value in os.environ.items() if name not in _OF_ONE_RANK}
-    env["OMP_NUM_THREADS"] = env.get("OMP_NUM_THREADS", "1")
+    env.setdefault("OMP_NUM_THREADS", "1")
     process = subprocess.Popen(
         command, env=env, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True, errors="replace",

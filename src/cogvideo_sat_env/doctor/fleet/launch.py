@@ -16,6 +16,7 @@ from typing import Any
 
 from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError, MissingToolError, SatenvError, SourceError
+from cogvideo_sat_env.doctor.command_options import DoctorOptions
 from cogvideo_sat_env.doctor.fleet import job_step
 from cogvideo_sat_env.doctor.fleet.messages import GONE, Client
 
@@ -37,6 +38,18 @@ def check_counts(nodes: int | None, ntasks: int | None) -> tuple[int, int]:
     if ranks < count:
         raise InputError(f"--ntasks {ranks} for {count} nodes; expected at least one rank a node", f"--ntasks {count}")
     return count, ranks
+
+
+def arguments_of(asked: DoctorOptions) -> list[str]:
+    """Return the options that a rank gets: those that were typed, again."""
+    arguments = ["--level", asked.level, "--patience", f"{asked.patience:g}"]
+    for option, names in (("--only", asked.only), ("--skip", asked.skip)):
+        arguments += [word for name in names for word in (option, name)]
+    for option, value in (("--nodes", asked.nodes), ("--ntasks", asked.ntasks)):
+        arguments += [option, str(value)] if value is not None else []
+    for option, path in (("--advisories", asked.advisories), ("--config", asked.config)):
+        arguments += [option, str(path.absolute())] if path else []
+    return arguments
 
 
 def launch(prefix: Path, nodes: int, ranks: int, arguments: Sequence[str], environ: Mapping[str, str]) -> Any:
@@ -63,9 +76,7 @@ def launch(prefix: Path, nodes: int, ranks: int, arguments: Sequence[str], envir
             "--local-addr=127.0.0.1", f"--nproc-per-node={ranks}", "--no-python", *rank,
         ]  # fmt: skip
     key, port = secrets.token_hex(16), environ.get(job_step.PORT) or str(20000 + secrets.randbelow(20000))
-    env = {
-        **environ, job_step.KEY: key, job_step.PORT: port, "OMP_NUM_THREADS": environ.get("OMP_NUM_THREADS", "1")
-    }  # fmt: skip
+    env = {"OMP_NUM_THREADS": "1", **environ, job_step.KEY: key, job_step.PORT: port}
     first = job_step.first_host(environ.get("SLURM_JOB_NODELIST", ""))
     hosts = (first, *job_step.addresses(first, environ)) if first else ("127.0.0.1",)
     try:

@@ -47,14 +47,12 @@ class Coordinator:
 
     def wait(self, kind: str, ranks: set[int], seconds: float) -> set[int]:
         """Wait until each of `ranks` has sent `kind` or is lost, at most `seconds`; return those that haven't."""
-        deadline = time.monotonic() + seconds
 
         def missing() -> set[int]:
             return {rank for rank in ranks if kind not in self.messages.get(rank, {})}
 
         with self._news:
-            while missing() - self.lost and time.monotonic() < deadline:
-                self._news.wait(max(0.0, deadline - time.monotonic()))
+            self._news.wait_for(lambda: not missing() - self.lost, seconds)
             return missing()
 
     def answer(self, kind: str, content: Any) -> None:
@@ -65,10 +63,8 @@ class Coordinator:
 
     def wait_answered(self, kind: str, ranks: set[int], seconds: float) -> None:
         """Wait until each of `ranks` has its answer to `kind` or is lost, at most `seconds`: the last thing to do."""
-        deadline = time.monotonic() + seconds
         with self._news:
-            while {(rank, kind) for rank in ranks - self.lost} - self._answered and time.monotonic() < deadline:
-                self._news.wait(max(0.0, deadline - time.monotonic()))
+            self._news.wait_for(lambda: {(rank, kind) for rank in ranks - self.lost} <= self._answered, seconds)
 
     def close(self) -> None:
         """Stop listening."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any
 
 from cogvideo_sat_env.base.errors import InputError, SatenvError
 from cogvideo_sat_env.doctor.check_result import FULL, QUICK, CheckResult, CheckSpec
+from cogvideo_sat_env.doctor.command_options import DoctorOptions, read_options
 from cogvideo_sat_env.doctor.doctor_report import DoctorReport
 from cogvideo_sat_env.doctor.fleet import compare, job_step, launch
 from cogvideo_sat_env.doctor.fleet.job_step import Step, find
@@ -48,21 +49,7 @@ class FleetReport(DoctorReport):
         return super().to_json() | {"ranks": list(self.hosts)}
 
 
-@dataclass(frozen=True)
-class FleetOptions:
-    """What the user asked for: options of `doctor` as they are for one host, nodes and ranks."""
-
-    level: str
-    only: Sequence[str]
-    skip: Sequence[str]
-    options: Mapping[str, Any]
-    patience: float
-    nodes: int | None
-    ntasks: int | None
-    arguments: Sequence[str]  # the same, to be typed for a rank
-
-
-def examine(prefix: Path, asked: FleetOptions, environ: Mapping[str, str] | None = None) -> DoctorReport | None:
+def examine(prefix: Path, asked: DoctorOptions, environ: Mapping[str, str] | None = None) -> DoctorReport | None:
     """Examine `prefix` on all ranks and return the report; None in every rank but the first.
 
     In a step of srun or torchrun this process is a rank; outside of one it starts the ranks. Raises InputError for
@@ -74,7 +61,7 @@ def examine(prefix: Path, asked: FleetOptions, environ: Mapping[str, str] | None
     if place is None:
         if ranks == 1:
             raise InputError("one rank on one node has nobody to be compared with", "leave --nodes and --ntasks out")
-        return _read(launch.launch(prefix, nodes, ranks, asked.arguments, variables))
+        return _read(launch.launch(prefix, nodes, ranks, launch.arguments_of(asked), variables))
     if asked.ntasks is not None and asked.ntasks != place.ranks:
         raise InputError(
             f"--ntasks {asked.ntasks}, but srun or torchrun started {place.ranks} ranks", f"--ntasks {place.ranks}"
@@ -90,7 +77,7 @@ def examine(prefix: Path, asked: FleetOptions, environ: Mapping[str, str] | None
     return None
 
 
-def _follow(prefix: Path, asked: FleetOptions, place: Step) -> None:
+def _follow(prefix: Path, asked: DoctorOptions, place: Step) -> None:
     hosts = (place.address, *place.otherwise)
     client = Client(hosts, place.port, place.key, place.rank, _JOIN * asked.patience)
     hello = _hello(prefix, asked, place) | {"clock": client.clock_skew()}
@@ -99,7 +86,7 @@ def _follow(prefix: Path, asked: FleetOptions, place: Step) -> None:
     client.ask("result", _work(prefix, asked, place, plan), (_CHECKED[asked.level] + _EXTRA) * asked.patience)
 
 
-def _lead(prefix: Path, asked: FleetOptions, place: Step) -> DoctorReport:
+def _lead(prefix: Path, asked: DoctorOptions, place: Step) -> DoctorReport:
     started, clock = datetime.now(timezone.utc), time.monotonic()
     coordinator = Coordinator(place.port, place.key, place.ranks)
     try:
@@ -123,9 +110,7 @@ def _lead(prefix: Path, asked: FleetOptions, place: Step) -> DoctorReport:
     finally:
         coordinator.close()
     words = {rank: sent[GONE] for rank, sent in coordinator.messages.items() if GONE in sent}
-    attendance = compare.Attendance(
-        absent, silent, coordinator.lost, words, asked.nodes, _JOIN * asked.patience
-    )  # fmt: skip
+    attendance = compare.Attendance(absent, silent, coordinator.lost, words, asked.nodes, _JOIN * asked.patience)
     merged = compare.merge(here, results, attendance)
     hosts = tuple({"rank": rank} | item for rank, item in here.items())
     return FleetReport(
@@ -134,7 +119,7 @@ def _lead(prefix: Path, asked: FleetOptions, place: Step) -> DoctorReport:
     )  # fmt: skip
 
 
-def _hello(prefix: Path, asked: FleetOptions, place: Step) -> dict[str, Any]:
+def _hello(prefix: Path, asked: DoctorOptions, place: Step) -> dict[str, Any]:
     """Return who this rank is and what its host has."""
     result = _one(prefix, asked, "fleet.facts", {})
     gpus = (result.details.get("machine") or {}).get("gpus") or []
@@ -144,7 +129,7 @@ def _hello(prefix: Path, asked: FleetOptions, place: Step) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _work(prefix: Path, asked: FleetOptions, place: Step, plan: Mapping[str, Any]) -> dict[str, Any]:
+def _work(prefix: Path, asked: DoctorOptions, place: Step, plan: Mapping[str, Any]) -> dict[str, Any]:
     """Do this rank's part: train with the others, look their names up, and, once a host, run the level's checks."""
     training = None
     if plan["together"]:
@@ -155,7 +140,7 @@ def _work(prefix: Path, asked: FleetOptions, place: Step, plan: Mapping[str, Any
         training = _one(prefix, asked, "fleet.training", options).to_json()
     checks = None
     if place.local_rank == 0:
-        doctor = Doctor(prefix, Conditions(options=asked.options, patience=asked.patience))
+        doctor = Doctor(prefix, Conditions(options=read_options(asked), patience=asked.patience))
         checks = [result.to_json() for result in doctor.run(asked.level, asked.only, asked.skip).results]
     unknown = {kind: [name for name in plan[kind] if not job_step.resolves(name)] for kind in ("names", "nodes")}
     return {
@@ -164,7 +149,7 @@ def _work(prefix: Path, asked: FleetOptions, place: Step, plan: Mapping[str, Any
     }  # fmt: skip
 
 
-def _one(prefix: Path, asked: FleetOptions, check: str, options: Mapping[str, Any]) -> CheckResult:
+def _one(prefix: Path, asked: DoctorOptions, check: str, options: Mapping[str, Any]) -> CheckResult:
     doctor = Doctor(prefix, Conditions(checks=_CHECKS, options=options, patience=asked.patience))
     (result,) = doctor.run(FULL, only=[check]).results
     return result
