@@ -9,11 +9,12 @@ from typing import Any
 
 from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError
-from cogvideo_sat_env.doctor.sat import code, configs, patches, rules
+from cogvideo_sat_env.doctor.sat import code, configs, rules
 from cogvideo_sat_env.doctor.sat.checkout import Checkout
 from cogvideo_sat_env.doctor.sat.examine import SatOptions, open_run, static_findings
 from cogvideo_sat_env.doctor.sat.finding import FAILED, Finding
 from cogvideo_sat_env.doctor.sat.fix import write_corrected
+from cogvideo_sat_env.doctor.sat.patches import APPLIED, THERE, UNFIT, PatchResult, apply, read_patches
 from cogvideo_sat_env.doctor.sat.rules import Run
 
 
@@ -62,13 +63,13 @@ class FixReport:
 
     written: dict[str, str]
     left: tuple[Finding, ...]
-    patched: tuple[patches.PatchResult, ...]
+    patched: tuple[PatchResult, ...]
     reverse: bool = False
 
     @property
     def exit_code(self) -> int:
         """1 when a patch didn't fit, else 0."""
-        return int(any(item.status == patches.UNFIT for item in self.patched))
+        return int(any(item.status == UNFIT for item in self.patched))
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values."""
@@ -84,7 +85,7 @@ class FixReport:
     def to_text(self) -> str:
         """Return it for people."""
         lines = [f"{target}: the corrected copy of {source}" for source, target in self.written.items()]
-        words = {patches.APPLIED: "taken out", patches.THERE: "isn't there"} if self.reverse else {}
+        words = {APPLIED: "taken out", THERE: "isn't there"} if self.reverse else {}
         for item in self.patched:
             status = words.get(item.status, item.status)
             lines.append(f"{item.patch.file.name}: {status}{': ' if item.reason else ''}{item.reason}")
@@ -113,7 +114,7 @@ def fix(folder: Path, bases: Sequence[Path], *, out: Path | None, patches: Path 
     found, run = open_run(SatOptions(folder, bases))
     if out is not None and not out.is_dir():
         raise InputError(f"{out}: no such folder; expected one for the corrected copies", f"mkdir -p '{out}'")
-    done = _patched(found, patches, undo)
+    done = () if patches is None else tuple(apply(found, read_patches(patches), reverse=undo))
     if undo:
         return FixReport({}, (), done, reverse=True)
     written: dict[str, str] = {}
@@ -126,12 +127,6 @@ def fix(folder: Path, bases: Sequence[Path], *, out: Path | None, patches: Path 
                 written[str(file)] = str(target)
         left += [item for item in findings if item.edit is None] if run else []
     return FixReport(written, tuple(left), done)
-
-
-def _patched(found: Checkout, folder: Path | None, undo: bool) -> tuple[patches.PatchResult, ...]:
-    if folder is None:
-        return ()
-    return tuple(patches.apply(found, patches.read_patches(folder), reverse=undo))
 
 
 def _shipped(found: Checkout) -> list[Run]:

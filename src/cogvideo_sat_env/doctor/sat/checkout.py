@@ -79,12 +79,11 @@ def find(path: Path) -> Checkout:
         what = "is a file" if path.exists() else "no such folder"
         raise InputError(f"{path}: {what}; expected a checkout of CogVideo, or the sat/ folder in it", _CLONE)
     path = Path(os.path.abspath(path))
-    for folder in (path, path / "sat"):
+    inner = path / "sat" if (path / "sat").is_dir() else path
+    for folder in (path, inner):
         missing = [name for name in _MARKS if not (folder / name).exists()]
         if not missing:
-            return Checkout(folder, _top(folder))
-    inner = path / "sat" if (path / "sat").is_dir() else path
-    missing = [name for name in _MARKS if not (inner / name).exists()]
+            return Checkout(folder, next((p for p in (folder, *folder.parents) if (p / ".git").exists()), None))
     if (path / "sat" / "mpu").is_dir():
         raise InputError(f"{path}: is SwissArmyTransformer, the library; expected a checkout of CogVideo", _CLONE)
     if len(missing) < len(_MARKS):
@@ -96,11 +95,3 @@ def find(path: Path) -> Checkout:
 
 
 _CLONE = "git clone https://github.com/zai-org/CogVideo, and name that folder"
-
-
-def _top(folder: Path) -> Path | None:
-    """Return the repository's top folder above sat/."""
-    for parent in (folder, *folder.parents):
-        if (parent / ".git").exists():
-            return parent
-    return None

@@ -33,6 +33,11 @@ class ClipFolder:
     undecodable: list[str] = field(default_factory=list)
 
 
+def caption_of(clip: str) -> str:
+    """Return where upstream looks for a clip's caption."""
+    return clip.replace(".mp4", ".txt").replace("videos", "labels")
+
+
 def walk(path: Path) -> ClipFolder:
     """Return what SFTDataset makes of a folder. Raises OSError for one that can't be read."""
     found = ClipFolder(path)
@@ -50,7 +55,7 @@ def walk(path: Path) -> ClipFolder:
             with open(file, "rb") as stream:
                 if stream.read(64).startswith(LFS_START):
                     found.pointers.append(file)
-            caption = file.replace(".mp4", ".txt").replace("videos", "labels")
+            caption = caption_of(file)
             if not os.path.exists(caption):
                 found.without_caption.append(file)
                 continue
@@ -129,8 +134,7 @@ def _clips(run: Run, at: str, value: str) -> Iterator[Finding]:
     if found.without_caption:
         count = f"{len(found.without_caption)} of {len(found.clips)} clips"
         spare = f"; {found.captions_alone} .txt files belong to no clip" if found.captions_alone else ""
-        first = found.without_caption[0]
-        wanted = first.replace(".mp4", ".txt").replace("videos", "labels")
+        wanted = caption_of(found.without_caption[0])
         yield run.found("captions", at, f"{count} have no caption and are trained with an empty one, silently: "
                         f"{_some(found.without_caption)}{spare}", f"write {wanted} and so on",
                         status=WARNING)  # fmt: skip

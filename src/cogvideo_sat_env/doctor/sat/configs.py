@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from cogvideo_sat_env.base import yamlfile
 from cogvideo_sat_env.base.errors import InputError
+from cogvideo_sat_env.base.yamlfile import Lines
 
 WHAT = "a config of CogVideo's sat/"
 Key = tuple[str | int, ...]
@@ -65,15 +64,14 @@ def read(files: Sequence[Path]) -> Config:
     data: dict[str, Any] = {}
     places: dict[Key, ValuePlace] = {}
     for file in files:
-        value, _ = yamlfile.load(file, WHAT)
+        value, lines = yamlfile.load(file, WHAT)
         if not isinstance(value, dict):
             kind = "nothing" if value is None else f"a {type(value).__name__}"
             raise InputError(
                 f"{file}: holds {kind}; expected {WHAT}: sections 'model', 'args', 'data' or 'deepspeed'",
                 "name the files as upstream's --base does, e.g. configs/cogvideox_2b_lora.yaml configs/sft.yaml",
             )
-        node = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-        _merge(data, _numbers(value), node, file, (), places)
+        _merge(data, _numbers(value), file, lines, (), places)
     return Config(tuple(files), data, places)
 
 
@@ -88,18 +86,15 @@ def _numbers(value: Any) -> Any:
     return value
 
 
-def _merge(old: dict, new: dict, node: yaml.Node | None, file: Path, key: Key, places: dict[Key, ValuePlace]) -> None:
-    """Merge `new` (read from `node`) into `old`, and note where each of its values stands."""
-    nodes = {name.value: (name, value) for name, value in node.value} if isinstance(node, yaml.MappingNode) else {}
+def _merge(old: dict, new: dict, file: Path, lines: Lines, key: Key, places: dict[Key, ValuePlace]) -> None:
+    """Merge `new`, which stands at `key` of `file`, into `old`, and note where each of its values stands."""
     for name, value in new.items():
         here = (*key, name)
-        mark, child = nodes.get(str(name), (None, None))
-        if mark is not None:
-            places[here] = ValuePlace(file, mark.start_mark.line + 1)
+        places[here] = ValuePlace(file, lines.of(*here))
         if isinstance(value, dict):
             if not isinstance(old.get(name), dict):
                 old[name] = {}
-            _merge(old[name], value, child or yaml.MappingNode("", []), file, here, places)  # without: an anchor's
+            _merge(old[name], value, file, lines, here, places)
         else:
             for inner in [other for other in places if len(other) > len(here) and other[: len(here)] == here]:
                 del places[inner]  # replaced whole

@@ -6,16 +6,17 @@ import ast
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.base.progress import human_bytes
 from cogvideo_sat_env.doctor import gpu_memory
+from cogvideo_sat_env.doctor.checks._probe import ProbeOutcome, failed, not_run, passed, warning
 from cogvideo_sat_env.doctor.sat import checkout, clips, code, configs, rules, shrink, weights
 from cogvideo_sat_env.doctor.sat.finding import FAILED, WARNING, Finding
-from cogvideo_sat_env.doctor.sat.rules import NETWORK, Run
+from cogvideo_sat_env.doctor.sat.rules import Run
 
 PLACEHOLDER = "SATENV-RUN-FOLDER"
 ENTRIES = ("train_video.py", "sample_video.py")
@@ -86,15 +87,17 @@ def inputs(asked: SatOptions, prefix: Path, gpus: Sequence[Mapping[str, Any]]) -
     status, text, changed = code.state(found)
     read = {name: _outcome(name, items) for name, items in by_subject.items()}
     remedy = f"git -C '{found.top}' checkout {checkout.KNOWN_GOOD[:12]}" if status == WARNING and found.top else None
-    read["checkout"] = {"status": status, "finding": text, "remedy": remedy, "details": {"modified": changed}}
+    read["checkout"] = ProbeOutcome(status, text, remedy, {"modified": changed})
+    if run is not None:
+        read["memory"], read["disk"] = _memory(run, gpus), _disk(run)
     result: dict[str, Any] = {
-        "folder": str(found.folder), "read": read, "bases": [str(p) for p in run.config.files] if run else [],
+        "folder": str(found.folder), "read": {name: asdict(outcome) for name, outcome in read.items()},
+        "bases": [str(path) for path in run.config.files] if run else [],
         "modules": reached(found), "entries": [name for name in ENTRIES if (found.folder / name).is_file()],
         "captions": [], "clips": None, "run": None,
     }  # fmt: skip
     if run is None:
         return result
-    read["memory"], read["disk"] = _memory(run, gpus), _disk(run)
     result |= _data(run)
     sections = any(item.id == "sat.sections" for item in by_subject["configs"])
     if run.training and not sections:
@@ -107,7 +110,7 @@ def inputs(asked: SatOptions, prefix: Path, gpus: Sequence[Mapping[str, Any]]) -
     return result
 
 
-def _outcome(subject: str, findings: list[Finding]) -> dict[str, Any]:
+def _outcome(subject: str, findings: list[Finding]) -> ProbeOutcome:
     """Return the findings of one subject as one outcome; all of them are in its details."""
     details = {"findings": [item.to_json() for item in findings]}
     if not findings:
@@ -117,15 +120,12 @@ def _outcome(subject: str, findings: list[Finding]) -> dict[str, Any]:
             "data": "clips and captions pair",
             "scripts": "the shell scripts name files that exist, and report failures",
         }
-        return {"status": "passed", "finding": good[subject], "details": details}
+        return passed(good[subject], **details)
     worst = [item for item in findings if item.status == FAILED] or findings
     more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
     lines = [f"{item.where}: {item.finding}" for item in [*worst, *(i for i in findings if i not in worst)]]
     remedies = list(dict.fromkeys(f"{item.where}: {item.remedy}" for item in findings))
-    return {
-        "status": worst[0].status, "finding": lines[0] + more, "remedy": "; ".join(remedies[:12]),
-        "details": details | {"all": lines},
-    }  # fmt: skip
+    return ProbeOutcome(worst[0].status, lines[0] + more, "; ".join(remedies[:12]), details | {"all": lines})
 
 
 def reached(found: checkout.Checkout) -> list[str]:
@@ -178,7 +178,7 @@ def _data(run: Run) -> dict[str, Any]:
             paths += found.clips
             captioned += len(found.clips) - len(found.without_caption)
             for clip in found.clips[:2]:
-                caption = Path(clip.replace(".mp4", ".txt").replace("videos", "labels"))
+                caption = Path(clips.caption_of(clip))
                 if caption.is_file():
                     texts += caption.read_text(encoding="utf-8", errors="replace").splitlines()[:1]
     facts = {
@@ -192,7 +192,7 @@ def _plan(run: Run, on_cpu: bool) -> dict[str, Any]:
     config = shrink.shrunk(run, on_cpu, PLACEHOLDER)
     if on_cpu:
         config["args"] |= {"device": "cpu", "local_rank": "cpu"}  # upstream wants them equal
-    plan: dict[str, Any] = {"config": config, "training": True, "steps": shrink.STEPS, "sample": None}
+    plan: dict[str, Any] = {"config": config, "steps": shrink.STEPS, "sample": None}
     inference = run.checkout.folder / "configs" / "inference.yaml"
     if inference.is_file() and not run.config.get("model.noised_image_input"):  # image-to-video asks for an image
         first = run.config.files[0]
@@ -206,50 +206,48 @@ def _plan(run: Run, on_cpu: bool) -> dict[str, Any]:
     return plan
 
 
-def _memory(run: Run, gpus: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _memory(run: Run, gpus: Sequence[Mapping[str, Any]]) -> ProbeOutcome:
     """Return whether the run fits: its own model, batch, frames, size and ZeRO stage."""
     setup = setup_of(run, len(gpus) or 1)
     if setup is None:
-        return {"status": "not_run", "finding": "the model is none of those that are known (2B, 5B)"}
+        return not_run("the model is none of those that are known (2B, 5B)")
     try:
         found = gpu_memory.estimate(setup)
     except InputError as error:
-        return {"status": "warning", "finding": error.message, "remedy": error.remedy}
+        return warning(error.message, error.remedy)
     sizes = f"{setup.model}, {setup.method}, {setup.frames} frames of {setup.height}x{setup.width}, batch"
     text = f"{sizes} {setup.batch}, ZeRO-{setup.zero} on {setup.gpus} GPU{'s' if setup.gpus > 1 else ''}"
     if not gpus:
-        return {"status": "passed", "finding": f"{text}: {found.total} a GPU, estimated; no GPU is here to compare"}
+        return passed(f"{text}: {found.total} a GPU, estimated; no GPU is here to compare")
     least = min(int(gpu["memory_mib"]) for gpu in gpus) * 2**20
     verdict = found.verdict(least)
     finding = f"{text}: {found.total} a GPU, estimated; the smallest here has {human_bytes(least)}: {verdict}"
     if verdict == gpu_memory.FITS:
-        return {"status": "passed", "finding": finding}
-    remedy = "a smaller train_micro_batch_size_per_gpu, fewer frames, LoRA, more GPUs, or ZeRO stage 3"
-    return {"status": "failed" if verdict == gpu_memory.NO else "warning", "finding": finding, "remedy": remedy}
+        return passed(finding)
+    judge = failed if verdict == gpu_memory.NO else warning
+    return judge(finding, "a smaller train_micro_batch_size_per_gpu, fewer frames, LoRA, more GPUs, or ZeRO stage 3")
 
 
 def setup_of(run: Run, gpus: int) -> gpu_memory.TrainingSetup | None:
     """Return the memory estimate's setup of a training run, None for a model that it doesn't know."""
     get = run.config.get
-    model = {1920: "2b", 3072: "5b"}.get(get(f"{NETWORK}.hidden_size"))
     size = get("data.params.video_size")
-    if model is None or not run.training or not (isinstance(size, list) and len(size) == 2):
+    if run.model is None or not run.training or not (isinstance(size, list) and len(size) == 2):
         return None
     method = "lora" if get(rules.LORA) and "all" in (get("model.not_trainable_prefixes") or []) else "full"
     dtype = next((name for name in ("bf16", "fp16") if get(f"deepspeed.{name}.enabled")), "fp32")
     return gpu_memory.TrainingSetup(
-        model, method, gpus, get("deepspeed.zero_optimization.stage", 0), get(rules.FRAMES, 49), size[0], size[1],
+        run.model, method, gpus, get("deepspeed.zero_optimization.stage", 0), get(rules.FRAMES, 49), size[0], size[1],
         get("deepspeed.train_micro_batch_size_per_gpu", 1), dtype,
     )  # fmt: skip
 
 
-def _disk(run: Run) -> dict[str, Any]:
+def _disk(run: Run) -> ProbeOutcome:
     """Return whether the checkpoints of the run find room: SAT saves all weights, T5 and VAE too, EMA once more."""
     get = run.config.get
-    model = {1920: "2b", 3072: "5b"}.get(get(f"{NETWORK}.hidden_size"))
-    if model is None or not run.training or not isinstance(get("args.save"), str) or "{" in str(get("args.save")):
-        return {"status": "not_run", "finding": "no training run that saves, of a model that is known"}
-    one = gpu_memory.checkpoint_bytes(model)
+    if run.model is None or not run.training or not isinstance(get("args.save"), str) or "{" in str(get("args.save")):
+        return not_run("no training run that saves, of a model that is known")
+    one = gpu_memory.checkpoint_bytes(run.model)
     ema = str(get("deepspeed.optimizer.type", "")).endswith("FusedEmaAdam")
     steps, interval = get("args.train_iters") or 0, get("args.save_interval") or 0
     saves = max(1, -(-steps // interval)) if steps and interval else 1
@@ -263,5 +261,5 @@ def _disk(run: Run) -> dict[str, Any]:
         f" {human_bytes(free)} are free in {there}"
     )
     if needed > free:
-        return {"status": "failed", "finding": finding, "remedy": "a larger save_interval, or `save` on a larger disk"}
-    return {"status": "passed", "finding": finding}
+        return failed(finding, "a larger save_interval, or `save` on a larger disk")
+    return passed(finding)

@@ -19,7 +19,7 @@ POSITIONS = f"{NETWORK}.modules.pos_embed_config"
 LORA = f"{NETWORK}.modules.lora_config"
 FRAMES = "data.params.max_num_frames"
 SPACE = 8  # the VAE's factor in height and width
-HIDDEN_2B = 1920
+MODELS = {1920: "2b", 3072: "5b"}  # by the transformer's hidden size
 
 
 @dataclass(frozen=True)
@@ -35,23 +35,29 @@ class Run:
         """Whether this config is for train_video.py (else for sample_video.py)."""
         return self.config.get("args.mode") != "inference"
 
+    @property
+    def model(self) -> str | None:
+        """The name of CogVideoX's model by its size, "2b" or "5b"; None for any other."""
+        hidden = self.config.get(f"{NETWORK}.hidden_size")
+        return MODELS.get(hidden) if isinstance(hidden, int) else None
+
     def found(self, rule: str, at: str, text: str, remedy: str, **more: Any) -> Finding:
-        """Return the finding of `rule` about the value at `at`; a failure, unless `status` says otherwise."""
+        """Return the finding of `rule` about the value at `at`; a failure, unless `status` says otherwise.
+
+        `edit` is what corrects it: a place, the value that belongs there, and the section that its line moves to.
+        """
         place = self.config.place(at)
         where = f"{self.checkout.shown(place.file)}:{place.line}"
         edit = more.pop("edit", None)
         if edit is not None:
-            edit = Edit(str(place.file), *edit)
+            at, value, *to = edit
+            edit = Edit(str(place.file), tuple(at.split(".")), value, tuple(to[0].split(".")) if to else None)
         return Finding(f"sat.{rule}", more.pop("status", FAILED), where, text, remedy, edit=edit, **more)
 
 
 def judge(run: Run) -> list[Finding]:
     """Return what the config gets wrong, in the order of the rules."""
     return [finding for rule in RULES for finding in rule(run)]
-
-
-def _path(dotted: str) -> tuple[str, ...]:
-    return tuple(dotted.split("."))
 
 
 def _patch(config: Config) -> tuple[int, int, int] | None:
@@ -68,19 +74,20 @@ def _count(value: object) -> bool:
 
 def patch_size(run: Run) -> Iterator[Finding]:
     """Upstream's newer code wants three numbers; all 1.0 YAMLs still have one."""
-    value = run.config.get(f"{NETWORK}.patch_size")
+    at = f"{NETWORK}.patch_size"
+    value = run.config.get(at)
     if value is None or "reduce(mul, patch_size" not in run.checkout.source("dit_video_concat.py"):
         return
     if _count(value):
         yield run.found(
-            "patch-size", f"{NETWORK}.patch_size",
+            "patch-size", at,
             f"patch_size: {value} is one number; this code takes three (frames, height, width)",
             f"patch_size: [1, {value}, {value}]", error="TypeError: 'int' object is not subscriptable",
-            edit=(_path(f"{NETWORK}.patch_size"), [1, value, value]),
+            edit=(at, [1, value, value]),
         )  # fmt: skip
     elif _patch(run.config) is None:
         yield run.found(
-            "patch-size", f"{NETWORK}.patch_size",
+            "patch-size", at,
             f"patch_size: {value!r}; expected three whole numbers (frames, height, width)",
             "patch_size: [1, 2, 2] for CogVideoX 1.0, [2, 2, 2] for 1.5",
         )  # fmt: skip
@@ -98,7 +105,7 @@ def interpolation(run: Run) -> Iterator[Finding]:
                 f"{name} stands in pos_embed_config.params; this code takes it from network_config.params",
                 f"move the line to network_config.params: {name}: {run.config.get(at)}",
                 error=f"TypeError: got multiple values for keyword argument '{name}'",
-                edit=(_path(at), None, _path(NETWORK)),
+                edit=(at, None, NETWORK),
             )  # fmt: skip
 
 
@@ -110,7 +117,7 @@ def latent_input(run: Run) -> Iterator[Finding]:
             "latent-input", "model.latent_input",
             f"latent_input: true takes clips as latents that the VAE has encoded already; {target} gives pixels",
             "latent_input: false", error="EinopsError",
-            edit=(_path("model.latent_input"), False),
+            edit=("model.latent_input", False),
         )  # fmt: skip
 
 
@@ -127,7 +134,7 @@ def latent_frames(run: Run) -> Iterator[Finding]:
                 "latent-frames", "args.sampling_num_frames",
                 f"sampling_num_frames: {frames} latent frames can't be joined by {patch[0]} (patch_size)",
                 f"sampling_num_frames: {frames + 1}", error="EinopsError",
-                edit=(_path("args.sampling_num_frames"), frames + 1),
+                edit=("args.sampling_num_frames", frames + 1),
             )  # fmt: skip
         return
     frames = run.config.get(FRAMES)
@@ -142,7 +149,7 @@ def latent_frames(run: Run) -> Iterator[Finding]:
             f"max_num_frames: {frames} become {latents} latent frames, which can't be joined by {patch[0]}"
             " (patch_size)",
             f"max_num_frames: {fitting}", error="EinopsError: Error while processing rearrange-reduction pattern",
-            edit=(_path(FRAMES), fitting),
+            edit=(FRAMES, fitting),
         )  # fmt: skip
     elif (frames - 1) % rate:
         yield run.found(
@@ -173,7 +180,7 @@ def warmup(run: Run) -> Iterator[Finding]:
     if run.training and isinstance(value, (int, float)) and value == 0:
         yield run.found(
             "warmup", "args.warmup", f"warmup: {value}: SAT's learning rate divides by the steps of warm-up",
-            "warmup: 0.01", error="ZeroDivisionError: float division by zero", edit=(_path("args.warmup"), 0.01),
+            "warmup: 0.01", error="ZeroDivisionError: float division by zero", edit=("args.warmup", 0.01),
         )  # fmt: skip
 
 
@@ -185,51 +192,39 @@ def resume(run: Run) -> Iterator[Finding]:
             "resume", "args.load",
             "mode: pretrain with load: SAT asks for a random state that it never saved, and ends without training",
             "no_load_rng: True", error="Unable to load optimizer from checkpoint",
-            edit=(_path("args.no_load_rng"), True),
+            edit=("args.no_load_rng", True),
         )  # fmt: skip
 
 
 def missing_keys(run: Run) -> Iterator[Finding]:
     """Published checkpoints hold the transformer alone: T5 and VAE count as missing."""
     args = run.config.get("args", {})
-    if not args.get("load"):
-        return
-    if run.training and not args.get("force_train"):
+    name = "force_train" if run.training else "force_inference"
+    if args.get("load") and not args.get(name):
         yield run.found(
-            "force-train", "args.load",
-            "load without force_train: SAT refuses a checkpoint without T5 and VAE, as the published ones are",
-            "force_train: True", error="AssertionError", edit=(_path("args.force_train"), True),
-        )  # fmt: skip
-    if not run.training and not args.get("force_inference"):
-        yield run.found(
-            "force-inference", "args.load",
-            "load without force_inference: SAT refuses a checkpoint without T5 and VAE, as the published ones are",
-            "force_inference: True", error="Missing keys for inference", edit=(_path("args.force_inference"), True),
+            name.replace("_", "-"), "args.load",
+            f"load without {name}: SAT refuses a checkpoint without T5 and VAE, as the published ones are",
+            f"{name}: True", error="AssertionError" if run.training else "Missing keys for inference",
+            edit=(f"args.{name}", True),
         )  # fmt: skip
 
 
 def precision(run: Run) -> Iterator[Finding]:
     """fp16 or bf16, one of them, and the one that the model was made with."""
-    section = "deepspeed" if run.training else "args"
-    values = {
-        name: bool(run.config.get(f"deepspeed.{name}.enabled") if run.training else run.config.get(f"args.{name}"))
-        for name in ("bf16", "fp16")
-    }
-    at = f"{section}.bf16.enabled" if run.training else "args.bf16"
-    if all(values.values()):
+    place = "deepspeed.{}.enabled" if run.training else "args.{}"
+    switched = [name for name in ("bf16", "fp16") if run.config.get(place.format(name))]
+    at = place.format("bf16")
+    if len(switched) == 2:
         yield run.found(
             "precision", at, "fp16 and bf16 are both on", "switch one of them off: fp16 for 2B, bf16 for 5B",
             error="cannot specify both fp16 and bf16",
         )  # fmt: skip
         return
-    hidden = run.config.get(f"{NETWORK}.hidden_size")
-    wanted = {HIDDEN_2B: "fp16", 3072: "bf16"}.get(hidden) if isinstance(hidden, int) else None
-    other = {"fp16": "bf16", "bf16": "fp16"}
-    if wanted and values[other[wanted]]:
-        name = "CogVideoX-2B" if wanted == "fp16" else "CogVideoX-5B"
+    wanted = {"2b": "fp16", "5b": "bf16"}.get(run.model or "")
+    if wanted and switched and switched[0] != wanted:
         yield run.found(
-            "precision", at, f"{other[wanted]} is on; {name} was made with {wanted}",
-            f"{wanted} on and {other[wanted]} off, as sft.yaml's comments say", status=WARNING,
+            "precision", at, f"{switched[0]} is on; CogVideoX-{str(run.model).upper()} was made with {wanted}",
+            f"{wanted} on and {switched[0]} off, as sft.yaml's comments say", status=WARNING,
         )  # fmt: skip
 
 
@@ -265,11 +260,12 @@ def channels(run: Run) -> Iterator[Finding]:
     if not (_count(inner) and _count(outer)):
         return
     image = bool(run.config.get("model.noised_image_input"))
-    if inner != outer * (2 if image else 1):
+    wanted = outer * (2 if image else 1)
+    if inner != wanted:
         kind = "image-to-video (noised_image_input)" if image else "text-to-video"
         yield run.found(
             "channels", f"{NETWORK}.in_channels",
-            f"in_channels: {inner} with out_channels: {outer}; {kind} needs {outer * (2 if image else 1)}",
+            f"in_channels: {inner} with out_channels: {outer}; {kind} needs {wanted}",
             "take model section and weights of one model: t2v, or i2v",
         )  # fmt: skip
 
@@ -323,7 +319,7 @@ def table_frames(run: Run) -> Iterator[Finding]:
             "frames", "args.sampling_num_frames",
             f"sampling_num_frames: {frames} latent frames; the model has {table} (num_frames: {most})",
             f"sampling_num_frames: {table}", error="RuntimeError: The size of tensor a",
-            edit=(_path("args.sampling_num_frames"), table),
+            edit=("args.sampling_num_frames", table),
         )  # fmt: skip
 
 
@@ -348,14 +344,14 @@ def batch_size(run: Run) -> Iterator[Finding]:
     section = run.config.get("deepspeed")
     if not run.training or not isinstance(section, dict):
         return
-    micro, total = section.get("train_micro_batch_size_per_gpu"), section.get("train_batch_size")
-    if micro is None and total is None:
+    size = section.get("train_micro_batch_size_per_gpu")
+    size = section.get("train_batch_size") if size is None else size
+    if size is None:
         yield run.found(
             "batch", "deepspeed", "neither train_micro_batch_size_per_gpu nor train_batch_size is set",
             "train_micro_batch_size_per_gpu: 1",
         )  # fmt: skip
-    elif not _count(micro if micro is not None else total):
-        size = micro if micro is not None else total
+    elif not _count(size):
         yield run.found("batch", "deepspeed", f"batch size {size!r}; expected 1 or more",
                         "train_micro_batch_size_per_gpu: 1")  # fmt: skip
     stage = run.config.get("deepspeed.zero_optimization.stage")
@@ -375,35 +371,27 @@ def lengths(run: Run) -> Iterator[Finding]:
     args = run.config.get("args", {})
     if not run.training:
         return
-    if args.get("train_iters") is not None and args.get("epochs") is not None:
+    every, steps = args.get("save_interval"), args.get("train_iters")
+    if steps is not None and args.get("epochs") is not None:
         yield run.found(
             "length", "args.epochs", "train_iters and epochs are both set", "remove one of the two",
             error="only one of train_iters and epochs should be set.",
         )  # fmt: skip
     if not args.get("save"):
         yield run.found("save", "args", "no `save`: nothing of the training is kept", "save: ckpts")
-    elif (
-        _count(args.get("save_interval"))
-        and _count(args.get("train_iters"))
-        and (args["save_interval"] > args["train_iters"])
-    ):
+    elif _count(every) and _count(steps) and every > steps:
         yield run.found(
             "save", "args.save_interval",
-            f"save_interval: {args['save_interval']} is more than train_iters: {args['train_iters']}: a run that is cut"
-            " off leaves no checkpoint",
-            f"save_interval: {max(1, args['train_iters'] // 4)}", status=WARNING,
+            f"save_interval: {every} is more than train_iters: {steps}: a run that is cut off leaves no checkpoint",
+            f"save_interval: {max(1, steps // 4)}", status=WARNING,
         )  # fmt: skip
-    if not args.get("train_data"):
+    folders, weights = args.get("train_data"), args.get("train_data_weights")
+    if not folders:
         yield run.found("data", "args", "no `train_data`: there is nothing to train on", "train_data: [FOLDER]",
                         error="No training data specified")  # fmt: skip
-    weights = args.get("train_data_weights")
-    if (
-        isinstance(weights, list)
-        and isinstance(args.get("train_data"), list)
-        and len(weights) != len(args["train_data"])
-    ):
+    if isinstance(weights, list) and isinstance(folders, list) and len(weights) != len(folders):
         yield run.found("data", "args.train_data_weights",
-                        f"{len(weights)} train_data_weights for {len(args['train_data'])} folders",
+                        f"{len(weights)} train_data_weights for {len(folders)} folders",
                         "one for each folder", error="AssertionError")  # fmt: skip
 
 
@@ -418,7 +406,7 @@ def split(run: Run) -> Iterator[Finding]:
         yield run.found(
             "split", at, f"split: {value}: SAT splits the clips in blocks of 10,000 and refuses fewer",
             "split: 1,0,0, and valid_data for the evaluation", error="AssertionError: assert block_size <= len(ds)",
-            edit=(_path("args.split"), "1,0,0"),
+            edit=("args.split", "1,0,0"),
         )  # fmt: skip
 
 
@@ -432,7 +420,7 @@ def evaluation(run: Run) -> Iterator[Finding]:
             yield run.found(
                 "evaluation", "args.valid_data", f"valid_data without {name}, which SAT reckons with",
                 f"{name}: {value}", error="TypeError: unsupported operand type(s)",
-                edit=(_path(f"args.{name}"), value),
+                edit=(f"args.{name}", value),
             )  # fmt: skip
 
 

@@ -21,8 +21,7 @@ from cogvideo_sat_env.doctor import activated_env
 from cogvideo_sat_env.doctor.gpus import Hardware, NvidiaSmi
 from cogvideo_sat_env.doctor.run_checks import PROBES
 from cogvideo_sat_env.doctor.sat import checkout
-
-_ENTRY = ("train_video.py", "sample_video.py")
+from cogvideo_sat_env.doctor.sat.examine import ENTRIES
 
 
 def run(prefix: Path, folder: Path, entry: str, arguments: Sequence[str], hardware: Hardware | None = None) -> int:
@@ -33,7 +32,7 @@ def run(prefix: Path, folder: Path, entry: str, arguments: Sequence[str], hardwa
     found = checkout.find(folder)
     program = found.folder / entry
     if not program.is_file():
-        raise InputError(f"{program}: no such file; expected an entry point of the checkout", f"e.g. {_ENTRY[0]}")
+        raise InputError(f"{program}: no such file; expected an entry point of the checkout", f"e.g. {ENTRIES[0]}")
     on_cpu = not (hardware or NvidiaSmi()).gpu_facts().gpus
     with scratch_folder("satenv-sat-") as name:
         active = activated_env.capture(prefix, Path(name))
@@ -42,9 +41,9 @@ def run(prefix: Path, folder: Path, entry: str, arguments: Sequence[str], hardwa
             for key, value in (("WORLD_SIZE", "1"), ("RANK", "0"), ("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "1"))
         }
         words = list(arguments)
-        if on_cpu and entry in _ENTRY:
+        if on_cpu and entry in ENTRIES:
             extra = Path(name, "cpu.yaml")
-            extra.write_text(yaml.safe_dump(cpu_settings(entry == _ENTRY[0]), sort_keys=False), encoding="utf-8")
+            extra.write_text(yaml.safe_dump(cpu_settings(entry == ENTRIES[0]), sort_keys=False), encoding="utf-8")
             words = with_base(words, extra)
             print(f"No GPU: on the CPU, with\n{extra.read_text(encoding='utf-8')}", file=sys.stderr, flush=True)
         driver = str(PROBES / "_sat_driver.py")

@@ -59,8 +59,7 @@ def frames(wanted: int, rate: int, patch: int) -> int:
 
 
 def _network(network: dict[str, Any], run: Run) -> None:
-    patch = network.get("patch_size")
-    side = patch[1] if isinstance(patch, list) and len(patch) == 3 else patch if isinstance(patch, int) else 2
+    first, side = _patch(network)
     network |= {"num_layers": LAYERS, "num_attention_heads": HEADS, "hidden_size": HEADS * HEAD}
     network |= {"latent_height": SIDE * side, "latent_width": (SIDE + 1) * side}
     modules = network.get("modules") or {}
@@ -74,19 +73,23 @@ def _network(network: dict[str, Any], run: Run) -> None:
     if "r" in rank:
         rank["r"] = min(4, rank["r"]) if isinstance(rank["r"], int) else rank["r"]
     rate, most = network.get("time_compressed_rate"), run.config.get(f"{NETWORK}.num_frames")
-    first = patch[0] if isinstance(patch, list) and patch else 1
     if isinstance(rate, int) and isinstance(most, int):
         wanted = run.config.get(FRAMES)
         more = isinstance(wanted, int) and wanted > most  # keeps the fault of a position table that is too short
         network["num_frames"] = frames(most, rate, first) if more else max(MOST_FRAMES, frames(most, rate, first))
 
 
+def _patch(network: dict[str, Any]) -> tuple[int, int]:
+    """Return the frames of a patch and its height, whatever of it the config has."""
+    patch = network.get("patch_size")
+    side = patch[1] if isinstance(patch, list) and len(patch) == 3 else patch if isinstance(patch, int) else 2
+    return (patch[0] if isinstance(patch, list) and patch else 1), side
+
+
 def _training(data: dict[str, Any], on_cpu: bool, folder: str) -> None:
     network = _at(data, NETWORK)
     params = _at(data, "data.params")
-    patch = network.get("patch_size")
-    side = patch[1] if isinstance(patch, list) and len(patch) == 3 else 2
-    first = patch[0] if isinstance(patch, list) and patch else 1
+    first, side = _patch(network)
     for name in ("video_size", "image_size"):
         if name in params:
             params[name] = [SIDE * side * SPACE, (SIDE + 1) * side * SPACE]
@@ -116,10 +119,7 @@ def _training(data: dict[str, Any], on_cpu: bool, folder: str) -> None:
 
 
 def _sampling(data: dict[str, Any], run: Run, folder: str) -> None:
-    network = _at(data, NETWORK)
-    patch = network.get("patch_size")
-    side = patch[1] if isinstance(patch, list) and len(patch) == 3 else 2
-    first = patch[0] if isinstance(patch, list) and patch else 1
+    first, side = _patch(_at(data, NETWORK))
     args = data.setdefault("args", {})
     wanted = args.get("sampling_num_frames")
     if isinstance(wanted, int):

@@ -197,14 +197,11 @@ def _t5_folder(run: Run, value: str) -> Iterator[Finding]:
         else:
             yield from _whole(run, T5, path)
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        width, wanted = (
-            config["d_model"],
-            run.config.get(f"{NETWORK}.modules.patch_embed_config.params.text_hidden_size"),
-        )
+        width = json.loads((folder / "config.json").read_text(encoding="utf-8"))["d_model"]
     except (OSError, ValueError, KeyError, TypeError):
         yield run.found("t5", T5, f"{folder / 'config.json'}: is not the config of a T5", "download T5 again")
         return
+    wanted = run.config.get(f"{NETWORK}.modules.patch_embed_config.params.text_hidden_size")
     if isinstance(wanted, int) and width != wanted:
         yield run.found("t5", T5, f"{folder}: is a T5 of width {width}; the transformer wants text_hidden_size:"
                         f" {wanted} (t5-v1_1-xxl has 4096)", "take t5-v1_1-xxl")  # fmt: skip
