@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -136,12 +135,8 @@ def _source(scripts: list[Path], env: dict[str, str], target: Path, problems: li
     lines = 'satenv_out=$1; satenv_python=$2; shift 2; for satenv_script in "$@"; do . "$satenv_script"; done; '
     lines += f'exec "$satenv_python" -I -S -c "{_DUMP}" "$satenv_out"'
     command = [shell, "-c", lines, "activate", str(target), sys.executable, *map(str, scripts)]
-    try:
-        done = subprocess.run(
-            command, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
-            timeout=_LIMIT, check=False, cwd=target.parent,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
+    done = run_child(command, _LIMIT, env, target.parent)
+    if done.code is None:
         names = ", ".join(path.name for path in scripts)
         problems.append(f"the activation scripts don't end within {_LIMIT:.0f} s: {names}")
         return env
@@ -149,7 +144,7 @@ def _source(scripts: list[Path], env: dict[str, str], target: Path, problems: li
     if words:
         problems.append(f"the activation scripts print: {words[-1][:300]}")
     if not target.is_file():
-        problems.append(f"the activation scripts end the shell (exit code {done.returncode})")
+        problems.append(done.problem or f"the activation scripts end the shell (exit code {done.code})")
         return env
     try:
         found: dict[str, str] = json.loads(target.read_text(encoding="utf-8"))

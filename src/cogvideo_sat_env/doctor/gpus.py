@@ -17,7 +17,6 @@ from cogvideo_sat_env.doctor.children import Child, run_child
 
 _QUERY = "index,name,memory.total,compute_cap,driver_version"
 _SLOTS = "index,pcie.link.gen.max,pcie.link.width.max"
-_LIBRARIES = ("libcuda.so.1", "libnvidia-ml.so.1")
 # What each is asked, in a process of its own; prints [driver version or null, [[name, MiB, compute capability], …]].
 _ASK = {
     "libcuda.so.1": """
@@ -128,13 +127,13 @@ class NvidiaSmi:
         """Ask nvidia-smi, libcuda and NVML side by side."""
         with ThreadPoolExecutor(3) as pool:
             asked = pool.submit(self._ask_program)
-            libraries = [pool.submit(self._ask_library, name) for name in _LIBRARIES]
+            libraries = [pool.submit(self._ask_library, name) for name in _ASK]
             facts = asked.result()
             answers = [library.result() for library in libraries]
         stuck = [answer.stuck for answer in answers if answer.stuck]
-        cuda = answers[0]
+        cuda, nvml = answers
         if not facts.gpus and cuda.gpus:  # containers often have the libraries without the program
-            facts = replace(facts, driver=facts.driver or answers[1].driver, gpus=cuda.gpus, problem=None)
+            facts = replace(facts, driver=facts.driver or nvml.driver, gpus=cuda.gpus, problem=None)
         if stuck:
             return replace(facts, problem="; ".join(filter(None, [*stuck, facts.problem])), stuck="; ".join(stuck))
         return facts
@@ -168,16 +167,12 @@ class NvidiaSmi:
         return GpuFacts(driver, gpus)
 
     def links(self) -> tuple[Link, ...]:
-        """Ask nvidia-smi twice."""
-        slots = self._answer(f"--query-gpu={_SLOTS}", "--format=csv,noheader,nounits")
-        return parse_links(slots, self._answer("nvlink", "--status"))
-
-    def _answer(self, *arguments: str) -> str:
-        """Return nvidia-smi's answer; nothing when it has none: older ones don't know every question."""
+        """Ask nvidia-smi twice; older ones don't know every question."""
         if self._program is None:
-            return ""
-        done = self._run(*arguments)
-        return done.stdout if done.code == 0 else ""
+            return ()
+        slots = self._run(f"--query-gpu={_SLOTS}", "--format=csv,noheader,nounits")
+        nvlinks = self._run("nvlink", "--status")
+        return parse_links(*(done.stdout if done.code == 0 else "" for done in (slots, nvlinks)))
 
     def _run(self, *arguments: str) -> Child:
         assert self._program is not None

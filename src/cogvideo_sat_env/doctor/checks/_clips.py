@@ -49,14 +49,11 @@ def write_clip(path: Path, width: int, height: int, *extra: str, frames: int = F
 
 def encode(path: Path, width: int, height: int, encoder: str, pixels: str, *extra: str, frames: int = FRAMES) -> None:
     """Write coded frames with one of ffmpeg's encoders. Raises RuntimeError with ffmpeg's last words."""
-    import imageio_ffmpeg
-
-    command = [
-        imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error", "-f", "rawvideo", "-pix_fmt", "rgb24",
-        "-s", f"{width}x{height}", "-r", str(FPS), "-i", "-", "-c:v", encoder, "-pix_fmt", pixels, *extra, str(path),
-    ]  # fmt: skip
-    content = b"".join(coded_frame(index, width, height).tobytes() for index in range(frames))
-    done = subprocess.run(command, input=content, capture_output=True, timeout=120, check=False)
+    done = _ffmpeg(
+        "-y", "-v", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(FPS),
+        "-i", "-", "-c:v", encoder, "-pix_fmt", pixels, *extra, str(path),
+        content=b"".join(coded_frame(index, width, height).tobytes() for index in range(frames)),
+    )  # fmt: skip
     if done.returncode or not path.is_file() or path.stat().st_size == 0:
         output = [line.strip() for line in done.stderr.decode("utf-8", errors="replace").splitlines() if line.strip()]
         raise RuntimeError(f"ffmpeg can't encode with {encoder}: {output[0] if output else 'no reason given'}")
@@ -64,13 +61,8 @@ def encode(path: Path, width: int, height: int, encoder: str, pixels: str, *extr
 
 def encoders() -> set[str]:
     """Return the names of the video encoders that the environment's ffmpeg has."""
-    import imageio_ffmpeg
-
-    done = subprocess.run(
-        [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-encoders"], stdin=subprocess.DEVNULL, capture_output=True,
-        text=True, errors="replace", timeout=60, check=True,
-    )  # fmt: skip
-    return {line.split()[1] for line in done.stdout.splitlines() if line.startswith(" V") and len(line.split()) > 1}
+    lines = _ffmpeg("-hide_banner", "-encoders").stdout.decode("utf-8", errors="replace").splitlines()
+    return {line.split()[1] for line in lines if line.startswith(" V") and len(line.split()) > 1}
 
 
 def problem_of(library: Any, path: Path, width: int, height: int, by_ffmpeg: bool = True) -> str | None:
@@ -130,12 +122,15 @@ def _random_access(library: Any, reader: Any, path: Path) -> str | None:
 
 def ffmpeg_frames(path: Path, width: int, height: int) -> np.ndarray:
     """Return all frames of a clip as ffmpeg decodes them: an array of frames, height, width, 3."""
-    import imageio_ffmpeg
     import numpy as np
 
-    program = imageio_ffmpeg.get_ffmpeg_exe()
-    done = subprocess.run(
-        [program, "-v", "error", "-i", str(path), "-f", "rawvideo", "-pix_fmt", "rgb24", "-"],
-        stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=True,
-    )  # fmt: skip
+    done = _ffmpeg("-v", "error", "-i", str(path), "-f", "rawvideo", "-pix_fmt", "rgb24", "-")
     return np.frombuffer(done.stdout, dtype=np.uint8).reshape(-1, height, width, 3)
+
+
+def _ffmpeg(*arguments: str, content: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
+    """Run the environment's ffmpeg; what needs no `content` on its input must succeed (CalledProcessError)."""
+    import imageio_ffmpeg
+
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), *arguments]
+    return subprocess.run(command, input=content or b"", capture_output=True, timeout=120, check=content is None)

@@ -8,7 +8,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from ._probe import ONE_OUTPUT, ProbeOutcome, failed, passed, run_program, warning
+from ._probe import ProbeOutcome, failed, passed, run_joined, warning
 
 _LIMIT = 240.0
 # Without a GPU: what CogVideoX is trained on. nvcc knows Blackwell from CUDA 12.8 on.
@@ -55,7 +55,7 @@ def build(home: Path, workdir: Path, capabilities: list[str], own: bool, run: bo
     codes = [f"-gencode=arch=compute_{name},code=sm_{name}" for name in names]
     judge = failed if own or run else warning
     nvcc = [str(home / "bin" / "nvcc"), "-std=c++17", "-O2", "-Xcompiler", "-fPIC", "-ccbin", compiler[0], *codes]
-    done = run_program([*nvcc, "-c", str(source), "-o", str(compiled)], _LIMIT, **ONE_OUTPUT)
+    done = run_joined([*nvcc, "-c", str(source), "-o", str(compiled)], _LIMIT)
     if done.returncode or not compiled.is_file():
         if "unsupported GNU version" in done.stdout or "unsupported clang version" in done.stdout:
             return judge(
@@ -65,7 +65,7 @@ def build(home: Path, workdir: Path, capabilities: list[str], own: bool, run: bo
         return judge(f"nvcc can't compile a small CUDA kernel: {_error(done.stdout)}", _REMEDY)
     folders = [path for path in (home / "lib64", home / "lib", *home.glob("targets/*/lib")) if path.is_dir()]
     link = [*compiler, "-shared", str(compiled), *(f"-L{path}" for path in folders), "-lcudart", "-o", str(library)]
-    done = run_program(link, _LIMIT, **ONE_OUTPUT)
+    done = run_joined(link, _LIMIT)
     if done.returncode or not library.is_file():
         return judge(f"{compiler[0]} can't link a CUDA extension: {_error(done.stdout)}", _REMEDY)
     summary = f"a small CUDA extension compiled for {', '.join(f'sm_{name}' for name in names)}"
@@ -73,9 +73,7 @@ def build(home: Path, workdir: Path, capabilities: list[str], own: bool, run: bo
         return passed(f"{summary}, not run: no GPU", architectures=names)
     count = 10_000
     load = f"import ctypes, sys; print(ctypes.CDLL(sys.argv[1]).satenv_sum({count}))"
-    done = run_program(
-        [sys.executable, "-c", load, str(library)], _LIMIT, **ONE_OUTPUT
-    )  # a crash there is a finding here
+    done = run_joined([sys.executable, "-c", load, str(library)], _LIMIT)  # a crash there is a finding here
     if done.returncode or done.stdout.split()[-1:] != [str(3 * count)]:
         return failed(f"{summary}; run on the GPU, it gives {_error(done.stdout)} instead of {3 * count}", _REMEDY)
     return passed(f"{summary} and run on the GPU", architectures=names)

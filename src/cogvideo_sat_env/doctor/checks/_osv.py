@@ -34,8 +34,8 @@ class AdvisoryHit:
     aliases: tuple[str, ...]
     name: str
     version: str
-    summary: str
     fixed: tuple[str, ...]
+    summary: str
     judged: bool = True
 
 
@@ -110,24 +110,21 @@ def hits(advisory: dict[str, Any], installed: Mapping[str, str]) -> Iterator[Adv
     if advisory.get("withdrawn"):
         return
     try:
-        yield from _hits(advisory, installed)
+        for affected in advisory.get("affected") or []:
+            package = affected.get("package") or {}
+            name = key(str(package.get("name", "")))
+            if str(package.get("ecosystem", "")).partition(":")[0] != PYPI or name not in installed:
+                continue
+            version = installed[name]
+            verdict = is_affected(version, affected)
+            if verdict is not False:
+                yield AdvisoryHit(
+                    str(advisory["id"]), tuple(map(str, advisory.get("aliases") or [])), name, version,
+                    tuple(fixed_in(affected)), " ".join(str(advisory.get("summary") or "").split()),
+                    verdict is not None,
+                )  # fmt: skip
     except (AttributeError, TypeError) as error:
         raise ValueError(f"{advisory['id']}: {error}; expected an advisory in OSV's JSON format") from error
-
-
-def _hits(advisory: dict[str, Any], installed: Mapping[str, str]) -> Iterator[AdvisoryHit]:
-    for affected in advisory.get("affected") or []:
-        package = affected.get("package") or {}
-        name = key(str(package.get("name", "")))
-        if str(package.get("ecosystem", "")).partition(":")[0] != PYPI or name not in installed:
-            continue
-        version = installed[name]
-        verdict = is_affected(version, affected)
-        if verdict is not False:
-            yield AdvisoryHit(
-                str(advisory["id"]), tuple(map(str, advisory.get("aliases") or [])), name, version,
-                " ".join(str(advisory.get("summary") or "").split()), tuple(fixed_in(affected)), verdict is not None,
-            )  # fmt: skip
 
 
 def is_affected(version: str, affected: dict[str, Any]) -> bool | None:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from packaging.version import Version
 
+DECORDS = ("decord", "decord2", "eva-decord")  # distributions that install the same top-level module `decord`
+
 
 @dataclass(frozen=True)
 class Record:

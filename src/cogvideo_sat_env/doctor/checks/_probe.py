@@ -104,7 +104,9 @@ def run_program(command: Sequence[str], seconds: float, **more: Any) -> subproce
     return subprocess.CompletedProcess(command, code, words, words)
 
 
-ONE_OUTPUT = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}  # errors where they were printed
+def run_joined(command: Sequence[str], seconds: float) -> subprocess.CompletedProcess[str]:
+    """Run a program as run_program does, with its errors in its output, where they were printed."""
+    return run_program(command, seconds, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
 _LOADER_ERRORS = re.compile(

@@ -1,4 +1,4 @@
-"""Makes what a shrunk run of upstream's code needs: a tiny T5, a VAE of the shrunk shape, clips, a prompt.
+"""Makes what a shrunk run of upstream's code needs: a tiny T5, a VAE of the shrunk shape, a prompt.
 
 python _sat_prepare.py SAT CONFIG.json
 """
@@ -7,35 +7,40 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-
-sys.path.pop(0)  # the folder of this file
 
 WIDTH = 32  # of the T5, as the shrunk config's text_hidden_size
 _PROMPT = "a small red panda sleeps under the tree"
 
 
-def t5(folder: Path, texts: list[str]) -> None:
-    """Save a T5 encoder with random weights and a tokenizer made of `texts`."""
+def t5(folder: Path, texts: Iterable[str]) -> tuple[Any, Any]:
+    """Save a T5 encoder with random weights and, as spiece.model, a tokenizer made of `texts`; return both.
+
+    `texts` have some hundred words at least.
+    """
     import sentencepiece
     import torch
     import transformers
 
     folder.mkdir()
     corpus = folder.with_suffix(".txt")
-    corpus.write_text("\n".join(texts * 40), encoding="utf-8")
+    corpus.write_text("\n".join(texts), encoding="utf-8")
     sentencepiece.SentencePieceTrainer.train(
         input=str(corpus), model_prefix=str(folder / "spiece"), vocab_size=60, hard_vocab_limit=False,
         pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2,
     )  # fmt: skip
+    (folder / "spiece.vocab").unlink()
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(folder / "spiece.model"))
     config = transformers.T5Config(
         vocab_size=pieces.vocab_size(), d_model=WIDTH, d_kv=8, d_ff=64, num_layers=2, num_heads=4,
         feed_forward_proj="gated-gelu", pad_token_id=0, eos_token_id=1, decoder_start_token_id=0,
     )  # fmt: skip
     torch.manual_seed(5)
-    transformers.T5EncoderModel(config).save_pretrained(folder)
+    model = transformers.T5EncoderModel(config).eval()
+    model.save_pretrained(folder)
+    return pieces, model
 
 
 def vae(config: dict[str, Any], path: Path) -> None:
@@ -52,12 +57,13 @@ def vae(config: dict[str, Any], path: Path) -> None:
 
 def main() -> None:
     """Make all of it below the folder of the config."""
+    sys.path.pop(0)  # the folder of this file
     sat, request = sys.argv[1:]
     sys.path.insert(0, sat)
     sys.dont_write_bytecode = True
     folder = Path(request).parent
     asked = json.loads(Path(request).read_text(encoding="utf-8"))
-    t5(folder / "t5", [*asked["captions"], _PROMPT])
+    t5(folder / "t5", [*asked["captions"], _PROMPT] * 40)
     if asked.get("vae"):
         vae(asked["vae"], folder / "3d-vae.pt")
     (folder / "prompts.txt").write_text(f"{asked['prompt']}\n", encoding="utf-8")

@@ -104,9 +104,7 @@ def model_class(positions: str = POSITIONS[0], lora: bool = False) -> Any:
             self.text_proj = torch.nn.Linear(HIDDEN, HIDDEN)
 
         def word_embedding_forward(self, input_ids: Any, **kwargs: Any) -> Any:
-            patches = rearrange(
-                kwargs["images"], "b t c (h p) (w q) -> b (t h w) (c p q)", p=PATCH, q=PATCH
-            )  # fmt: skip
+            patches = rearrange(kwargs["images"], "b t c (h p) (w q) -> b (t h w) (c p q)", p=PATCH, q=PATCH)
             return torch.cat([self.text_proj(kwargs["encoder_outputs"]), self.proj(patches)], dim=1)
 
         def reinit(self, parent_model: Any = None) -> None:

@@ -30,15 +30,13 @@ class RecordedFile:
 
 @dataclass
 class FileFindings:
-    """What verification found. `changed` and `missing`: paths by package; the counts say what was looked at."""
+    """What verification found. `changed` and `missing`: paths by package; the counts say what was hashed."""
 
     changed: dict[str, list[str]] = field(default_factory=dict)
     missing: dict[str, list[str]] = field(default_factory=dict)
-    sized: int = 0
     hashed: int = 0
     hashed_bytes: int = 0
     not_hashed: int = 0
-    bytecode: int = 0
 
 
 def items(records: Iterable[Record], receipt_files: Mapping[str, Mapping[str, Any]]) -> tuple[list[RecordedFile], int]:
@@ -84,7 +82,6 @@ def verify(prefix: Path, wanted: list[RecordedFile], seconds: float) -> FileFind
             result.changed.setdefault(item.owner, []).append(item.path)
         elif item.sha256 is not None:
             left.append(item)
-        result.sized += 1
     left.sort(key=lambda item: (not item.path.endswith(_CODE) and ".so." not in item.path, item.size or 0))
 
     def digest(item: RecordedFile) -> str | None:

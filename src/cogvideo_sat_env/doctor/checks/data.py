@@ -104,9 +104,7 @@ def folder(request: ProbeRequest) -> ProbeOutcome:
 
     every_second = [_SKIP + 2 * step for step in range(_MOST)]  # clips of 8 frames a second, 4 wanted
     # the short one has less than wanted: each of its frames but the outer three, then the last again
-    expected = {
-        "a long clip": every_second, "": every_second, "a short clip": [*range(3, 9), 8, 8, 8],
-    }  # fmt: skip
+    expected = {"a long clip": every_second, "": every_second, "a short clip": [*range(3, 9), 8, 8, 8]}
     loader = DataLoader(Clips(), batch_size=1, num_workers=WORKERS, timeout=_WAIT)
     found = {batch["txt"][0]: batch["mp4"][0] for batch in loader}
     if set(found) != set(expected):
@@ -208,18 +206,8 @@ def _wrong_sample(sample: Any, expected: list[int]) -> str | None:
     low, high = float(sample.min()), float(sample.max())
     if low < -1.0 or high > 1.0 or high - low < 1.0:
         return f"its values go from {low:.2f} to {high:.2f}, expected most of -1 to 1"
-    # the crop has taken away the upper part of the columns: the index is read from what is left of them
-    found = [_index(frame) for frame in sample]
+    found = [_clips.frame_index((frame.permute(1, 2, 0) + 1) * 127.5) for frame in sample]
     return None if found == expected else f"its frames are {found}, expected {expected}"
-
-
-def _index(frame: Any) -> int:
-    """Return the index that is coded in the columns of the top rows of a cropped frame (C, H, W)."""
-    column = SIZE[1] // 8
-    rows = frame[:, : SIZE[0] // 4]
-    margin = column // 4
-    parts = [rows[:, :, bit * column + margin : (bit + 1) * column - margin] for bit in range(8)]
-    return sum(int(float(part.mean()) > 0.0) << bit for bit, part in enumerate(parts))
 
 
 def _clip_shards(folder: Path) -> tuple[set[str], set[str]]:

@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from . import _libraries
-from ._prefix import installed, key, parsed
+from ._prefix import DECORDS, installed, key, parsed
 from ._probe import ProbeOutcome, ProbeRequest, failed, not_run, passed, some, warning
 from ._records import files, overwritten, receipt
 
@@ -29,8 +29,6 @@ __all__ = [
 PYTHONS = ((3, 10), (3, 11), (3, 12), (3, 13))
 
 SAT = "SwissArmyTransformer"
-# Distributions that install the same top-level module `decord`.
-DECORDS = ("decord", "decord2", "eva-decord")
 _REINSTALL_SAT = "pip install --force-reinstall --no-deps 'SwissArmyTransformer==0.4.12'"
 # Libraries that torch, decord and the compilers bring themselves; another copy in front of them breaks ABI or CUDA.
 _RIVALS = re.compile(
@@ -212,17 +210,10 @@ def activation(request: ProbeRequest) -> ProbeOutcome:
         problems.append(request.inputs["receipt_problem"])
     details = {"scripts": facts["scripts"], "sets": sorted(facts["sets"])}
     if problems:
-        return warning(
-            problems[0] + (f" (and {len(problems) - 1} more)" if problems[1:] else ""),
-            request.restore,
-            problems=problems,
-            **details,
-        )
-    if request.data_only:
-        unset = []
-    else:
-        unset = [item for item in request.inputs["variables"] if facts["sets"].get(item["name"]) != item["value"]]
-    if unset:
+        more = f" (and {len(problems) - 1} more)" if problems[1:] else ""
+        return warning(problems[0] + more, request.restore, problems=problems, **details)
+    unset = [item for item in request.inputs["variables"] if facts["sets"].get(item["name"]) != item["value"]]
+    if unset and not request.data_only:
         settings = " ".join(f"{item['name']}={item['value']}" for item in unset)
         wanted = ", ".join(item["name"] for item in unset)
         remedy = f"conda env config vars set -p '{prefix}' {settings}; or in each shell: export {settings}"
@@ -301,11 +292,9 @@ def libraries(request: ProbeRequest) -> ProbeOutcome:
     if found is None:
         return not_run("not run: this system doesn't tell which libraries a process has loaded")
     prefix = Path(request.inputs["prefix"])
-    outside = (
-        []
-        if request.inputs["foreign"]
-        else _libraries.foreign(found, _libraries.homes(prefix, map(Path, site.getsitepackages())))
-    )
+    outside: list[Path] = []
+    if not request.inputs["foreign"]:
+        outside = _libraries.foreign(found, _libraries.homes(prefix, map(Path, site.getsitepackages())))
     runtimes, vendored = _libraries.openmp(found)
     details = {"outside": list(map(str, outside)), "openmp": runtimes, "vendored_openmp": vendored}
     if outside:

@@ -6,14 +6,13 @@ import gc
 import importlib
 import pkgutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from importlib import metadata
 from types import ModuleType
 
+from ._prefix import installed
 from ._probe import (
-    ONE_OUTPUT,
     ProbeOutcome,
     ProbeRequest,
     failed,
@@ -21,10 +20,10 @@ from ._probe import (
     loader_errors,
     one_line,
     passed,
-    run_program,
+    run_joined,
     some,
     warning,
-)  # fmt: skip
+)
 
 _LIMIT = 180.0  # seconds for one module: cold parallel file systems need more than a minute
 _TORCHVISION, _WEBDATASET = "torchvision-0.26", "webdataset-0.2.88"
@@ -41,10 +40,7 @@ _NO_NAME = "no such name"
 def alone(request: ProbeRequest) -> ProbeOutcome:
     """Import each module of the closure in a process of its own; two at a time."""
     modules = _closure(request)
-    has_gpu = bool(request.inputs["gpu"]["gpus"])
-    with ThreadPoolExecutor(2) as pool:
-        problems = dict(zip(modules, pool.map(lambda name: _problem(f"import {name}", has_gpu), modules), strict=True))
-    bad = {name: problem for name, problem in problems.items() if problem}
+    bad = _problems(request, {name: f"import {name}" for name in modules})
     if bad:
         return failed(f"{len(bad)} of {len(modules)} modules fail alone: {_named(bad, 3)}", problems=bad)
     return passed(f"{len(modules)} modules import, each in its own process, without a loader error")
@@ -62,16 +58,10 @@ def together(request: ProbeRequest) -> ProbeOutcome:
 
 def order(request: ProbeRequest) -> ProbeOutcome:
     """Use decord and torch in both orders of import; a crash when Python ends counts too."""
-    has_gpu = bool(request.inputs["gpu"]["gpus"])
     use = "assert float(torch.ones(64, 64).matmul(torch.ones(64, 64)).sum()) == 262144.0; decord.cpu(0)"
-    scripts = {
-        "decord, torch": f"import decord, torch; {use}",
-        "torch, decord": f"import torch, decord; {use}",
-    }
-    with ThreadPoolExecutor(2) as pool:
-        problems = dict(zip(scripts, pool.map(lambda code: _problem(code, has_gpu), scripts.values()), strict=True))
-    bad = [f"{name}: {problem}" for name, problem in problems.items() if problem]
-    if bad and not problems["torch, decord"] and _is_decord2():
+    problems = _problems(request, {names: f"import {names}; {use}" for names in ("decord, torch", "torch, decord")})
+    bad = [f"{name}: {problem}" for name, problem in problems.items()]
+    if bad and "torch, decord" not in problems and "decord2" in installed():
         finding = f"decord2 crashes when it is imported before torch ({bad[0]})"
         return warning(finding, "import torch first, as CogVideo does")
     if bad:
@@ -140,14 +130,6 @@ def _closure(request: ProbeRequest) -> list[str]:
     return [item["module"] for item in request.requirements] + list(more)
 
 
-def _is_decord2() -> bool:
-    try:
-        metadata.version("decord2")
-    except metadata.PackageNotFoundError:
-        return False
-    return True
-
-
 def _has(module: ModuleType, name: str) -> bool:
     """Return whether a module has a name, which may be one inside another, or a module of its own."""
     place: object = module
@@ -191,9 +173,17 @@ def _named(problems: dict[str, str], most: int = 2) -> str:
     return some([f"{name} ({problem})" for name, problem in problems.items()], most, "; ")
 
 
+def _problems(request: ProbeRequest, scripts: Mapping[str, str]) -> dict[str, str]:
+    """Run each script in a process of its own, two at a time; return what is wrong, by the script's name."""
+    has_gpu = bool(request.inputs["gpu"]["gpus"])
+    with ThreadPoolExecutor(2) as pool:
+        found = pool.map(lambda code: _problem(code, has_gpu), scripts.values())
+        return {name: problem for name, problem in zip(scripts, found, strict=True) if problem}
+
+
 def _problem(code: str, has_gpu: bool) -> str | None:
     """Run `code` in a new process; return what is wrong in one line, or None."""
-    done = run_program([sys.executable, "-c", code], _LIMIT, **ONE_OUTPUT)
+    done = run_joined([sys.executable, "-c", code], _LIMIT)
     if done.returncode < 0:
         return f"crashed with signal {-done.returncode}"
     if done.returncode:

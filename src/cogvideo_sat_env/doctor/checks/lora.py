@@ -49,15 +49,8 @@ def safetensors_round_trip(request: ProbeRequest) -> ProbeOutcome:
 
 def _matrices(model: Any) -> list[tuple[str, Any]]:
     """Return the LoRA matrices of all attention layers under their PEFT names."""
-    found = []
-    for index, layer in enumerate(model.transformer.layers):
-        base = f"base_model.model.transformer_blocks.{index}.attn1"
-        attention = layer.attention
-        for name, part in [*((n, attention.query_key_value) for n in _PARTS), ("to_out.0", attention.dense)]:
-            place = _PARTS.index(name) if name in _PARTS else 0
-            found.append((f"{base}.{name}.lora_A.weight", part.matrix_A[place]))
-            found.append((f"{base}.{name}.lora_B.weight", part.matrix_B[place]))
-    return found
+    found = _diffusers(dict(model.named_parameters()))
+    return [(f"base_model.model.{name.removeprefix('transformer.')}", value) for name, value in found.items()]
 
 
 def export(request: ProbeRequest) -> ProbeOutcome:
@@ -71,7 +64,7 @@ def export(request: ProbeRequest) -> ProbeOutcome:
 
     states = Path(record["checkpoint"], str(_train.STEPS), "mp_rank_00_model_states.pt")
     weights = torch.load(states, map_location="cpu", weights_only=False)["module"]
-    exported = _exported(weights)
+    exported = {name: value.contiguous() for name, value in _diffusers(weights).items()}
     if len(exported) != _tiny.LAYERS * len(_DIFFUSERS):
         return failed(
             f"{len(exported)} LoRA tensors in SAT's checkpoint; expected {_tiny.LAYERS * len(_DIFFUSERS)}: SAT calls"
@@ -112,13 +105,13 @@ _DIFFUSERS = {
 }
 
 
-def _exported(weights: dict[str, Any]) -> dict[str, Any]:
-    """Return the LoRA of a SAT checkpoint under diffusers' names, below `transformer.` as SAT's are."""
+def _diffusers(weights: dict[str, Any]) -> dict[str, Any]:
+    """Return the LoRA among SAT's weights under diffusers' names, below `transformer.` as SAT's are."""
     found = {}
     for name, value in weights.items():
         layer, _, rest = name.partition("transformer.layers.")[2].partition(".")
         if rest in _DIFFUSERS:
-            found[f"transformer.transformer_blocks.{layer}.{_DIFFUSERS[rest]}"] = value.contiguous()
+            found[f"transformer.transformer_blocks.{layer}.{_DIFFUSERS[rest]}"] = value
     return found
 
 

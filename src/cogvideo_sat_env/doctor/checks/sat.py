@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +22,24 @@ _LOSS = re.compile(r"total loss\s+([\d.Ee+-]+|nan)")
 _TRIED = 24  # clips that are decoded; the others are counted only
 
 
-def _read(request: ProbeRequest, name: str) -> ProbeOutcome:
+def _read(name: str, request: ProbeRequest) -> ProbeOutcome:
     """Return what reading the checkout and its configs has found (doctor/sat/)."""
     found = request.inputs["sat"]["read"].get(name)
     if found is None:
         return not_run("no --base: name the YAMLs of the run")
-    return ProbeOutcome(found["status"], found["finding"], found.get("remedy"), found.get("details") or {})
+    return ProbeOutcome(**found)
 
 
-def checkout(request: ProbeRequest) -> ProbeOutcome:
-    """Which commit, and what was changed in it."""
-    return _read(request, "checkout")
+# Which commit, and what was changed in it; checkpoint, T5 and VAE; upstream's shell scripts; the GPUs' memory; room for
+# the checkpoints that the run will write: reading tells it all.
+checkout, weights, scripts, memory, disk = (
+    partial(_read, name) for name in ("checkout", "weights", "scripts", "memory", "disk")
+)
 
 
 def configs(request: ProbeRequest) -> ProbeOutcome:
     """The merged YAMLs against what the code does with them; merged once more by OmegaConf itself."""
-    outcome = _read(request, "configs")
+    outcome = _read("configs", request)
     bases = request.inputs["sat"]["bases"]
     if not bases:
         return outcome
@@ -50,29 +53,9 @@ def configs(request: ProbeRequest) -> ProbeOutcome:
     return outcome
 
 
-def weights(request: ProbeRequest) -> ProbeOutcome:
-    """Checkpoint, T5 and VAE: there, whole, of the right layout."""
-    return _read(request, "weights")
-
-
-def scripts(request: ProbeRequest) -> ProbeOutcome:
-    """Upstream's shell scripts: names that don't exist, exit codes that hide failures."""
-    return _read(request, "scripts")
-
-
-def memory(request: ProbeRequest) -> ProbeOutcome:
-    """The run against the GPUs' memory."""
-    return _read(request, "memory")
-
-
-def disk(request: ProbeRequest) -> ProbeOutcome:
-    """Room for the checkpoints that the run will write."""
-    return _read(request, "disk")
-
-
 def data(request: ProbeRequest) -> ProbeOutcome:
     """Clips and captions: what pairs, and whether each clip can be decoded as SFTDataset does it."""
-    outcome = _read(request, "data")
+    outcome = _read("data", request)
     facts = request.inputs["sat"].get("clips")
     if outcome.status in ("failed", "not_run") or not facts or not facts["paths"]:
         return outcome
@@ -176,16 +159,10 @@ def run(request: ProbeRequest) -> ProbeOutcome:
     folder = request.workdir
     device = "gpu" if request.inputs["gpu"]["gpus"] else "cpu"
     plan = facts["run"][device]
-    text = json.dumps(plan["config"]).replace(facts["run"]["placeholder"], str(folder))
-    config = json.loads(text)
+    file, config = _written(request, "run.yaml", plan["config"])
     problem = _prepare(request, config)
     if problem is not None:
         return problem
-    training = plan["training"]
-    file = folder / "run.yaml"
-    file.write_text(json.dumps(config, indent=1), encoding="utf-8")  # JSON is YAML
-    if not training:
-        return failed("sampling alone needs a checkpoint of this shape: name the training YAMLs in --base")
     code, said = _upstream(request, device, "train_video.py", file, _TRAIN_SECONDS)
     losses = [float(loss) for loss in _LOSS.findall(said)]
     saved = sorted(folder.glob("saved/*/*/mp_rank_00_model_states.pt"))
@@ -197,19 +174,23 @@ def run(request: ProbeRequest) -> ProbeOutcome:
     finding = (
         f"{plan['steps']} steps of your train_video.py on the {device.upper()}, shrunk: loss {shown or 'not shown'}"
     )
-    sample = plan.get("sample")
-    if sample is None:
+    if plan["sample"] is None:
         return passed(f"{finding}; evaluated and saved")
-    sampling = json.loads(json.dumps(sample).replace(facts["run"]["placeholder"], str(folder)))
-    target = folder / "saved-for-sampling"
-    shutil.copytree(saved[-1].parents[1], target)
-    file = folder / "sample.yaml"
-    file.write_text(json.dumps(sampling, indent=1), encoding="utf-8")
+    shutil.copytree(saved[-1].parents[1], folder / "saved-for-sampling")
+    file, _ = _written(request, "sample.yaml", plan["sample"])
     code, said = _upstream(request, device, "sample_video.py", file, _SAMPLE_SECONDS)
     videos = list(folder.glob("samples/**/*.mp4")) + list(folder.glob("samples/**/latent.pt"))
     if code != 0 or not videos:
         return failed(f"{finding}; sample_video.py: {_named(said, code)}")
     return passed(f"{finding}; evaluated, saved, and sampled from the checkpoint ({videos[0].suffix[1:]})")
+
+
+def _written(request: ProbeRequest, name: str, config: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
+    """Write a config of the shrunk run, with this folder's paths; return the file and what is in it."""
+    text = json.dumps(config, indent=1).replace(request.inputs["sat"]["run"]["placeholder"], str(request.workdir))
+    file = request.workdir / name
+    file.write_text(text, encoding="utf-8")  # JSON is YAML
+    return file, json.loads(text)
 
 
 def _prepare(request: ProbeRequest, config: dict[str, Any]) -> ProbeOutcome | None:
@@ -249,14 +230,9 @@ def _upstream(request: ProbeRequest, device: str, entry: str, file: Path, second
         "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1"),
     }  # fmt: skip
     with (request.workdir / f"{entry}.log").open("w+b") as log:
-        process = subprocess.Popen(command, env=env, cwd=request.workdir, stdin=subprocess.DEVNULL, stdout=log,
-                                   stderr=subprocess.STDOUT)  # fmt: skip
-        try:
-            code = process.wait(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            code = 124
+        code = run_program(
+            command, seconds, env=env, cwd=request.workdir, stdout=log, stderr=subprocess.STDOUT
+        ).returncode
         log.seek(0)
         said = log.read().decode("utf-8", errors="replace")
     print(said[-20000:])

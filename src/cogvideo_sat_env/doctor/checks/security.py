@@ -22,10 +22,8 @@ def advisories(request: ProbeRequest) -> ProbeOutcome:
     except (OSError, ValueError) as error:
         return failed(f"the advisories can't be read: {error}", "name a file or folder of OSV JSON with --advisories")
     count, hits, unjudged, left_out = found.count, found.hits, found.unjudged, found.accepted
-    details = {"advisories": count, "accepted": sorted(left_out), "not_judged": unjudged, "hits": [
-        {"id": h.id, "aliases": h.aliases, "name": h.name, "version": h.version, "fixed": h.fixed, "summary": h.summary}
-        for h in hits
-    ]}  # fmt: skip
+    shown = [{name: value for name, value in vars(hit).items() if name != "judged"} for hit in hits]
+    details = {"advisories": count, "accepted": sorted(left_out), "not_judged": unjudged, "hits": shown}
     if hits:
         fixed = [f" (fixed in {', '.join(hit.fixed)})" if hit.fixed else "" for hit in hits]
         first = some([f"{h.name} {h.version}: {h.id}{by}" for h, by in zip(hits, fixed, strict=True)], between="; ")

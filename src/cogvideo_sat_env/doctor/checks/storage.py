@@ -10,17 +10,7 @@ from typing import Any
 
 from ._folders import why_not_run, why_not_written
 from ._mounts import MOUNTINFO, Mount, existing, kind_of
-from ._probe import (
-    ONE_OUTPUT,
-    ProbeOutcome,
-    ProbeRequest,
-    failed,
-    last_error,
-    not_run,
-    passed,
-    run_program,
-    warning,
-)  # fmt: skip
+from ._probe import ProbeOutcome, ProbeRequest, failed, last_error, not_run, passed, run_joined, warning
 
 _GIB = 2**30
 # Room that is enough for certain, by what is written there: bytes, inodes. Measured: DeepSpeed's and SAT's extensions
@@ -189,7 +179,7 @@ def _short(count: int) -> str:
 def _import(module: str, folder: Path) -> tuple[float, list[str]]:
     """Import in a new process; return the seconds, the start of Python left out, and the files that it opened."""
     answer = folder / "import.json"
-    done = run_program([sys.executable, "-c", _IMPORT, module, str(answer)], _LIMIT, **ONE_OUTPUT)
+    done = run_joined([sys.executable, "-c", _IMPORT, module, str(answer)], _LIMIT)
     if done.returncode or not answer.is_file():
         print(done.stdout[-4000:])
         raise RuntimeError(f"import {module} fails: {last_error(done.stdout)}")

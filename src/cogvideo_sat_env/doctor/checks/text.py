@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 from ._probe import ProbeOutcome, ProbeRequest, failed, passed
+from ._sat_prepare import WIDTH
+from ._sat_prepare import t5 as save_t5
 
 _WORDS = (
     "a", "red", "green", "small", "large", "panda", "bird", "river", "boat", "mountain", "plays", "flies", "sleeps",
@@ -22,16 +23,9 @@ def t5(request: ProbeRequest) -> ProbeOutcome:
     import transformers
 
     folder = request.workdir / "t5"
-    folder.mkdir()
-    _train_tokenizer(folder)
-    pieces = sentencepiece.SentencePieceProcessor(model_file=str(folder / "spiece.model"))
-    config = transformers.T5Config(
-        vocab_size=pieces.vocab_size(), d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4,
-        feed_forward_proj="gated-gelu", pad_token_id=0, eos_token_id=1, decoder_start_token_id=0,
-    )  # fmt: skip
-    torch.manual_seed(5)
-    original = transformers.T5EncoderModel(config).eval()
-    original.save_pretrained(folder)
+    pieces, original = save_t5(
+        folder, (" ".join(_WORDS[(start + step * 5) % len(_WORDS)] for step in range(9)) for start in range(200))
+    )
     logging.disable(logging.WARNING)
     try:
         tokenizer = transformers.T5Tokenizer.from_pretrained(str(folder))
@@ -53,22 +47,9 @@ def t5(request: ProbeRequest) -> ProbeOutcome:
         return failed(f"{len(changed)} of {len(saved)} T5 weights changed on loading, e.g. {changed[0]}", _REMEDY)
     with torch.no_grad():
         hidden = model(input_ids=ids).last_hidden_state
-    if tuple(hidden.shape) != (1, _LENGTH, 32) or not bool(torch.isfinite(hidden).all()):
+    if tuple(hidden.shape) != (1, _LENGTH, WIDTH) or not bool(torch.isfinite(hidden).all()):
         return failed(f"the T5 encoder gives {tuple(hidden.shape)} with values that are not finite")
     return passed(
         f"transformers {transformers.__version__} with sentencepiece {sentencepiece.__version__}: tokens, weights and"
         " output of a tiny T5 are right"
     )
-
-
-def _train_tokenizer(folder: Path) -> None:
-    import sentencepiece
-
-    lines = [" ".join(_WORDS[(start + step * 5) % len(_WORDS)] for step in range(9)) for start in range(200)]
-    corpus = folder.parent / "corpus.txt"
-    corpus.write_text("\n".join(lines), encoding="utf-8")
-    sentencepiece.SentencePieceTrainer.train(
-        input=str(corpus), model_prefix=str(folder / "spiece"), vocab_size=60, hard_vocab_limit=False,
-        pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2,
-    )  # fmt: skip
-    (folder / "spiece.vocab").unlink()

@@ -58,11 +58,8 @@ def checkpoint(request: ProbeRequest) -> ProbeOutcome:
         return failed("the model gives values that are not finite after loading")
     size = sum(path.stat().st_size for path in Path(record["checkpoint"], str(_train.STEPS)).rglob("*.pt"))
     finding = f"SAT saved a checkpoint with random-number state ({size:,} bytes) and loaded it, every weight equal"
-    if (
-        os.environ.get(_VARIABLE)
-        and not request.inputs["foreign"]
-        and _VARIABLE not in request.inputs["activation"]["sets"]
-    ):
+    by_activation = _VARIABLE in request.inputs["activation"]["sets"]
+    if os.environ.get(_VARIABLE) and not request.inputs["foreign"] and not by_activation:
         return warning(
             f"{finding}; but only because your shell sets {_VARIABLE}, activation does not",
             f"conda env config vars set -p '{request.inputs['prefix']}' {_VARIABLE}=1",
@@ -82,7 +79,7 @@ def resume(request: ProbeRequest) -> ProbeOutcome:
     losses = runs[0]["losses"]
     if len(losses) != left or not all(map(math.isfinite, losses)):
         return failed(f"resumed at step {_train.SAVED}: {left} finite losses expected, got {_shown(losses)}")
-    if not _close(losses[0], wanted, 1e-5):
+    if not math.isclose(losses[0], wanted, rel_tol=1e-5):
         return failed(
             f"resumed at step {_train.SAVED}, the next loss is {losses[0]:.6f}; the run that was not interrupted had"
             f" {wanted:.6f}",
@@ -132,7 +129,7 @@ def two_processes(request: ProbeRequest) -> ProbeOutcome:
     if first["digest"] != second["digest"]:
         return failed("after the last step the two processes have different weights", **_public(first))
     pairs = zip(first["losses"], record["losses"], strict=True)
-    if not all(_close(one, other, _LOSS_TOLERANCE) for one, other in pairs):
+    if not all(math.isclose(one, other, rel_tol=_LOSS_TOLERANCE) for one, other in pairs):
         return failed(
             f"two processes: loss {_shown(first['losses'])}; one process on the same batch:"
             f" {_shown(record['losses'])}: gradients are not averaged over the processes as they must be",
@@ -196,7 +193,3 @@ def _public(record: dict[str, Any]) -> dict[str, Any]:
 
 def _shown(losses: list[float]) -> str:
     return ", ".join(f"{loss:.4f}" for loss in losses)
-
-
-def _close(one: float, other: float, tolerance: float) -> bool:
-    return abs(one - other) <= tolerance * max(abs(one), abs(other))

@@ -10,7 +10,8 @@ from typing import Any
 
 from . import _clips
 from ._clips import FPS, FRAMES, coded_frame, frame_index, write_clip
-from ._probe import ONE_OUTPUT, ProbeOutcome, ProbeRequest, failed, last_error, passed, run_program, warning
+from ._prefix import DECORDS, installed
+from ._probe import ProbeOutcome, ProbeRequest, failed, last_error, passed, run_joined, warning
 
 SIZES = ((96, 64), (320, 240), (720, 480))  # width, height; decord2 fails on the first, CogVideoX trains on the last
 READY = (320, 240)  # of the clip of coded frames that the setting video.clip names: write_clip has made it elsewhere
@@ -293,7 +294,7 @@ def _read_broken(path: Path, seconds: float) -> tuple[str, str]:
         "reader = decord.VideoReader(sys.argv[1])\n"
         "print('frames', reader.get_batch(list(range(len(reader)))).shape)\n"
     )
-    done = run_program([sys.executable, "-c", code, str(path)], seconds, **ONE_OUTPUT)
+    done = run_joined([sys.executable, "-c", code, str(path)], seconds)
     if done.returncode == 124:
         return f"hangs (over {seconds:.0f} s)", "no answer"
     if done.returncode < 0:
@@ -302,11 +303,4 @@ def _read_broken(path: Path, seconds: float) -> tuple[str, str]:
 
 
 def _version() -> str:
-    from importlib import metadata
-
-    for name in ("decord", "decord2", "eva-decord"):
-        try:
-            return f"{name} {metadata.version(name)}"
-        except metadata.PackageNotFoundError:
-            continue
-    return "decord"
+    return next((f"{name} {installed()[name]}" for name in DECORDS if name in installed()), "decord")
