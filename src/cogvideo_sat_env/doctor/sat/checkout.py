@@ -51,6 +51,11 @@ class Checkout:
         except OSError:
             return ""
 
+    def module(self, name: str) -> Path | None:
+        """Return the file of a module below sat/, None where there is none."""
+        base = self.folder.joinpath(*name.split("."))
+        return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
+
     def shown(self, path: Path | str) -> str:
         """Return a path as the user would type it in sat/."""
         try:

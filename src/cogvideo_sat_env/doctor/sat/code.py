@@ -22,11 +22,10 @@ def targets(run: Run) -> Iterator[Finding]:
     """Yield the `target:` classes that the checkout doesn't have; those of installed packages are not looked for."""
     for at, value in _targets(run.config.data, ()):
         module, _, name = value.rpartition(".")
-        file = run.checkout.folder.joinpath(*module.split("."))
-        own = (run.checkout.folder / module.split(".")[0]).is_dir() or file.with_suffix(".py").is_file()
+        source = run.checkout.module(module)
+        own = source is not None or (run.checkout.folder / module.split(".")[0]).is_dir()
         if not module or not own:
             continue
-        source = next((p for p in (file.with_suffix(".py"), file / "__init__.py") if p.is_file()), None)
         if source is None or name not in _names(source):
             yield run.found("target", ".".join(map(str, at)), f"target: {value}: the checkout has no such class",
                             "correct the name, or take the YAML of this checkout's own commit",

@@ -134,8 +134,7 @@ def reached(found: checkout.Checkout) -> list[str]:
     seen: list[str] = []
     while todo:
         module = todo.pop(0)
-        base = found.folder.joinpath(*module.split("."))
-        file = next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
+        file = found.module(module)
         if module in seen or file is None:
             continue
         seen.append(module)

@@ -18,13 +18,14 @@ _BLOCK = 1 << 20  # bytes read at once: the log may have gigabytes
 _OVERLAP = 4096  # characters of a block that are looked at again with the next: no message is longer
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-_])")
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
-_FOLDED = re.compile(r"\s+")
 _LAST = re.compile(
     r"(?:\[?rank\d+\]?:? ?)?((?:[A-Za-z_][\w.]*)?(?:Error|Exception|KeyboardInterrupt|SystemExit)\b.*|.*oom-kill.*)"
 )
 _LAST_WORDS = ("Error", "Exception", "KeyboardInterrupt", "SystemExit", "oom-kill")
 _TRIES = 200  # lines of a block that are looked at, from its end, for the last error
-_RANK = re.compile(r"^\[?(?:rank|default)\d+\]?:\s?|^\d+:\s", re.IGNORECASE | re.MULTILINE)  # torchrun's, srun -l's
+_RANK = r"(?i:\[?(?:rank|default)\d+\]?:|\d+:(?=\s))"  # at the start of a line: torchrun's mark, srun -l's
+_RANKS = re.compile(f"^{_RANK}", re.MULTILINE)
+_GAP = rf"(?:[^\S\n]|\n(?:{_RANK})?)+"  # between two words: messages are wrapped across lines
 
 
 @dataclass(frozen=True)
@@ -79,22 +80,20 @@ def explain(source: str, stream: BinaryIO, symptoms: Iterable[Symptom], ledger: 
     """Read `stream` to its end, whatever its length, and return what is known of it. Raises OSError."""
     entries = [(entry.error, entry.breaks, entry.remedy, entry.proof.checks) for entry in ledger.all]
     entries += [(item.error, item.means, item.remedy, item.checks) for item in symptoms]
-    wanted = {error: _FOLDED.sub(" ", error).strip() for error, *_ in entries}
+    wanted = {error: " ".join(error.split()) for error, *_ in entries}
     places: dict[str, list[int]] = {}
     tail, line, last = "", 1, ""
     for text in _blocks(stream):
         start = line - tail.count("\n")
         window = tail + text
-        quick = " ".join(_RANK.sub("", window).split())  # fast; where something stands is asked only when it does
-        there = [(error, needle) for error, needle in wanted.items() if needle in quick]
-        flat, lines = _fold(window) if there else ("", [])
-        fresh = len(_fold(tail)[0]) if there and tail else 0
-        for error, needle in there:
-            at = flat.find(needle)
-            while at >= 0:
-                if at + len(needle) > fresh:  # else it was counted with the block before
-                    places.setdefault(error, []).append(start + lines[at])
-                at = flat.find(needle, at + len(needle))
+        quick = " ".join(_RANKS.sub("", window).split())  # fast; where something stands is asked only when it does
+        for error in (error for error, needle in wanted.items() if needle in quick):
+            at, number = 0, start
+            for match in re.finditer(_GAP.join(map(re.escape, wanted[error].split())), window):
+                number += window.count("\n", at, match.start())
+                at = match.start()
+                if match.end() > len(tail):  # else it was counted with the block before
+                    places.setdefault(error, []).append(number)
         last = _last_error(text) or last
         line += text.count("\n")
         tail = window[-_OVERLAP:]
@@ -121,23 +120,6 @@ def _longest(found: list[Known]) -> list[Known]:
         if not any(item.error in other.error and item.error != other.error and item.line == other.line
                    and item.count <= other.count for other in found)
     ]  # fmt: skip
-
-
-def _fold(text: str) -> tuple[str, list[int]]:
-    """Return `text` with each run of white space as one space, and for each character of it how many lines came before.
-
-    The mark of a rank at the start of a line ("[rank3]: ") counts as white space: messages are wrapped across lines.
-    """
-    flat: list[str] = []
-    lines: list[int] = []
-    for number, row in enumerate(text.split("\n")):
-        words = " ".join(_RANK.sub("", row, count=1).split())
-        if number and (not flat or flat[-1] != " "):
-            flat.append(" ")
-            lines.append(number)
-        flat.extend(words)
-        lines.extend([number] * len(words))
-    return "".join(flat), lines
 
 
 def _last_error(text: str) -> str:
