@@ -197,7 +197,9 @@ def activation(request: ProbeRequest) -> ProbeOutcome:
     facts = request.inputs["activation"]
     prefix = Path(request.inputs["prefix"])
     problems = list(facts["problems"])
-    gone = [name for name in _activation_files(request) if not (prefix / name).exists()]
+    recorded = (request.inputs["receipt"] or {}).get("files") or {}
+    scripts = sorted(name for name in recorded if name.startswith(("etc/conda/", "bin/activate")))
+    gone = [name for name in scripts if not (prefix / name).exists()]
     if gone:
         return failed(
             f"activation is incomplete, {', '.join(gone[:3])} is missing: an activated shell lacks its variables",
@@ -226,12 +228,6 @@ def activation(request: ProbeRequest) -> ProbeOutcome:
     if not facts["sets"]:
         return passed("nothing to activate", **details)
     return passed(f"scripts that ran: {len(facts['scripts'])}; variables set: {len(facts['sets'])}", **details)
-
-
-def _activation_files(request: ProbeRequest) -> list[str]:
-    """Return the scripts that the receipt records, which a shell needs to have the environment's variables."""
-    recorded = (request.inputs["receipt"] or {}).get("files") or {}
-    return sorted(name for name in recorded if name.startswith(("etc/conda/", "bin/activate")))
 
 
 def pollution(request: ProbeRequest) -> ProbeOutcome:

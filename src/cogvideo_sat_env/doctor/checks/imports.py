@@ -6,7 +6,7 @@ import gc
 import importlib
 import pkgutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import ModuleType
@@ -49,8 +49,13 @@ def alone(request: ProbeRequest) -> ProbeOutcome:
 def together(request: ProbeRequest) -> ProbeOutcome:
     """Import all modules of the closure in this process, in the order of the requirements."""
     modules = _closure(request)
+    bad = {}
     with _without_collection():
-        bad = _import_all(modules)
+        for name in modules:
+            try:
+                importlib.import_module(name)
+            except Exception as error:  # whatever a foreign module raises is the finding
+                bad[name] = one_line(error)
     if bad:
         return failed(f"{len(bad)} of {len(modules)} modules fail: {_named(bad)}", problems=bad)
     return passed(f"{len(modules)} modules import in one process")
@@ -157,16 +162,6 @@ def _without_collection() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
-
-
-def _import_all(modules: Iterable[str]) -> dict[str, str]:
-    bad = {}
-    for name in modules:
-        try:
-            importlib.import_module(name)
-        except Exception as error:  # whatever a foreign module raises is the finding
-            bad[name] = one_line(error)
-    return bad
 
 
 def _named(problems: dict[str, str], most: int = 2) -> str:

@@ -311,10 +311,7 @@ def _nvcc_remedy(version: str, request: ProbeRequest) -> str:
         return f"load the site's CUDA toolkit {version} (e.g. module load cuda/{version}) before compiling extensions"
     if not request.conda:
         return f"load the site's CUDA toolkit {version} (e.g. module load cuda/{version})"
-    return f"mamba install 'cuda-version={version}' 'cuda-nvcc={version}' cuda-cudart-dev {' '.join(_LIBRARIES)}"
-
-
-_LIBRARIES = ("libcublas-dev", "libcusolver-dev", "libcusparse-dev")
+    return f"mamba install 'cuda-version={version}' 'cuda-nvcc={version}' {' '.join(sorted(HEADERS.values()))}"
 
 
 def _install_compiler(request: ProbeRequest) -> str:

@@ -210,16 +210,16 @@ def broken(request: ProbeRequest) -> ProbeOutcome:
         if content is not None:
             paths[-1].write_bytes(content)
     with ThreadPoolExecutor(2) as pool:
-        answers = list(pool.map(lambda path: _read_broken(path, seconds), paths))
-    concealed = ("an mp4 with a hole",)  # FFmpeg may paint over damage: then it isn't an error
-    problems = {}
-    for name, (ending, output) in zip(cases, answers, strict=True):
-        if ending not in ("error", "success" if name in concealed else "error"):
-            problems[name] = f"{ending}: {output}"
+        answers = dict(zip(cases, pool.map(lambda path: _read_broken(path, seconds), paths), strict=True))
+    concealed = ("an mp4 with a hole", "success")  # FFmpeg may paint over damage: then it isn't an error
+    problems = {
+        name: f"{ending}: {output}" for name, (ending, output) in answers.items()
+        if ending != "error" and (name, ending) != concealed
+    }  # fmt: skip
     if problems:
         text = "; ".join(f"{name}: {problem}" for name, problem in problems.items())
         return failed(f"{_version()} on broken clips: {text}", _NO_DECORD, problems=problems)
-    errors = {name: output for name, (_, output) in zip(cases, answers, strict=True)}
+    errors = {name: output for name, (_, output) in answers.items()}
     return passed(f"{len(cases)} kinds of broken clips end in an error, none hangs or crashes", errors=errors)
 
 
