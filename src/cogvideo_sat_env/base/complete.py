@@ -34,6 +34,11 @@ def is_complete(folder: str | os.PathLike[str], kind: str = PYTHON) -> bool:
     return True
 
 
+def noexec(folder: str | os.PathLike[str]) -> bool:
+    """Tell whether `folder` lies on a file system that starts no program and loads no library. Raises OSError."""
+    return bool(os.statvfs(folder).f_flag & getattr(os, "ST_NOEXEC", 0))
+
+
 def write_mark(folder: str | os.PathLike[str], kind: str = PYTHON) -> None:
     """Mark `folder` as finished, with what is in it now. Raises OSError."""
     lines = [kind]

@@ -28,20 +28,6 @@ def same_file_system(one: Path, other: Path) -> bool:
     return os.stat(existing(one)).st_dev == os.stat(existing(other)).st_dev
 
 
-def is_noexec(folder: Path) -> bool:
-    """Tell whether `folder`'s file system starts no program and loads no library."""
-    return bool(os.statvfs(existing(folder)).f_flag & getattr(os, "ST_NOEXEC", 0))
-
-
-def require_exec(cache: Path, what: str) -> None:
-    """Raise PrefixError where `what` couldn't be started in `cache`."""
-    if is_noexec(cache):
-        raise PrefixError(
-            f"{cache}: lies on a file system that is mounted noexec; {what} can't be started there",
-            "choose another place for the cache with SATENV_CACHE",
-        )
-
-
 def require(folder: Path, needed: int, what: str) -> None:
     """Raise PrefixError when the file system of `folder` has less than `needed` bytes free for `what`."""
     free = shutil.disk_usage(existing(folder)).free

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cogvideo_sat_env.base import diskspace
-from cogvideo_sat_env.base.complete import is_complete_venv, make_once
+from cogvideo_sat_env.base.complete import is_complete_venv, make_once, noexec
 from cogvideo_sat_env.base.errors import MissingToolError, PrefixError, SatenvError, SourceError, VerificationError
 
 NEEDED = 350_000_000  # bytes: the users' tools, and the archives that they come in
@@ -51,7 +51,11 @@ def make_tool_venv(venv: Path, requirements: Sequence[Path]) -> None:
     VerificationError (wrong bytes).
     """
     folder = venv.parent
-    diskspace.require_exec(folder, _WHAT)
+    if noexec(diskspace.existing(folder)):
+        raise PrefixError(
+            f"{folder}: lies on a file system that is mounted noexec; {_WHAT} can't be started there",
+            "choose another place for the cache with SATENV_CACHE",
+        )
 
     def make(place: str) -> None:
         print(f"satenv: preparing its tools in {venv} (once)", file=sys.stderr, flush=True)

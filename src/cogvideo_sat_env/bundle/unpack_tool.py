@@ -14,8 +14,8 @@ import zipfile
 from pathlib import Path
 
 from cogvideo_sat_env.base import diskspace
-from cogvideo_sat_env.base.complete import is_complete_venv, make_once
-from cogvideo_sat_env.base.errors import InputError
+from cogvideo_sat_env.base.complete import is_complete_venv, make_once, noexec
+from cogvideo_sat_env.base.errors import InputError, PrefixError
 from cogvideo_sat_env.base.paths import current_platform
 from cogvideo_sat_env.bundle.container import Bundle
 
@@ -54,7 +54,11 @@ def unpack_tool(bundle: Bundle, cache: Path) -> Path:
             f"{bundle.name}: has no tool for Python {version} on {current_platform()}; it has: {there}",
             "run it with one of those Pythons, on that platform",
         )
-    diskspace.require_exec(cache, "the tool")
+    if noexec(diskspace.existing(cache)):
+        raise PrefixError(
+            f"{cache}: lies on a file system that is mounted noexec; the tool can't be started there",
+            "choose another place for the cache with SATENV_CACHE",
+        )
     folder = cache / "tool" / bundle.manifest["tool"]["key"]
     with diskspace.watch(folder.parent, "the tool"):
         make_once(str(folder), lambda place: _write_tool(bundle, wheels, Path(place)), version, is_complete_venv)

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 from cogvideo_sat_env.base import diskspace
+from cogvideo_sat_env.base.complete import noexec
 from cogvideo_sat_env.base.errors import InputError, PrefixError
 from cogvideo_sat_env.base.paths import current_platform
 from cogvideo_sat_env.install import receipt, staging
@@ -90,5 +91,5 @@ def require_writable_cache(cache: Path, what: str) -> None:
 
 
 def _require_exec(folder: Path, why: str, remedy: str) -> None:
-    if diskspace.is_noexec(folder):
+    if noexec(folder):
         raise PrefixError(f"{why}: the file system of {folder} is mounted noexec", remedy)
