@@ -238,7 +238,7 @@ def _tool_key(root: Path) -> str:
     """Return the name that scripts/satenv gives to the tool's environment: the POSIX checksum of its pins."""
     try:
         with open(root / tool_wheels.REQUIREMENTS, "rb") as stream:
-            said = subprocess.run(["cksum"], stdin=stream, capture_output=True, text=True, check=True).stdout
+            answer = subprocess.run(["cksum"], stdin=stream, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:
         raise MissingToolError(f"cksum can't be run: {error}", "install coreutils") from error
-    return said.split()[0]
+    return answer.split()[0]

@@ -56,8 +56,6 @@ def prune(older_than: str, keep_locks: tuple[Path, ...], more: tuple[Path, ...],
     from cogvideo_sat_env.create.cache_prune import prune_cache
 
     if more and not keep_locks:
-        raise InputError(
-            f"{more[0]}: which files to keep is said with --keep-locks", "e.g. --keep-locks conda-lock.yml"
-        )
+        raise InputError(f"{more[0]}: --keep-locks takes the files to keep", "e.g. --keep-locks conda-lock.yml")
     done = prune_cache(cache_dir(), parse_age(older_than, "--older-than"), [*keep_locks, *more], dry_run)
     show(done, as_json)

@@ -1,4 +1,4 @@
-"""The record of a release, ROOT/releases/NAME.json: what it is, who made it, what the doctor said of it.
+"""The record of a release, ROOT/releases/NAME.json: what it is, who made it, what the doctor found.
 
 schema, release, lock, lock_sha256, variant, source, platform, packages
 bytes, files     of the prefix, as they lie there; a file that it shares with the package cache counts

@@ -130,8 +130,8 @@ def rollback(path: Path, progress: Progress, break_lock: bool = False) -> Done:
 def _switch(root: Root, name: str, how: str) -> Done:
     before = root.current_name()
     roots.point(root, name, record.user(), how)
-    said = f"{root.current} -> releases/{name}" + (f" (before: {before})" if before != name else " (as before)")
-    return Done(root, how, (said,), {"current": name, "previous": before})
+    line = f"{root.current} -> releases/{name}" + (f" (before: {before})" if before != name else " (as before)")
+    return Done(root, how, (line,), {"current": name, "previous": before})
 
 
 def pin(path: Path, name: str, pinned: bool, progress: Progress, break_lock: bool = False) -> Done:

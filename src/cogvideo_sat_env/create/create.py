@@ -168,7 +168,7 @@ def _variant(platform: str, device: str, source: Source) -> tuple[Variant, str]:
 
 
 def _inputs(root: Path, variant: Variant, source: Source, found: dict[str, Any]) -> set[str]:
-    """Return the digests of what may have been put in, without parsing it: "nothing to do" is said in a moment.
+    """Return the digests of what may have been put in, without parsing it: "nothing to do" is answered in a moment.
 
     With the source `auto`, whatever was used for the environment that is there counts as the same again.
     """

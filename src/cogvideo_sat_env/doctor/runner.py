@@ -218,7 +218,7 @@ def _require_enterable(python: Path) -> None:
             "have its owner open the folders above that (chmod o+x), or make an environment of your own",
         ) from None
     except OSError:
-        pass  # it isn't there, which is said next
+        pass  # it isn't there, which is reported next
 
 
 def _restore(prefix: Path, ours: bool) -> str:

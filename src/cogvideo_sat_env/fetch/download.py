@@ -217,8 +217,8 @@ def _refused(wanted: Wanted, url: Address, error: RefusedError, proxy: tuple[Add
         remedy = f"the source lacks a locked file: complete the mirror, or {wanted.relock}"
     else:
         remedy = f"run it again later (what is complete is kept), or use {_OTHER}"
-    said = f"answers {error.why}" if error.status else f"can't be used ({error.why})"
-    return SourceError(f"{url}: {said} for {wanted.name}", remedy)
+    what = f"answers {error.why}" if error.status else f"can't be used ({error.why})"
+    return SourceError(f"{url}: {what} for {wanted.name}", remedy)
 
 
 def combined(name: str, failures: Sequence[SatenvError]) -> SatenvError:

@@ -21,7 +21,7 @@ REFUSALS = (401, 403, 407)
 
 
 class Sessions:
-    """Hands out this thread's session and remembers what the keyring said, so that it is asked once a host."""
+    """Hands out this thread's session and remembers what the keyring answered, so that it is asked once a host."""
 
     def __init__(self) -> None:
         self._local = threading.local()

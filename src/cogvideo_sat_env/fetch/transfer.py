@@ -119,7 +119,7 @@ class Shared:
 
 @dataclass
 class Transfer:
-    """What one address has said so far about the file; `served_as` helps to explain wrong bytes."""
+    """What is known of one address so far about the file; `served_as` helps to explain wrong bytes."""
 
     url: Address
     shared: Shared
@@ -184,8 +184,8 @@ class Transfer:
             etag = answer.headers.get("ETag", "")  # a weak one is no good for If-Range
             self.etag = (not etag.startswith("W/") and etag) or answer.headers.get("Last-Modified", "")
             encoding, kind = answer.headers.get("Content-Encoding", ""), answer.headers.get("Content-Type", "")
-            said = [f"Content-Encoding {printable(encoding[:80])}"] if encoding not in ("", "identity") else []
-            self.served_as = ", ".join(said + (["a web page"] if kind.startswith("text/html") else []))
+            signs = [f"Content-Encoding {printable(encoding[:80])}"] if encoding not in ("", "identity") else []
+            self.served_as = ", ".join(signs + (["a web page"] if kind.startswith("text/html") else []))
             return
         if status in AGAIN:
             wait = _retry_after(answer.headers.get("Retry-After", ""))

@@ -147,7 +147,7 @@ def recover(prefix: Path, progress: Progress) -> None:
 
 
 def discard(prefix: Path, path: Path, progress: Progress) -> None:
-    """Delete the sibling `path` of `prefix`; where that can't be it is said: what was done is done all the same."""
+    """Delete the sibling `path` of `prefix`; where that can't be it is reported: what was done stays done."""
     try:
         delete(prefix, path)
     except PrefixError as error:

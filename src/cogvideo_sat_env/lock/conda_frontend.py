@@ -17,7 +17,7 @@ from cogvideo_sat_env.base.errors import SatenvError, SolveError
 from cogvideo_sat_env.lock import solve
 
 EXCEPTION = "exception_name"  # as conda says the kind of its errors
-CONSTRAINTS = "SATENV_FRONTEND_CONSTRAINTS"  # JSON list: an update must not leave the bounds that it isn't told of
+CONSTRAINTS = "SATENV_FRONTEND_CONSTRAINTS"  # JSON list: an update must not leave bounds that it doesn't get
 
 UNTIL = "SATENV_FRONTEND_UNTIL"  # ISO 8601, UTC: records published after it are passed over; "" for none
 

@@ -51,7 +51,7 @@ class _Edit:
         target = piece.pip if placement.origin == "pip" else piece.conda
         if target is None:
             raise InputError(
-                f"{self.environment.path}:{stands.line}: the bound of {piece.name} can't be said for "
+                f"{self.environment.path}:{stands.line}: the bound of {piece.name} can't be expressed for "
                 f"{placement.origin}",
                 "write another bound",
             )

@@ -50,7 +50,7 @@ class Solver:
 
 @dataclass(frozen=True)
 class Locked:
-    """The lock of one variant in conda-lock's format, bytes by SHA-256, and names whose age nobody said."""
+    """The lock of one variant in conda-lock's format, bytes by SHA-256, and names whose age is unknown."""
 
     content: dict
     sizes: dict[str, int]
@@ -209,8 +209,8 @@ def _reason(child: subprocess.CompletedProcess[str]) -> str:
     for index, line in enumerate(kept):
         if line.startswith("Could not lock the environment"):
             # then come the solver's own words; what conda-lock adds to them is the answer once more and its own stack
-            said = itertools.takewhile(lambda line: not line.startswith('{"success"'), kept[index : index + 40])
-            return "\n".join(said)
+            error = itertools.takewhile(lambda line: not line.startswith('{"success"'), kept[index : index + 40])
+            return "\n".join(error)
     return "\n".join(kept[-15:])
 
 
@@ -235,11 +235,11 @@ def _facts(
     records = solve.lookup(channels, packages, platform)
     sizes = {record["sha256"]: record["size"] for record in records if record.get("sha256") and record.get("size")}
     files = {e["hash"]["sha256"]: e["url"] for e in content["package"] if e["manager"] == "pip"}
-    said = {sha256: served.sizes[sha256] for sha256 in files if sha256 in served.sizes}
-    asked = {sha256: url for sha256, url in files.items() if sha256 not in said}
+    known = {sha256: served.sizes[sha256] for sha256 in files if sha256 in served.sizes}
+    asked = {sha256: url for sha256, url in files.items() if sha256 not in known}
     undated = {record["name"] for record in records if not record.get("timestamp")}
     undated |= {e["name"] for e in content["package"] if e["manager"] == "pip"} & served.undated
-    return sizes | said | pip_proxy.file_sizes(asked), sorted(undated)
+    return sizes | known | pip_proxy.file_sizes(asked), sorted(undated)
 
 
 def _complete(content: dict, environment: Environment, variant: Variant, channels: Mapping[str, str]) -> None:

@@ -106,7 +106,7 @@ def _place(pieces: Sequence[Piece], trial: _Trial, mode: str) -> dict[str, Place
 def _unfit(piece: Piece, records: Sequence[dict], trial: _Trial) -> str:
     """Return why none of these records can be what is asked for, without solving; "" where one may."""
     if piece.conda is None:
-        return "its bound can't be said to conda"
+        return "its bound can't be expressed for conda"
     if not records:
         return f"the channels have no {piece.conda.name}"
     fitting = _fitting(piece, records)

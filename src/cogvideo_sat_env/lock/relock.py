@@ -26,7 +26,7 @@ from cogvideo_sat_env.spec.variants import Variant, derive, read_variants
 
 @dataclass(frozen=True)
 class Relocked:
-    """The files that changed, whence each piece comes by variant, and the names whose age nobody said."""
+    """The files that changed, whence each piece comes by variant, and the names of unknown age."""
 
     changed: list[str]
     placements: Placements

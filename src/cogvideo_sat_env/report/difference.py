@@ -216,8 +216,8 @@ def _hit(hit: Crossing) -> str:
 
 def _licence_words(change: Change) -> str:
     old, new = (package.licence if package else None for package in (change.before, change.after))
-    said = f"{old} → {new}" if change.licence_changed else (new or "") if change.new_flags else ""
-    return "; ".join(filter(None, [said, *[MEANING[flag][0] for flag in change.new_flags]]))
+    licence = f"{old} → {new}" if change.licence_changed else (new or "") if change.new_flags else ""
+    return "; ".join(filter(None, [licence, *[MEANING[flag][0] for flag in change.new_flags]]))
 
 
 def _cell(text: str) -> str:
@@ -257,12 +257,12 @@ def diff(a: Inventory, b: Inventory) -> Difference:
         else:
             changes.append(Change(REMOVED, old[name, kind], None))
     changes += [Change(ADDED, None, new[key]) for key in come]
-    told = [change for change in changes if change]
+    shown = [change for change in changes if change]
     for kind, one in ((ADDED, b), (REMOVED, a)):
-        if any(change.kind == kind for change in told):
+        if any(change.kind == kind for change in shown):
             nearest = _requirements(one)
-            told = [replace(c, reason=nearest.get(c.key, "")) if c.kind == kind else c for c in told]
-    found = sorted(told, key=lambda change: (KINDS.index(change.kind), change.name.lower()))
+            shown = [replace(c, reason=nearest.get(c.key, "")) if c.kind == kind else c for c in shown]
+    found = sorted(shown, key=lambda change: (KINDS.index(change.kind), change.name.lower()))
     return Difference(a, b, tuple(found), tuple(hit for change in found for hit in _hits(change)), note)
 
 

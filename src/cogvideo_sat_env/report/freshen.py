@@ -43,7 +43,7 @@ class FreshenRequest:
 
 @dataclass(frozen=True)
 class Installed:
-    """What an environment of one variant said: "passed", "failed", or "not tried" with the reason."""
+    """The result of an environment of one variant: "passed", "failed", or "not tried" with the reason."""
 
     variant: str
     status: str

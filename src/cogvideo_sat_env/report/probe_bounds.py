@@ -105,45 +105,45 @@ class _Bench:
 
     def verdict(self, entry: LedgerEntry, entries: Sequence[LedgerEntry]) -> BoundVerdict:
         """Return what is known of the bound of `entry`."""
-        clause, said = beyond(entry.bound), f"{entry.package} {entry.bound}"
+        clause, bound = beyond(entry.bound), f"{entry.package} {entry.bound}"
         if clause is None:
             words = f"needs a machine where the solver has a choice: {entry.bound!r} is a build, not a version"
-            return BoundVerdict(entry.id, said, OPEN, words)
+            return BoundVerdict(entry.id, bound, OPEN, words)
         spec = self._environment.conda_spec(entry.package) or self._environment.pip_spec(entry.package)
         if spec is None:
-            return BoundVerdict(entry.id, said, OPEN, "environment.yml doesn't ask for it")
+            return BoundVerdict(entry.id, bound, OPEN, "environment.yml doesn't ask for it")
         try:
             version, lifted = self._beyond(entry, spec, clause, entries)
         except SolveError as error:
-            return BoundVerdict(entry.id, said, OPEN, f"nothing beyond it solves: {error.message.splitlines()[0]}")
+            return BoundVerdict(entry.id, bound, OPEN, f"nothing beyond it solves: {error.message.splitlines()[0]}")
         with_it = f" (with {', '.join(other.id for other in lifted)} lifted, too)" if lifted else ""
         checks = [check for check in entry.proof.checks if check != LEDGER_ONLY]
         if not self._request.sources:
             words = f"{version} solves{with_it}; no environment was made (--no-install)"
-            return BoundVerdict(entry.id, said, OPEN, words)
+            return BoundVerdict(entry.id, bound, OPEN, words)
         try:
             if self._source() == "wheels" and not entry.pypi_name:
                 raise SolveError("this machine reaches no channel, and no wheel is bounded by it")
             now = self._results(self._changed(entry, clause, lifted), checks, entry)
         except SatenvError as error:
             needs = ", ".join(checks) or "the doctor"
-            return BoundVerdict(entry.id, said, OPEN, f"{version} solves{with_it}; needs {needs}, but {error.message}")
+            return BoundVerdict(entry.id, bound, OPEN, f"{version} solves{with_it}; needs {needs}, but {error.message}")
         return self._judge(entry, f"{version}{with_it}", checks, now)
 
     def _judge(self, entry: LedgerEntry, version: str, checks: Sequence[str], now: Mapping[str, str]) -> BoundVerdict:
-        said = f"{entry.package} {entry.bound}"
+        bound = f"{entry.package} {entry.bound}"
         before = self._results("", checks)
         broken = [check for check, status in now.items() if status.startswith(FAILED) and before.get(check) == PASSED]
         if broken:
             words = f"{version}: {now[broken[0]].partition(': ')[2]}"
-            return BoundVerdict(entry.id, said, HOLDS, words, tuple(broken))
+            return BoundVerdict(entry.id, bound, HOLDS, words, tuple(broken))
         passed = tuple(check for check in now if now[check] == PASSED and before.get(check) == PASSED)
         unclear = [check for check in checks if check not in passed]
         if unclear or not passed:
             what = ", ".join(unclear) or "the doctor"
             words = f"{version}; {what} doesn't pass on this machine with the bound, either"
-            return BoundVerdict(entry.id, said, OPEN, words)
-        return BoundVerdict(entry.id, said, LIFT, f"{version} passes", passed)
+            return BoundVerdict(entry.id, bound, OPEN, words)
+        return BoundVerdict(entry.id, bound, LIFT, f"{version} passes", passed)
 
     def _beyond(
         self, entry: LedgerEntry, spec: CondaSpec | PipSpec, clause: str, entries: Sequence[LedgerEntry]
@@ -155,7 +155,7 @@ class _Bench:
         try:
             return self._solved(entry, clause, []), []
         except SolveError:
-            version = self._solved(entry, clause, others)  # without all of them: else nothing can be said
+            version = self._solved(entry, clause, others)  # without all of them: else nothing can be bound
         needed = list(others)
         for other in others:  # those that it solves without are not named
             fewer = [one for one in needed if one is not other]

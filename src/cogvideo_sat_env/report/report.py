@@ -133,9 +133,9 @@ class InventoryReport:
         state = f"all {judged} floors and bounds hold" if not wrong else f"of {judged} floors and bounds, not:"
         lines.append(f"  bounds     {state}")
         for row in wrong:
-            said = ", ".join(f"{bound.text} ({bound.id})" for bound in row.broken)
+            bounds = ", ".join(f"{bound.text} ({bound.id})" for bound in row.broken)
             found = " ".join(filter(None, [row.name, row.package.version, row.package.build]))
-            lines.append(f"    ! {found} breaks {said}")
+            lines.append(f"    ! {found} breaks {bounds}")
         return [*lines, f"  age        {self._age_words(view)}"]
 
     def _age_words(self, view: View) -> str:

@@ -111,7 +111,7 @@ class Why:
 def find_why(name: str, inventories: Sequence[Inventory]) -> Why:
     """Return why `name` (conda or PyPI spelling, a variable, an id of the ledger) is there, and is bounded.
 
-    The first of `inventories` that has it is told of. Raises InputError, with names that are near, for one that neither
+    The first of `inventories` that has it is shown. Raises InputError, with names that are near, for one that neither
     an inventory nor the ledger nor the requirements have.
     """
     try:

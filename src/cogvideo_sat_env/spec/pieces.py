@@ -15,7 +15,7 @@ from cogvideo_sat_env.spec.requirements import read_requirements
 
 @dataclass(frozen=True)
 class Piece:
-    """One of them, as it is asked for from each side; None where its bound can't be said there."""
+    """One of them, as it is asked for from each side; None where its bound can't be expressed there."""
 
     name: str
     pip: PipSpec | None

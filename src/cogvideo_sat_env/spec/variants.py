@@ -184,7 +184,7 @@ def derive(environment: Environment, variant: Variant, path: Path) -> Environmen
         spec = piece.conda if origin == "conda" else piece.pip
         if spec is None:
             raise InputError(
-                f"{environment.path}: {piece.name} comes from {origin} in {variant.id}, where its bound can't be said",
+                f"{environment.path}: {variant.id} has {piece.name} from {origin}, where its bound can't be expressed",
                 "write another bound, or lock again",
             )
         if not variant.is_primary:

@@ -163,13 +163,13 @@ def run(request: ProbeRequest) -> ProbeOutcome:
     problem = _prepare(request, config)
     if problem is not None:
         return problem
-    code, said = _upstream(request, device, "train_video.py", file, _TRAIN_SECONDS)
-    losses = [float(loss) for loss in _LOSS.findall(said)]
+    code, output = _upstream(request, device, "train_video.py", file, _TRAIN_SECONDS)
+    losses = [float(loss) for loss in _LOSS.findall(output)]
     saved = sorted(folder.glob("saved/*/*/mp_rank_00_model_states.pt"))
     if code != 0:
-        return failed(_named(said, code))
+        return failed(_named(output, code))
     if not saved:
-        return failed(f"train_video.py ended with code 0 and saved nothing: {last_error(said)}")
+        return failed(f"train_video.py ended with code 0 and saved nothing: {last_error(output)}")
     shown = ", ".join(f"{loss:.4f}" for loss in losses[:4])
     finding = (
         f"{plan['steps']} steps of your train_video.py on the {device.upper()}, shrunk: loss {shown or 'not shown'}"
@@ -178,10 +178,10 @@ def run(request: ProbeRequest) -> ProbeOutcome:
         return passed(f"{finding}; evaluated and saved")
     shutil.copytree(saved[-1].parents[1], folder / "saved-for-sampling")
     file, _ = _written(request, "sample.yaml", plan["sample"])
-    code, said = _upstream(request, device, "sample_video.py", file, _SAMPLE_SECONDS)
+    code, output = _upstream(request, device, "sample_video.py", file, _SAMPLE_SECONDS)
     videos = list(folder.glob("samples/**/*.mp4")) + list(folder.glob("samples/**/latent.pt"))
     if code != 0 or not videos:
-        return failed(f"{finding}; sample_video.py: {_named(said, code)}")
+        return failed(f"{finding}; sample_video.py: {_named(output, code)}")
     return passed(f"{finding}; evaluated, saved, and sampled from the checkpoint ({videos[0].suffix[1:]})")
 
 
@@ -234,19 +234,19 @@ def _upstream(request: ProbeRequest, device: str, entry: str, file: Path, second
             command, seconds, env=env, cwd=request.workdir, stdout=log, stderr=subprocess.STDOUT
         ).returncode
         log.seek(0)
-        said = log.read().decode("utf-8", errors="replace")
-    print(said[-20000:])
-    return code, said
+        output = log.read().decode("utf-8", errors="replace")
+    print(output[-20000:])
+    return code, output
 
 
-def _named(said: str, code: int) -> str:
+def _named(output: str, code: int) -> str:
     """Return the error in one line, with the line of the user's code that raised it."""
-    said = re.sub(r"^\[rank\d+\]: ?", "", said, flags=re.MULTILINE)
-    where = re.findall(r'File "([^"]+)", line (\d+), in', said)
+    output = re.sub(r"^\[rank\d+\]: ?", "", output, flags=re.MULTILINE)
+    where = re.findall(r'File "([^"]+)", line (\d+), in', output)
     own = [
         f"{os.path.basename(path)}:{line}"
         for path, line in where
         if "site-packages" not in path and "/lib/python" not in path
     ]
-    error = last_error(said) if code != 124 else "no end in time"
+    error = last_error(output) if code != 124 else "no end in time"
     return f"{error} ({own[-1]})" if own else f"{error} (exit code {code})"

@@ -64,7 +64,7 @@ def _names(source: Path) -> set[str]:
 def options(run: Run, sat: Path | None) -> Iterator[Finding]:
     """Yield keys of `args` that no parser knows: upstream drops them without a word.
 
-    `sat` is the folder of the installed SwissArmyTransformer; without it nothing is said.
+    `sat` is the folder of the installed SwissArmyTransformer; without it nothing is reported.
     """
     if sat is None:
         return
@@ -109,7 +109,7 @@ def scripts(checkout: Checkout) -> Iterator[Finding]:
 def state(checkout: Checkout) -> tuple[str, str, list[str]]:
     """Return status, finding and the changed files: is it the commit that is known to train?"""
     if checkout.commit is None:
-        return WARNING, f"{checkout.folder}: no git repository, so that its commit can't be told", []
+        return WARNING, f"{checkout.folder}: no git repository, so its commit is unknown", []
     changed = list(checkout.modified)
     note = f"; {len(changed)} files changed by hand: {', '.join(changed[:4])}" if changed else ""
     if checkout.commit == KNOWN_GOOD:

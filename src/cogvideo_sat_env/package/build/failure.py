@@ -20,11 +20,11 @@ def explain(output: Output, reason: str, log: Path, wheelhouse: Path | None, pla
 
     `reason` is what the engine itself says, `wheelhouse` the folder that took the place of the package index.
     """
-    said = log.read_text(encoding="utf-8") if log.is_file() else ""
+    text = log.read_text(encoding="utf-8") if log.is_file() else ""
     what = f"{output.name} {output.version}"
     where = str(wheelhouse) if wheelhouse else INDEX
     error = pip_error(
-        said, what, where=where,
+        text, what, where=where,
         wrong="that file isn't the one that recipe/recipe.yaml names: ask the index's owner, or fetch it again",
     )  # fmt: skip
     if isinstance(error, SourceError):
@@ -46,5 +46,5 @@ def explain(output: Output, reason: str, log: Path, wheelhouse: Path | None, pla
 
 def log_lines(log: Path) -> list[str]:
     """Return the lines of an engine's log without its hints on how to run scripts by hand, and without tables."""
-    said = log.read_text(encoding="utf-8") if log.is_file() else ""
-    return [line for line in said.splitlines() if not _NOISE.match(line)]
+    text = log.read_text(encoding="utf-8") if log.is_file() else ""
+    return [line for line in text.splitlines() if not _NOISE.match(line)]

@@ -173,7 +173,7 @@ def _add(found: dict[str, Wanted], key: str, wanted: Wanted) -> None:
 
 
 class _Verified:
-    """What the system said of every file when its SHA-256 was last computed: for --fast, and only for it.
+    """What the system knew of every file when its SHA-256 was last computed: for --fast, and only for it.
 
     Times of change and inodes can't be set, so a file that somebody swaps is hashed again; a list that somebody else
     could have written is no list.

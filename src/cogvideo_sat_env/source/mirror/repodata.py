@@ -59,11 +59,11 @@ def read_info(path: Path) -> Info:
 def record(item: CondaFile, index: Mapping[str, Any], size: int) -> dict[str, Any]:
     """Return the repodata record of a package. Raises VerificationError when it is another package than locked."""
     artefact = item.artefact
-    said = (index.get("name"), index.get("version"), index.get("build"))
-    if said != (artefact.name, artefact.version, artefact.build):
+    found = (index.get("name"), index.get("version"), index.get("build"))
+    if found != (artefact.name, artefact.version, artefact.build):
         raise VerificationError(
             f"{item.path}: expected {artefact.name} {artefact.version} {artefact.build}, found "
-            f"{' '.join(map(str, said))}",
+            f"{' '.join(map(str, found))}",
             f"the lock was changed by hand or the channel renamed a package: {artefact.relock}",
         )
     made = dict(index) | {"subdir": artefact.subdir, "sha256": artefact.sha256, "size": size}
@@ -80,19 +80,19 @@ def _depends(own: Sequence[str], locked: Sequence[str]) -> list[str]:
     as the package has it.
     """
     bounds = {_name(spec): spec for spec in locked}
-    said: dict[str, set[str]] = {}
+    versions: dict[str, set[str]] = {}
     for spec in own:
-        said.setdefault(_name(spec), set()).update(_versions(spec))
+        versions.setdefault(_name(spec), set()).update(_versions(spec))
     kept = []
     for spec in own:
         name = _name(spec)
         if name not in bounds:
             continue
-        if said[name] == _versions(bounds[name]):
+        if versions[name] == _versions(bounds[name]):
             kept.append(spec)
         elif bounds[name] not in kept:
             kept.append(bounds[name])
-    return kept + [spec for name, spec in bounds.items() if name not in said]
+    return kept + [spec for name, spec in bounds.items() if name not in versions]
 
 
 def _name(spec: str) -> str:
