@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import SpecifierSet
@@ -22,6 +22,7 @@ from cogvideo_sat_env.lock import pip_index, pip_proxy
 from cogvideo_sat_env.lock.frozen import frozen_projects
 from cogvideo_sat_env.lock.make import Solver, iso
 from cogvideo_sat_env.lock.pip_index import Project, ProjectRelease
+from cogvideo_sat_env.lock.pip_proxy import FrozenPages, Pages, RefusalError, SitePages
 from cogvideo_sat_env.lock.read import Lock
 from cogvideo_sat_env.spec.environment import Environment
 from cogvideo_sat_env.spec.pieces import pieces_of
@@ -30,6 +31,7 @@ from cogvideo_sat_env.spec.variants import derive, read_variants
 
 YOUNG = 30  # days: the longest cool-down that a lock from the frozen metadata can keep
 DEPTH = 3  # of the older releases that a requirement allows: the solver takes the newest, and goes back when it must
+_Releases = Callable[[str, str], ProjectRelease | None]  # of a project and a version; None for one that wasn't frozen
 
 
 def freeze_projects(
@@ -55,92 +57,79 @@ def freeze_projects(
             asked.setdefault(canonicalize_name(pin.name), set())
             pinned.setdefault(canonicalize_name(pin.name), set()).add(pin.version)
     brought = {conda_to_pypi(artefact.name) for lock in locks.values() for artefact in lock.conda}
-    until = iso(solver.until)
+    wanted = _Wanted(iso(solver.until), asked, pinned, brought)
     if solver.frozen and (kept := frozen_projects(solver.frozen)) is not None:
-        return _closure(_Frozen(kept, until), asked, pinned, brought)
+        return _closure(FrozenPages(kept), lambda name, version: kept[name].releases.get(version), wanted)
     progress.say(f"Asking the package index for {len(asked)} projects and what they need")
-    pages = pip_proxy.SitePages(pip_config.index_urls()[0])
-    with scratch_folder("satenv-index-") as work, pip_proxy.proxy(pages, {}, until) as served:
-        return _closure(_Site(pages, served, work, until), asked, pinned, brought)
+    pages = SitePages(pip_config.index_urls()[0])
+    with scratch_folder("satenv-index-") as work, pip_proxy.proxy(pages, {}, wanted.until) as served:
+        return _closure(pages, _requirements(served.url, work), wanted)
 
 
-class _Frozen:
-    """An index as it was frozen."""
+@dataclass(frozen=True)
+class _Wanted:
+    """What is to be frozen: specifiers and locked versions by project; not what conda brings, or came after `until`."""
 
-    def __init__(self, projects: Mapping[str, Project], until: str) -> None:
-        self._projects, self._until = projects, until
-
-    def files(self, name: str) -> tuple[IndexFile, ...]:
-        if name not in self._projects:
-            raise SourceError(f"{name}: not in the frozen metadata", "freeze from the package index")
-        return _old_enough(self._projects[name].files, self._until)
-
-    def release(self, name: str, version: str) -> ProjectRelease | None:
-        return self._projects[name].releases.get(version)
+    until: str
+    asked: Mapping[str, set[str]]
+    pinned: Mapping[str, set[str]]
+    brought: set[str]
 
 
-class _Site:
-    """The site's index, with requirements as the resolver itself reads them."""
+def _requirements(url: str, work: Path) -> _Releases:
+    """Return the reader of a release's requirements on the index at `url`, as conda-lock's own resolver finds them."""
+    from conda_lock._vendor.poetry.config.config import Config
+    from conda_lock._vendor.poetry.core.constraints.version import Version as PoetryVersion
+    from conda_lock._vendor.poetry.repositories.legacy_repository import LegacyRepository
 
-    def __init__(self, pages: pip_proxy.SitePages, served: pip_proxy.Served, work: Path, until: str) -> None:
-        # conda-lock's own resolver: what it finds in a file is what it will be given from the frozen metadata
-        from conda_lock._vendor.poetry.config.config import Config
-        from conda_lock._vendor.poetry.repositories.legacy_repository import LegacyRepository
+    config = Config()
+    config.merge({"cache-dir": str(work)})
 
-        self._pages, self._until = pages, until
-        config = Config()
-        config.merge({"cache-dir": str(work)})
-        self._open: Callable[[], Any] = lambda: LegacyRepository(
-            "site", served.url, config=config, disable_cache=True
-        )  # one a thread
-
-    def files(self, name: str) -> tuple[IndexFile, ...]:
+    def read(name: str, version: str) -> ProjectRelease:
         try:
-            files = [file for file in self._pages.files(name) if not file.is_yanked and file.sha256]
-        except pip_proxy.RefusalError as error:
-            raise SourceError(
-                f"the package index refused {name}: {error}", "check pip's index-url (pip config list) and the network"
-            ) from error
-        return _old_enough([file for file in files if pip_index.release_of(file.file_name)], self._until)
-
-    def release(self, name: str, version: str) -> ProjectRelease | None:
-        from conda_lock._vendor.poetry.core.constraints.version import Version as PoetryVersion
-
-        try:
-            found = self._open().get_release_info(canonicalize_name(name), PoetryVersion.parse(version))
+            site = LegacyRepository("site", url, config=config, disable_cache=True)  # one a thread
+            found = site.get_release_info(canonicalize_name(name), PoetryVersion.parse(version))
         except Exception as error:  # the resolver has many, of its own and of what it calls
             raise SourceError(
                 f"{name} {version}: its requirements can't be read from the package index: {error}", None
             ) from error
         return ProjectRelease(tuple(sorted(found.requires_dist or ())), found.requires_python or "")
 
-
-def _old_enough(files: Iterable[IndexFile], until: str) -> tuple[IndexFile, ...]:
-    return tuple(file for file in files if not (until and file.uploaded > until))
+    return read
 
 
-def _closure(
-    index: _Frozen | _Site, asked: Mapping[str, set[str]], pinned: Mapping[str, set[str]], brought: set[str]
-) -> dict[str, Project]:
+def _files(pages: Pages, name: str, until: str) -> tuple[IndexFile, ...]:
+    try:
+        files = pages.files(name)
+    except RefusalError as error:
+        if isinstance(pages, FrozenPages):
+            raise SourceError(f"{name}: {error}", "freeze from the package index") from error
+        raise SourceError(
+            f"the package index refused {name}: {error}", "check pip's index-url (pip config list) and the network"
+        ) from error
+    kept = (file for file in files if not file.is_yanked and file.sha256 and pip_index.release_of(file.file_name))
+    return tuple(file for file in kept if not (until and file.uploaded > until))
+
+
+def _closure(pages: Pages, read: _Releases, wanted: _Wanted) -> dict[str, Project]:
     """Return the projects asked for, and those that their candidates require, until none is new."""
     files: dict[str, tuple[IndexFile, ...]] = {}
     releases: dict[str, dict[str, ProjectRelease]] = {}
-    bounds = {name: set(texts) for name, texts in asked.items()}
+    bounds = {name: set(texts) for name, texts in wanted.asked.items()}
     extras: dict[str, set[str]] = {}
     todo = set(bounds)
     with ThreadPoolExecutor(8) as pool:
         while todo:
             new = sorted(todo - set(files))
-            files |= dict(zip(new, pool.map(index.files, new), strict=True))
-            wanted = [
+            files |= dict(zip(new, pool.map(lambda name: _files(pages, name, wanted.until), new), strict=True))
+            candidates = [
                 (name, version)
                 for name in sorted(todo)
-                for version in _candidates(files[name], bounds[name], pinned.get(name, set()))
+                for version in _candidates(files[name], bounds[name], wanted.pinned.get(name, set()))
                 if version not in releases.setdefault(name, {})
             ]
-            for (name, version), release in zip(
-                wanted, pool.map(lambda item: index.release(*item), wanted), strict=True
-            ):
+            found = pool.map(lambda item: read(*item), candidates)
+            for (name, version), release in zip(candidates, found, strict=True):
                 if release is not None:
                     releases[name][version] = release
             todo = {
@@ -148,7 +137,7 @@ def _closure(
                 for name in todo
                 for release in releases[name].values()
                 for requirement in _needs(release, extras.get(name, set()))
-                if requirement.name not in brought and _is_new(requirement, bounds, extras)
+                if requirement.name not in wanted.brought and _is_new(requirement, bounds, extras)
             }
     return {name: Project(files[name], releases[name]) for name in files}
 

@@ -26,9 +26,9 @@ from cogvideo_sat_env.base.run import run
 from cogvideo_sat_env.base.wheel_patch import patch_wheel, patches_of
 from cogvideo_sat_env.source.wheels import fetch as files
 from cogvideo_sat_env.source.wheels.interpreter import probe
-from cogvideo_sat_env.source.wheels.lockfile import WheelLock, is_sdist, read_wheel_lock, write_requirements
+from cogvideo_sat_env.source.wheels.lockfile import WheelLock, is_sdist, read_wheel_lock
 from cogvideo_sat_env.source.wheels.metadata import markers_of, read_metadata, requirements
-from cogvideo_sat_env.source.wheels.pip import run_pip
+from cogvideo_sat_env.source.wheels.pip import download
 
 NAME = "gpu-proof"
 LIMIT = 60_000_000  # bytes of the whole file: what a mail or a ticket of a site still takes
@@ -101,13 +101,9 @@ def _fetch(lock: WheelLock, pins: Sequence[PipPin], cache: Path, work: Path, pro
         with tempfile.TemporaryDirectory(dir=work) as name:
             folder = Path(name)
             named = [word for tag in platforms if tag != "any" for word in ("--platform", tag)]
-            run_pip(
-                Path(sys.executable),
-                ["download", "--quiet", "--no-cache-dir", "--no-deps", "--require-hashes", "--only-binary", ":all:",
-                 "--python-version", lock.python, "--implementation", "cp", *(named or ["--platform", "any"]),
-                 "-d", str(folder), "-r", str(write_requirements(missing, folder / "requirements.txt"))],
-                "can't download the wheels",
-            )  # fmt: skip
+            options = ["--only-binary", ":all:", "--python-version", lock.python, "--implementation", "cp"]
+            options += named or ["--platform", "any"]
+            download(Path(sys.executable), missing, folder, "can't download the wheels", *options)
             for pin in missing:
                 files.keep(pin, folder, cache)
         progress.say(f"Downloaded {len(missing)} wheels for Python {lock.python}")

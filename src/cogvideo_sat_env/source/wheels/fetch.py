@@ -20,7 +20,7 @@ from cogvideo_sat_env.base.timestamp import EPOCH
 from cogvideo_sat_env.fetch.wanted import artefact_path
 from cogvideo_sat_env.source.wheels.interpreter import Interpreter, private_venv
 from cogvideo_sat_env.source.wheels.lockfile import WheelLock, is_sdist, write_requirements
-from cogvideo_sat_env.source.wheels.pip import run_pip
+from cogvideo_sat_env.source.wheels.pip import download, run_pip
 
 _CALLS = 3  # pip calls at once: one alone is bound by its own hashing and writing
 _BATCH = 8  # files in one call: pip takes half a second to start
@@ -42,9 +42,9 @@ def fetch(
     sdists = [pin for pin in pins if is_sdist(pin)]
     built = {pin: _built_folder(cache, pin, lock.build, interpreter) for pin in sdists}
     to_build = [pin for pin in sdists if not _built_wheel(built[pin])]
-    download = missing([*wheels, *(lock.build if to_build else ())], cache)
+    to_download = missing([*wheels, *(lock.build if to_build else ())], cache)
     with scratch_folder("fetch-", cache / "tmp") as work:
-        _download(private_venv(interpreter, work / "venv"), download, work, cache, progress)
+        _download(private_venv(interpreter, work / "venv"), to_download, work, cache, progress)
         if to_build:
             _build_all(interpreter, lock, to_build, built, work, cache, progress)
     found = {pin.name: file_path(cache, pin) for pin in wheels}
@@ -142,14 +142,7 @@ def _download(venv: Path, pins: list[PipPin], work: Path, cache: Path, progress:
 
 
 def _download_batch(venv: Path, pins: list[PipPin], folder: Path, cache: Path) -> tuple[int, int]:
-    folder.mkdir()
-    run_pip(
-        venv,
-        # no pip cache: the files are kept here, and 4 GB more on the disk would help nobody
-        ["download", "--quiet", "--no-cache-dir", "--no-deps", "--require-hashes", "--only-binary", ":all:",
-         "-d", str(folder), "-r", str(write_requirements(pins, folder / "requirements.txt"))],
-        "can't download the wheels",
-    )  # fmt: skip
+    download(venv, pins, folder, "can't download the wheels", "--only-binary", ":all:")
     return len(pins), sum(keep(pin, folder, cache) for pin in pins)
 
 
@@ -203,15 +196,9 @@ def _build_all(
             sdist = file_path(cache, pin)
             if not _is_right(pin, cache):
                 folder = work / f"sdist-{pin.name}"
-                folder.mkdir()
                 # pip runs setup.py even to download: with the pinned build requirements only
-                run_pip(
-                    venv,
-                    ["download", "--quiet", "--no-cache-dir", "--no-deps", "--require-hashes", "--no-binary", pin.name,
-                     "--use-pep517", "--no-build-isolation", "-d", str(folder),
-                     "-r", str(write_requirements([pin], folder / "requirements.txt"))],
-                    f"can't download {pin.file_name}",
-                )  # fmt: skip
+                options = ("--no-binary", pin.name, "--use-pep517", "--no-build-isolation")
+                download(venv, [pin], folder, f"can't download {pin.file_name}", *options)
                 keep(pin, folder, cache)
             wheel = build_sdist(venv, pin, sdist, work / f"built-{pin.name}")
             built[pin].mkdir(parents=True, exist_ok=True)

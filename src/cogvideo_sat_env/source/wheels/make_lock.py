@@ -18,17 +18,11 @@ from cogvideo_sat_env.base.errors import InputError, MissingToolError, SourceErr
 from cogvideo_sat_env.base.files import write_atomically
 from cogvideo_sat_env.base.progress import Progress
 from cogvideo_sat_env.base.scratch import scratch_folder
+from cogvideo_sat_env.source.wheels.fetch import build_sdist, build_venv
 from cogvideo_sat_env.source.wheels.interpreter import Interpreter, private_venv, probe
-from cogvideo_sat_env.source.wheels.lockfile import (
-    build_lock_path,
-    is_sdist,
-    lock_name,
-    read_wheel_lock,
-    spec_hash,
-    write_requirements,
-)
+from cogvideo_sat_env.source.wheels.lockfile import build_lock_path, is_sdist, lock_name, read_wheel_lock, spec_hash
 from cogvideo_sat_env.source.wheels.names import divide
-from cogvideo_sat_env.source.wheels.pip import run_pip
+from cogvideo_sat_env.source.wheels.pip import download, run_pip
 from cogvideo_sat_env.spec.environment import Environment, read_environment
 from cogvideo_sat_env.spec.pypi_names import load_names
 
@@ -115,14 +109,7 @@ def _pin(entry: dict) -> PipPin:
 def _build_requirements(venv: Path, pin: PipPin, work: Path) -> list[str]:
     """Return what the sdist's pyproject.toml says it is built with; setuptools when it says nothing (PEP 518)."""
     folder = work / "sdists"
-    folder.mkdir(exist_ok=True)
-    requirements = write_requirements([pin], work / "sdist.txt")
-    run_pip(
-        venv,
-        ["download", "--quiet", "--no-deps", "--require-hashes", "--no-binary", pin.name, "-d", str(folder),
-         "-r", str(requirements)],
-        f"can't download {pin.file_name}",
-    )  # fmt: skip
+    download(venv, [pin], folder, f"can't download {pin.file_name}", "--no-binary", pin.name)
     text = "" if pin.file_name.endswith(".zip") else _pyproject(folder / pin.file_name)
     declared = tomlkit.parse(text).unwrap().get("build-system", {}).get("requires")
     return [str(item) for item in declared] if declared else ["setuptools>=40.8.0"]
@@ -138,8 +125,6 @@ def _pyproject(sdist: Path) -> str:
 
 
 def _prove_build(interpreter: Interpreter, pin: PipPin, build: list[PipPin], work: Path) -> None:
-    from cogvideo_sat_env.source.wheels.fetch import build_sdist, build_venv
-
     venv = build_venv(interpreter, build, work / f"build-{pin.name}")
     build_sdist(venv, pin, work / "sdists" / pin.file_name, work / "built")
 

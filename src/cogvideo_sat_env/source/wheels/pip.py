@@ -7,11 +7,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from cogvideo_sat_env.base.artefacts import PipPin
 from cogvideo_sat_env.base.child import clean_environment
 from cogvideo_sat_env.base.errors import SourceError
 from cogvideo_sat_env.base.scratch import scratch_folder
 from cogvideo_sat_env.fetch.pip_errors import last_words, pip_error
 from cogvideo_sat_env.fetch.proxies import lend_socks
+from cogvideo_sat_env.source.wheels.lockfile import write_requirements
 
 # settings of the user's that are about where to install, or would add what the lock doesn't name
 _DROPPED = (
@@ -41,3 +43,16 @@ def run_pip(python: Path, arguments: Sequence[str], doing: str, **environment: s
         output = f"{child.stdout}\n{child.stderr}"
         raise pip_error(output, doing) or SourceError(f"{doing}: pip failed: {last_words(output)}", REMEDY)
     return child.stdout
+
+
+def download(python: Path, pins: Sequence[PipPin], folder: Path, doing: str, *options: str) -> None:
+    """Download exactly the files of `pins` into `folder`, with more of pip's `options`; the rest as in run_pip."""
+    folder.mkdir(exist_ok=True)
+    requirements = write_requirements(pins, folder / "requirements.txt")
+    run_pip(
+        python,
+        # no pip cache: the files are kept by the caller, and 4 GB more on the disk would help nobody
+        ["download", "--quiet", "--no-cache-dir", "--no-deps", "--require-hashes", *options,
+         "-d", str(folder), "-r", str(requirements)],
+        doing,
+    )  # fmt: skip
