@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
 from urllib.parse import urlsplit
 
 import yaml
@@ -93,3 +95,28 @@ def split_archive(file_name: str) -> tuple[str, str, str]:
 def channel_url(channel: str) -> str:
     """Return the base URL of a channel that is written as a name or a URL."""
     return channel.rstrip("/") if "://" in channel else f"{CHANNEL_ALIAS}/{channel}"
+
+
+def needed_first(depends: Mapping[str, Iterable[str]]) -> list[str]:
+    """Return the names of packages in the order in which conda links them, each after what it needs.
+
+    `depends` has the match specs of each package by its name; what isn't among them is of no account.
+    """
+    needs = {name: {spec.split()[0] for spec in specs} & depends.keys() - {name} for name, specs in depends.items()}
+    if "python" in needs:
+        needs["python"].discard("pip")  # conda-forge's python and pip name each other
+    order: list[str] = []
+    while True:
+        sorter = TopologicalSorter(needs)
+        try:
+            sorter.prepare()
+        except CycleError as error:  # conda goes on with the one that needs the fewest, and the names decide
+            cycle = error.args[1]
+            first = min(cycle, key=lambda name: (len(needs[name]), name))
+            needs[first] -= set(cycle)
+            continue
+        while sorter.is_active():
+            ready = sorted(sorter.get_ready())
+            order += ready
+            sorter.done(*ready)
+        return order

@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
+from cogvideo_sat_env.base.artefacts import needed_first
 from cogvideo_sat_env.base.errors import VerificationError
 from cogvideo_sat_env.install import package_manifest
 from cogvideo_sat_env.install.archive import ExtractedPackage
@@ -110,38 +110,14 @@ def of(packages: Sequence[ExtractedPackage]) -> Layout:
     if blocking := seen & folders:
         raise _blocked(min(blocking), placed)
     taken: dict[str, Placed] = {}
-    for each in _link_order(placed) if claimed else ():
+    named = {each.package.artefact.name: each for each in placed}
+    depends = {name: each.package.index.get("depends") or () for name, each in named.items()}
+    for each in map(named.__getitem__, needed_first(depends)) if claimed else ():
         each.claimed = frozenset(claimed.intersection([*each.targets, *each.scripts]))
         taken.update(dict.fromkeys(each.claimed, each))
     for each in placed:
         each.lost = frozenset(path for path in each.claimed if taken[path] is not each)
     return Layout(site, f"bin/python{version}", placed)
-
-
-def _link_order(placed: Sequence[Placed]) -> list[Placed]:
-    """Return the packages in the order in which conda links them."""
-    named = {each.package.artefact.name: each for each in placed}
-    needs = {
-        name: {str(need).split()[0] for need in each.package.index.get("depends") or ()} & named.keys() - {name}
-        for name, each in named.items()
-    }
-    if "python" in needs:
-        needs["python"].discard("pip")  # conda-forge's python and pip name each other
-    order: list[Placed] = []
-    while True:
-        sorter = TopologicalSorter(needs)
-        try:
-            sorter.prepare()
-        except CycleError as error:  # conda goes on with the one that needs the fewest, and the names decide
-            cycle = error.args[1]
-            first = min(cycle, key=lambda name: (len(needs[name]), name))
-            needs[first] -= set(cycle)
-            continue
-        while sorter.is_active():
-            ready = sorted(sorter.get_ready())
-            order += [named[name] for name in ready]
-            sorter.done(*ready)
-        return order
 
 
 def _blocked(path: str, placed: Sequence[Placed]) -> VerificationError:

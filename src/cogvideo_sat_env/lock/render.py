@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from graphlib import TopologicalSorter
 from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
-from cogvideo_sat_env.base.artefacts import CondaArtefact
+from cogvideo_sat_env.base.artefacts import needed_first
 from cogvideo_sat_env.base.errors import InputError
 from cogvideo_sat_env.base.files import write_atomically
 from cogvideo_sat_env.base.progress import human_bytes
@@ -100,7 +99,9 @@ def _cell(piece: Piece, lock: Lock) -> str:
 def explicit(head: Sequence[str], lock: Lock) -> str:
     """Return the text of an explicit lockfile: the lines of `head`, then each package's URL and SHA-256."""
     lines = [*head, f"# platform: {lock.platform}", f"# input_hash: {lock.content_hash}", "@EXPLICIT"]
-    return "\n".join(lines + [f"{a.url}#sha256:{a.sha256}" for a in _ordered(lock.conda)]) + "\n"
+    by_name = {artefact.name: artefact for artefact in lock.conda}  # conda installs explicit files in their order
+    ordered = [by_name[name] for name in needed_first({name: a.depends for name, a in by_name.items()})]
+    return "\n".join(lines + [f"{a.url}#sha256:{a.sha256}" for a in ordered]) + "\n"
 
 
 def _explicit(variant: Variant, lock: Lock) -> str:
@@ -111,23 +112,6 @@ def _explicit(variant: Variant, lock: Lock) -> str:
         f"#       pip install --no-deps --no-build-isolation --require-hashes -r {variant.pip_lock}",
     ]
     return explicit(head, lock)
-
-
-def _ordered(artefacts: Sequence[CondaArtefact]) -> list[CondaArtefact]:
-    """Sort so that what is needed comes first; conda installs explicit files in their order."""
-    by_name = {artefact.name: artefact for artefact in artefacts}
-    sorter: TopologicalSorter[str] = TopologicalSorter()
-    for name in sorted(by_name):
-        needed = {dep.split()[0] for dep in by_name[name].depends} & set(by_name)
-        needed -= {"pip"} if name == "python" else set()  # conda-forge's python and pip name each other
-        sorter.add(name, *sorted(needed - {name}))
-    sorter.prepare()
-    ordered: list[CondaArtefact] = []
-    while sorter.is_active():
-        ready = sorted(sorter.get_ready())
-        ordered += [by_name[name] for name in ready]
-        sorter.done(*ready)
-    return ordered
 
 
 def _package_list(variant: Variant, lock: Lock) -> str:
