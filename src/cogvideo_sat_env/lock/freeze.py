@@ -56,7 +56,9 @@ def freeze(root: Path, out: Path, *, frozen: Path | None, until: datetime | None
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
         made = Path(folder) / "made"
         files = _write(made, _sort(records, channels), progress)
-        files |= _write_projects(made, projects)
+        if projects:
+            facts = {"projects": len(projects), "releases": sum(len(p.releases) for p in projects.values())}
+            files[pip_index.PATH] = facts | _pack(made / pip_index.PATH, pip_index.dump(projects))
         manifest = {"format": FORMAT, "channels": [channel_url(name) for name in environment.channels],
                     "names": names, "subdirs": subdirs, "files": files}  # fmt: skip
         (made / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
@@ -102,13 +104,6 @@ def _require_locked(
             f"the metadata lacks what the locks hold: {', '.join(missing[:5])}{more}",
             f"freeze what they were made from, or lock anew first: {satenv('lock')}",
         )
-
-
-def _write_projects(folder: Path, projects: Mapping[str, pip_index.Project]) -> dict[str, dict]:
-    if not projects:
-        return {}
-    facts = {"projects": len(projects), "releases": sum(len(p.releases) for p in projects.values())}
-    return {pip_index.PATH: facts | _pack(folder / pip_index.PATH, pip_index.dump(projects))}
 
 
 def _write(folder: Path, parts: Mapping[str, dict[str, dict]], progress: Progress) -> dict[str, dict]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from cogvideo_sat_env.base.address import Address
@@ -35,84 +35,58 @@ def place(environment: Environment, variant: Variant, solver: Solver, mode: str)
     if mode == "pip" or not pieces:
         return {piece.name: Placement("pip", "locked with --pieces pip") for piece in pieces}
     own = derive(environment, variant, environment.path)
-    names = {piece.conda.name for piece in pieces if piece.conda}
+    names = [piece.conda.name for piece in pieces if piece.conda]
     rest = [spec for spec in own.conda if spec.name not in names]
-    with asked_channels(own.channels, solver.frozen, solver.asked) as channels:
-        solve.require_answers(list(channels))
-        trial = _Trial(tuple(channels), tuple(rest), variant, solver)
-        placements = _place(pieces, trial, mode)
-    lacking = {name: placement.why for name, placement in placements.items() if placement.origin == "pip"}
+    with asked_channels(own.channels, solver.frozen, solver.asked) as asked:
+        channels = list(asked)
+        solve.require_answers(channels)
+        records = _records(channels, names, variant.platform, solver.until)
+        why = {piece.name: _unfit(piece, records, rest) for piece in pieces}
+        able = {piece.name: piece.conda for piece in pieces if piece.conda and not why[piece.name]}
+        if able:
+            answers = solve.fits(
+                channels, [str(spec) for spec in rest], [str(spec) for spec in able.values()],
+                variant.platform, variant.virtual_packages,
+                guard=[spec.name for spec in rest] if mode == "auto" else [], until=iso(solver.until),
+            )  # fmt: skip
+    for name, spec in able.items():
+        if answers[str(spec)]:
+            why[name] = f"{_versions(_fitting(spec, records))} {answers[str(spec)]}"
+    lacking = "; ".join(f"{name}: {reason}" for name, reason in why.items() if reason)
     if mode == "conda" and lacking:
-        words = "; ".join(f"{name}: {why}" for name, why in lacking.items())
         raise SolveError(
-            f"{variant.id}: not everything comes from conda: {words}",
+            f"{variant.id}: not everything comes from conda: {lacking}",
             "name a channel that has it in environment.yml, or lock without --pieces conda",
         )
-    return placements
-
-
-@dataclass(frozen=True)
-class _Trial:
-    """Solving the conda part of one variant with pieces in it."""
-
-    channels: tuple[str, ...]
-    rest: tuple[CondaSpec, ...]
-    variant: Variant
-    solver: Solver
-
-    def records(self, names: Sequence[str]) -> dict[str, list[dict]]:
-        """Return by name what the first channel that has it holds, as channels have strict priority."""
-        found: dict[str, list[dict]] = {}
-        subdirs = [self.variant.platform, "noarch"]
-        records = solve.named(self.channels, names, subdirs, until=self.solver.until)
-        for channel in self.channels:
-            here: dict[str, list[dict]] = {}
-            base = f"{Address(channel).reveal().rstrip('/')}/"
-            for record in records:
-                if record["url"].startswith(base):
-                    here.setdefault(record["name"], []).append(record)
-            found = {**here, **found}
-        return found
-
-    def why_not(self, specs: Sequence[str], mode: str) -> dict[str, str]:
-        """Return why each of these doesn't fit with everything else; "" where it does."""
-        if not specs:
-            return {}
-        guard = [spec.name for spec in self.rest] if mode == "auto" else []
-        rest = [str(spec) for spec in self.rest]
-        return solve.fits(
-            self.channels, rest, specs, self.variant.platform, self.variant.virtual_packages, guard=guard,
-            until=iso(self.solver.until),
-        )  # fmt: skip
-
-
-def _place(pieces: Sequence[Piece], trial: _Trial, mode: str) -> dict[str, Placement]:
-    records = trial.records([piece.conda.name for piece in pieces if piece.conda])
-    why: dict[str, str] = {}
-    able: dict[str, str] = {}  # spec and versions by name
-    for piece in pieces:
-        here = records.get(piece.conda.name, []) if piece.conda else []
-        why[piece.name] = _unfit(piece, here, trial)
-        if not why[piece.name]:
-            able[piece.name] = str(piece.conda)
-    answers = trial.why_not(list(able.values()), mode)
-    for piece in pieces:
-        reason = answers.get(able.get(piece.name, ""), "")
-        if reason and piece.conda:
-            why[piece.name] = f"{_versions(_fitting(piece, records[piece.conda.name]))} {reason}"
     return {name: Placement("pip", reason) if reason else Placement("conda") for name, reason in why.items()}
 
 
-def _unfit(piece: Piece, records: Sequence[dict], trial: _Trial) -> str:
+def _records(
+    channels: Sequence[str], names: Sequence[str], platform: str, until: datetime | None
+) -> dict[str, list[dict]]:
+    """Return by name what the first channel that has it holds, as channels have strict priority."""
+    found: dict[str, list[dict]] = {}
+    records = solve.named(channels, names, [platform, "noarch"], until=until)
+    for channel in channels:
+        here: dict[str, list[dict]] = {}
+        base = f"{Address(channel).reveal().rstrip('/')}/"
+        for record in records:
+            if record["url"].startswith(base):
+                here.setdefault(record["name"], []).append(record)
+        found = {**here, **found}
+    return found
+
+
+def _unfit(piece: Piece, records: Mapping[str, list[dict]], rest: Sequence[CondaSpec]) -> str:
     """Return why none of these records can be what is asked for, without solving; "" where one may."""
     if piece.conda is None:
         return "its bound can't be expressed for conda"
-    if not records:
+    if piece.conda.name not in records:
         return f"the channels have no {piece.conda.name}"
-    fitting = _fitting(piece, records)
+    fitting = _fitting(piece.conda, records)
     if not fitting:
-        return f"the channels have {_versions(records)}, which isn't {piece.conda.version}"
-    wanted = next((spec.version for spec in trial.rest if spec.name == "python"), "")
+        return f"the channels have {_versions(records[piece.conda.name])}, which isn't {piece.conda.version}"
+    wanted = next((spec.version for spec in rest if spec.name == "python"), "")
     python = ".".join(re.findall(r"\d+", wanted)[:2])
     pythons = [{_python(dependency) for dependency in record.get("depends", ())} - {""} for record in fitting]
     if python and all(found and python not in found for found in pythons):
@@ -121,11 +95,11 @@ def _unfit(piece: Piece, records: Sequence[dict], trial: _Trial) -> str:
     return ""
 
 
-def _fitting(piece: Piece, records: Sequence[dict]) -> list[dict]:
+def _fitting(wanted: CondaSpec, records: Mapping[str, list[dict]]) -> list[dict]:
     from rattler import MatchSpec
 
-    spec = MatchSpec(str(piece.conda))
-    return [r for r in records if spec.matches(record_of(r["name"], r["version"], r["build"], r["subdir"]))]
+    spec, here = MatchSpec(str(wanted)), records[wanted.name]
+    return [r for r in here if spec.matches(record_of(r["name"], r["version"], r["build"], r["subdir"]))]
 
 
 def _python(dependency: str) -> str:

@@ -95,7 +95,9 @@ def _pinned(path: Path) -> dict[str, str]:
 
 def wanted_specs(environment: Environment, variant: Variant) -> list[str]:
     """Return what the metapackage asks for: the environment's specs by conda name, its pip part included."""
-    specs = [f"__cuda >={_cuda_major(variant)}"] if variant.device == "cuda" else []
+    # the driver that a CUDA build needs: minor versions of one major are compatible
+    cuda = variant.virtual_packages.get("__cuda", "12").partition(".")[0]
+    specs = [f"__cuda >={cuda}"] if variant.device == "cuda" else []
     specs += [*OWN, *(str(spec) for spec in environment.conda)]
     return specs + [f"{load_names().to_conda(spec.name)} {spec.specifier}".strip() for spec in environment.pip]
 
@@ -113,11 +115,6 @@ def constraints(variant: Variant, specs: Sequence[str], ledger: Ledger) -> list[
         # without a driver it is void; with one that is too old it says why the CUDA build isn't taken
         found.append("__cuda >=12")
     return found
-
-
-def _cuda_major(variant: Variant) -> str:
-    """The driver that a CUDA build needs: minor versions of one major are compatible."""
-    return variant.virtual_packages.get("__cuda", "12").partition(".")[0]
 
 
 def _listed(specs: Mapping[str, Sequence[str]]) -> list[str]:

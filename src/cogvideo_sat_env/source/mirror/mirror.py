@@ -106,7 +106,8 @@ def make_mirror(
         whole = {part.variant: part for part in there} | {p.variant: p for p in parts}
         channels = write_channels(folder, whole.values())
         _write_pages(folder, whole.values())
-        write_record(folder, whole.values())
+        data = {"schema": SCHEMA, "variants": {name: part.to_json() for name, part in whole.items()}}
+        write_atomically(folder / RECORD, (json.dumps(data, sort_keys=True, indent=1) + "\n").encode("utf-8"))
     return MirrorResult(
         folder,
         tuple(part.variant for part in parts),
@@ -229,12 +230,6 @@ def read_record(folder: Path) -> list[Part]:
             f"{path}: expected a mirror's record of schema {SCHEMA}; {type(error).__name__}: {error}",
             f"remove it and run {satenv('mirror')} again",
         ) from error
-
-
-def write_record(folder: Path, parts: Sequence[Part]) -> None:
-    """Write what the mirror holds; the same parts give the same bytes."""
-    data = {"schema": SCHEMA, "variants": {p.variant: p.to_json() for p in parts}}
-    write_atomically(folder / RECORD, (json.dumps(data, sort_keys=True, indent=1) + "\n").encode("utf-8"))
 
 
 def _write_pages(folder: Path, parts: Sequence[Part]) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
+from packaging.utils import canonicalize_name, parse_wheel_filename
+
 from cogvideo_sat_env.base.artefacts import PipPin
 from cogvideo_sat_env.base.cache_layers import take_file
 from cogvideo_sat_env.base.errors import SourceError, VerificationError
@@ -94,8 +96,6 @@ def build_sdist(venv: Path, pin: PipPin, sdist: Path, out: Path) -> Path:
 
 
 def _is_of(wheel: Path, pin: PipPin) -> bool:
-    from packaging.utils import canonicalize_name, parse_wheel_filename
-
     name, version, _, _ = parse_wheel_filename(wheel.name)
     return name == canonicalize_name(pin.name) and str(version) == pin.version
 

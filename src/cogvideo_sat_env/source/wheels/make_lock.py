@@ -56,7 +56,8 @@ def make_wheel_lock(
         what = "can't lock the build requirements"
         build = _resolve(venv, sorted(needs), work, what, (*_OLDEST, *old)) if needs else []
         for pin in sdists:
-            _prove_build(interpreter, pin, build, work)
+            venv = build_venv(interpreter, build, work / f"build-{pin.name}")
+            build_sdist(venv, pin, work / "sdists" / pin.file_name, work / "built")
     out_dir.mkdir(parents=True, exist_ok=True)
     path = out_dir / lock_name(interpreter.platform, interpreter.minor)
     write_atomically(path, _text(_head(environment, interpreter), pins))
@@ -122,11 +123,6 @@ def _pyproject(sdist: Path) -> str:
                 stream = archive.extractfile(member)
                 return stream.read().decode("utf-8") if stream else ""
     return ""
-
-
-def _prove_build(interpreter: Interpreter, pin: PipPin, build: list[PipPin], work: Path) -> None:
-    venv = build_venv(interpreter, build, work / f"build-{pin.name}")
-    build_sdist(venv, pin, work / "sdists" / pin.file_name, work / "built")
 
 
 def _head(environment: Environment, interpreter: Interpreter) -> tuple[str, ...]:
