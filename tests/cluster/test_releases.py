@@ -13,8 +13,9 @@ import pytest
 from cluster.admin import Site, slurm
 from cogvideo_sat_env.base.errors import InputError, PrefixError, SatenvError
 from cogvideo_sat_env.base.paths import current_platform
+from cogvideo_sat_env.base.printable import some
 from cogvideo_sat_env.base.progress import Silent
-from cogvideo_sat_env.cluster import release_usage, releases
+from cogvideo_sat_env.cluster import releases
 from cogvideo_sat_env.install.prefix_lock import prefix_lock
 
 pytestmark = pytest.mark.skipif(current_platform() != "linux-64", reason="the project's locks are for linux-64")
@@ -234,5 +235,4 @@ def test_the_command_line_lists_and_deploy_refuses_what_contradicts_itself(apps:
 
 
 def test_who_is_shown_in_a_line() -> None:
-    assert release_usage.in_words({"a": ["1", "2", "3", "4", "5"]}, "a") == "1, 2, 3 and 2 more"
-    assert release_usage.in_words({}, "a") == ""
+    assert some(["1", "2", "3", "4", "5"], 3) == "1, 2, 3 and 2 more" and some(["1", "2"], 2) == "1, 2"

@@ -12,7 +12,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -204,10 +204,3 @@ def _processes(root: Root, usage: Usage) -> None:
 
 def _activated(environ: bytes) -> Iterable[bytes]:
     return [entry for entry in environ.split(b"\0") if entry.startswith((b"CONDA_PREFIX=", b"_COGVIDEO_SAT_PREFIX="))]
-
-
-def in_words(usage: Mapping[str, list[str]], name: str, shown: int = 3) -> str:
-    """Return who uses the release `name`, "" for nobody known."""
-    who = usage.get(name, [])
-    more = f" and {len(who) - shown} more" if len(who) > shown else ""
-    return ", ".join(who[:shown]) + more

@@ -11,6 +11,7 @@ from typing import Any
 
 from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError, PrefixError, SatenvError
+from cogvideo_sat_env.base.printable import some
 from cogvideo_sat_env.base.progress import Progress, human_bytes
 from cogvideo_sat_env.cluster import modulefile, record, release_usage
 from cogvideo_sat_env.cluster import root as roots
@@ -75,9 +76,7 @@ class ReleaseListing:
             ))  # fmt: skip
         lines = align(rows)
         lines += [
-            f"{entry['release']} is used by {release_usage.in_words({'': entry['used_by']}, '')}"
-            for entry in self.releases
-            if entry["used_by"]
+            f"{entry['release']} is used by {some(entry['used_by'], 3)}" for entry in self.releases if entry["used_by"]
         ]
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)]) + "\n"
 
@@ -210,7 +209,7 @@ def _reasons(root: Root, names: list[str], uses: Mapping[str, list[str]]) -> dic
         elif found and found["pinned"]:
             kept[name] = "pinned"
         elif name in uses:
-            kept[name] = f"in use by {release_usage.in_words(uses, name)}"
+            kept[name] = f"in use by {some(uses[name], 3)}"
     return kept
 
 

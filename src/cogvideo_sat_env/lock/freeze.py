@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from cogvideo_sat_env.base.artefacts import channel_url, split_url
 from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError, SourceError
+from cogvideo_sat_env.base.printable import some
 from cogvideo_sat_env.base.progress import Progress, human_bytes
 from cogvideo_sat_env.lock import pip_index, solve
 from cogvideo_sat_env.lock.freeze_index import freeze_projects
@@ -99,9 +100,8 @@ def _require_locked(
     held = {item.file_name: item.sha256 for lock in locks.values() for item in lock.files}
     missing = sorted(name for name, sha256 in held.items() if sha256 not in known)
     if missing:
-        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise SourceError(
-            f"the metadata lacks what the locks hold: {', '.join(missing[:5])}{more}",
+            f"the metadata lacks what the locks hold: {some(missing)}",
             f"freeze what they were made from, or lock anew first: {satenv('lock')}",
         )
 

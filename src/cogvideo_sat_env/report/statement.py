@@ -19,6 +19,7 @@ from cogvideo_sat_env.base import git
 from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError, MissingToolError, VerificationError
 from cogvideo_sat_env.base.hashing import sha256_file
+from cogvideo_sat_env.base.printable import some
 
 TYPE, PREDICATE = "https://in-toto.io/Statement/v1", "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "urn:cogvideo-sat-env:lock-and-pack:1"  # docs/audit.md says what its parameters are
@@ -165,14 +166,14 @@ def check_files(statement: Statement, roots: Sequence[Path]) -> list[str]:
     if wrong:
         raise VerificationError(
             f"{statement.path}: {len(wrong)} of its {len(statement.subjects)} subjects are not what it says: "
-            f"{_some(wrong)}",
+            f"{some(wrong)}",
             "take these files from where the statement comes from, or have a statement about the present ones",
         )
     there = {name: path for name in statement.dependencies if (path := _find(roots, name))}
     stale = [name for name, path in there.items() if sha256_file(path) != statement.dependencies[name]]
     if stale:
         raise VerificationError(
-            f"{statement.path}: is out of date: {_some(stale)} changed since what it is about was made",
+            f"{statement.path}: is out of date: {some(stale)} changed since what it is about was made",
             f"make that again ({satenv('lock')}), then the statement ({satenv('attest')})",
         )
     return [name for name in statement.dependencies if name not in there]
@@ -187,11 +188,6 @@ def _difference(path: Path | None, name: str, sha256: str) -> str | None:
         return f"{name} is missing"
     found = sha256_file(path)
     return None if found == sha256 else f"{name} has SHA-256 {found[:16]}…, not {sha256[:16]}…"
-
-
-def _some(items: Sequence[str]) -> str:
-    more = f" and {len(items) - 5} more" if len(items) > 5 else ""
-    return f"{', '.join(items[:5])}{more}"
 
 
 def check_file(statement: Statement, path: Path) -> str:

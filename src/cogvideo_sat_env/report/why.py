@@ -69,17 +69,14 @@ class Presence:
         above = sorted(self.graph.needed_by[package.key].items())
         if above:
             named = [f"{self.graph.packages[key][0].name} ('{spec}')" for key, spec in above[:_SHOWN]]
-            lines.append(f"  required by {', '.join(named)}" + _more(len(above), "others"))
+            more = f" and {len(above) - _SHOWN} others" if len(above) > _SHOWN else ""
+            lines.append(f"  required by {', '.join(named)}{more}")
         longer = [(root, steps) for root, steps in self.chains if len(steps) > 1]
         for root, steps in longer[:_SHOWN]:
             lines.append(f"  {' → '.join([root.spec, *[self.graph.packages[s][0].name for s in steps[1:]]])}")
         if len(longer) > _SHOWN:
             lines.append(f"  … and from {len(longer) - _SHOWN} requirements more (--json has all)")
         return "\n".join(lines) + "\n"
-
-
-def _more(count: int, what: str) -> str:
-    return f" and {count - _SHOWN} {what}" if count > _SHOWN else ""
 
 
 @dataclass(frozen=True)
