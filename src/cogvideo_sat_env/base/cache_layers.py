@@ -44,11 +44,18 @@ def find_file(layers: Sequence[Path], relative: str | Path, sha256: str) -> Path
     return None
 
 
-def take_file(cache: Path, path: Path, sha256: str) -> bool:
-    """Have the file `path` of `cache` there, from a layer that has it with this SHA-256; return whether one does.
+def has_file(cache: Path, path: Path, sha256: str, progress: Progress | None = None) -> bool:
+    """Tell whether the file `path` of `cache` is there with this SHA-256, or in a layer, from which it is taken then.
 
-    Raises OSError, InputError (a layer that isn't there).
+    One with other bytes is thrown away. Raises OSError, InputError (a layer that isn't there).
     """
+    if path.is_file():
+        if sha256_file(path) == sha256:
+            return True
+        if progress:
+            progress.say(f"cache: {path.name} was damaged; it is fetched again")
+        path.unlink()
+        return False
     found = find_file(layers_from_environment(), path.relative_to(cache), sha256)
     if found is None:
         return False

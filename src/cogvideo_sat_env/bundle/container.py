@@ -152,7 +152,10 @@ def open_bundle(path: Path, base: Path | None = None) -> Bundle:
         raise VerificationError(
             f"{path}: is no whole bundle: its end is damaged or missing ({error})", _BROKEN
         ) from error
-    manifest = _parse(path, content)
+    try:
+        manifest = parse(content, str(path))
+    except ValueError as error:
+        raise VerificationError(f"{path}: its manifest can't be read: {error}", _BROKEN) from error
     with open(path, "rb") as stream:
         stream.seek(-zip_size, os.SEEK_END)
         tail = stream.read()
@@ -185,13 +188,6 @@ def make_tail(members: dict[str, bytes]) -> bytes:
             info.create_system, info.external_attr = 3, 0o644 << 16
             archive.writestr(info, members[name])
     return buffer.getvalue()
-
-
-def _parse(path: Path, content: bytes) -> dict[str, Any]:
-    try:
-        return parse(content, str(path))
-    except ValueError as error:
-        raise VerificationError(f"{path}: its manifest can't be read: {error}", _BROKEN) from error
 
 
 def _data(path: Path, manifest: dict[str, Any], front: int) -> Data:

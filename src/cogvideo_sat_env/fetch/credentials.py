@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import os
-import queue
 import threading
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, TimeoutError
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -101,36 +101,32 @@ def from_keyring(url: str) -> Credential | None:
     Raises InputError when there is a keyring that can't be asked, or doesn't answer in KEYRING_SECONDS.
     """
     host = urlsplit(url).hostname or ""
-    answers: queue.SimpleQueue[Credential | InputError | None] = queue.SimpleQueue()
+    answer: Future[Credential | None] = Future()
     # a locked keyring asks its owner on a screen that a batch job hasn't; its call can't be interrupted
-    threading.Thread(target=_ask_keyring, args=(host, answers), daemon=True).start()
+    threading.Thread(target=_ask_keyring, args=(host, answer), daemon=True).start()
     try:
-        answer = answers.get(timeout=KEYRING_SECONDS)
-    except queue.Empty:
-        answer = _keyring_error(host, f"no answer in {KEYRING_SECONDS} s")
-    if isinstance(answer, InputError):
-        raise answer
-    return answer
+        return answer.result(KEYRING_SECONDS)
+    except TimeoutError:
+        raise _keyring_error(host, f"no answer in {KEYRING_SECONDS} s") from None
 
 
-def _ask_keyring(host: str, answers: queue.SimpleQueue[Credential | InputError | None]) -> None:
+def _ask_keyring(host: str, answer: Future[Credential | None]) -> None:
     import keyring
     from keyring.errors import NoKeyringError
 
     try:
         found = keyring.get_password("rattler", host)
         if found:
-            answers.put(_of_rattler(json.loads(found), "the keyring's entry 'rattler'"))
+            answer.set_result(_of_rattler(json.loads(found), "the keyring's entry 'rattler'"))
             return
         login = keyring.get_credential(host, None)
+        answer.set_result(_basic(login.username or "", login.password) if login else None)
     except NoKeyringError:
-        answers.put(None)
+        answer.set_result(None)
     except InputError as error:
-        answers.put(error)
+        answer.set_exception(error)
     except Exception as error:  # each backend raises its own; their words could quote the secret
-        answers.put(_keyring_error(host, type(error).__name__))
-    else:
-        answers.put(_basic(login.username or "", login.password) if login else None)
+        answer.set_exception(_keyring_error(host, type(error).__name__))
 
 
 def _keyring_error(host: str, reason: str) -> InputError:

@@ -27,7 +27,7 @@ from packaging.version import InvalidVersion, Version
 from cogvideo_sat_env.base import diskspace
 from cogvideo_sat_env.base.address import Address
 from cogvideo_sat_env.base.artefacts import PipPin
-from cogvideo_sat_env.base.cache_layers import take_file
+from cogvideo_sat_env.base.cache_layers import has_file
 from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import MissingToolError, PrefixError, SatenvError, SourceError, VerificationError
 from cogvideo_sat_env.base.hashing import describe, sha256_file
@@ -54,7 +54,7 @@ def fetch_pins(
     Raises SourceError (the index lacks a file or can't be reached), VerificationError (wrong bytes).
     """
     paths = {pin.sha256: artefact_path(cache, pin.sha256, pin.file_name) for pin in pins}
-    missing = [pin for pin in pins if not _in_cache(paths[pin.sha256], pin, cache, progress)]
+    missing = [pin for pin in pins if not has_file(cache, paths[pin.sha256], pin.sha256, progress)]
     if missing:
         with diskspace.watch(cache, "the pip packages"):
             cache.mkdir(parents=True, exist_ok=True)
@@ -91,16 +91,6 @@ def _fetch(
             if len(places) > len(failures):
                 progress.say(f"{error.message}; trying the next source")
     raise combined(pin.file_name, failures)
-
-
-def _in_cache(path: Path, pin: PipPin, cache: Path, progress: Progress) -> bool:
-    if not path.is_file():
-        return take_file(cache, path, pin.sha256)
-    if sha256_file(path) == pin.sha256:
-        return True
-    progress.say(f"cache: {path.name} was damaged; it is fetched again")
-    path.unlink()
-    return False
 
 
 def _download(python: PrefixPython, pin: PipPin, folder: Path) -> None:

@@ -6,24 +6,25 @@ compare the result with the package's own list, so that nothing is missing, and 
 
 from __future__ import annotations
 
+import bz2
 import filecmp
 import os
 import shutil
 import stat
+import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
+from typing import Any, BinaryIO
+from zipfile import BadZipFile, ZipFile
 
 from filelock import FileLock
 from rattler.package_streaming import extract
-from zstandard import ZstdError
+from zstandard import ZstdCompressor, ZstdDecompressor, ZstdError
 
 from cogvideo_sat_env.base.errors import VerificationError
 from cogvideo_sat_env.base.hashing import sha256_file
 from cogvideo_sat_env.base.permissions import shared_mode, umask
 from cogvideo_sat_env.install import archive_size, package_info, package_manifest
-from cogvideo_sat_env.install.open_folders import with_open_folders
 from cogvideo_sat_env.install.package_manifest import PackageManifest
 
 
@@ -134,7 +135,7 @@ def _extract(archive: Path, expected: str, scratch: Path, spare: Path) -> None:
             sha256 = sha256_file(archive)
             _remove(scratch)
             spare.mkdir()
-            extract(with_open_folders(archive, spare), scratch)
+            extract(_with_open_folders(archive, spare), scratch)
             _remove(spare)
     except (ZstdError, BadZipFile, EOFError, ValueError, RuntimeError, OSError) as error:
         is_full = "space left" in str(error) or "quota" in str(error)
@@ -149,6 +150,39 @@ def _extract(archive: Path, expected: str, scratch: Path, spare: Path) -> None:
             f"{archive}: expected SHA-256 {expected}, found {sha256} while it was extracted",
             "something changes the cache while it is used: choose another with SATENV_CACHE",
         )
+
+
+def _with_open_folders(archive: Path, folder: Path) -> Path:
+    """Return a copy of `archive` in `folder` that differs in the modes of its folder members alone.
+
+    Raises OSError, BadZipFile, ZstdError, ValueError (no tar).
+    """
+    copy = folder / archive.name
+    try:
+        if archive.name.endswith(".tar.bz2"):
+            with bz2.open(archive) as source, bz2.open(copy, "wb", compresslevel=1) as target:
+                _open_members(source, target)
+            return copy
+        with ZipFile(archive) as old, ZipFile(copy, "w") as new:
+            for name in old.namelist():
+                with old.open(name) as source, new.open(name, "w", force_zip64=True) as target:
+                    if name.endswith(".tar.zst"):
+                        unpacked = ZstdDecompressor().stream_reader(source, read_across_frames=True)
+                        with ZstdCompressor(1).stream_writer(target, closefd=False) as packed:
+                            _open_members(unpacked, packed)
+                    else:
+                        shutil.copyfileobj(source, target)
+    except tarfile.TarError as error:
+        raise ValueError(str(error)) from error
+    return copy
+
+
+def _open_members(source: BinaryIO, target: BinaryIO) -> None:
+    with tarfile.open(fileobj=source, mode="r|") as old, tarfile.open(fileobj=target, mode="w|") as new:
+        for member in old:
+            if member.isdir():
+                member.mode = 0o755
+            new.addfile(member, old.extractfile(member) if member.isreg() else None)
 
 
 def _require_as_listed(key: str, found: Mapping[str, os.stat_result], paths: Sequence[Mapping[str, Any]]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
 from cogvideo_sat_env.base.artefacts import PipPin
-from cogvideo_sat_env.base.cache_layers import take_file
+from cogvideo_sat_env.base.cache_layers import has_file
 from cogvideo_sat_env.base.errors import SourceError, VerificationError
 from cogvideo_sat_env.base.files import link_or_copy
 from cogvideo_sat_env.base.hashing import sha256_file
@@ -113,12 +113,7 @@ def _is_right(pin: PipPin, cache: Path) -> bool:
     if not path.is_file() and former.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         link_or_copy(former, path)
-    if not path.is_file():
-        return take_file(cache, path, pin.sha256)
-    if sha256_file(path) == pin.sha256:
-        return True
-    path.unlink()
-    return False
+    return has_file(cache, path, pin.sha256)
 
 
 def _download(venv: Path, pins: list[PipPin], work: Path, cache: Path, progress: Progress) -> None:
