@@ -61,3 +61,25 @@ def link_or_copy(source: Path, target: Path) -> None:
         raise
     except OSError:  # another file system, one without hard links, or a file of somebody else's
         shutil.copyfile(source, target)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder, also one that keeps its owner out; nothing there is fine. Raises OSError."""
+    if path.is_dir() and not path.is_symlink():
+        try:
+            shutil.rmtree(path)
+        except PermissionError:
+            set_folder_modes(path, 0o700)
+            shutil.rmtree(path)
+    elif os.path.lexists(path):
+        path.unlink()
+
+
+def set_folder_modes(folder: Path, mode: int) -> None:
+    """Give `folder` and all folders below it `mode`. Raises OSError."""
+    folders = [str(folder)]
+    while folders:
+        inside = folders.pop()
+        os.chmod(inside, mode)  # before it is looked into
+        with os.scandir(inside) as entries:
+            folders += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import secrets
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from typing import Any
 
 from cogvideo_sat_env.base import cache_use
 from cogvideo_sat_env.base.errors import InputError, PrefixError
+from cogvideo_sat_env.base.files import remove
 from cogvideo_sat_env.base.progress import human_bytes
 from cogvideo_sat_env.create.cache_contents import (
     BUNDLES,
@@ -195,10 +195,7 @@ def _remove(entry: CacheEntry) -> str | None:
         gone = path.with_name(f".{path.name}.{secrets.token_hex(4)}.gone")
         try:
             path.rename(gone)
-            if gone.is_dir() and not gone.is_symlink():
-                shutil.rmtree(gone)
-            else:
-                gone.unlink()
+            remove(gone)
         except FileNotFoundError:
             continue
         except OSError as error:

@@ -6,13 +6,12 @@ import contextlib
 import errno
 import json
 import os
-import shutil
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from cogvideo_sat_env.base import cache_use
-from cogvideo_sat_env.base.files import write_atomically
+from cogvideo_sat_env.base.files import remove, write_atomically
 from cogvideo_sat_env.base.permissions import SHARED_FILE, cache_umask, only_owner_writes
 from cogvideo_sat_env.install import package_manifest
 from cogvideo_sat_env.install.package_files import SITE, cached_path, targets
@@ -72,8 +71,8 @@ def keep_bytecode(
     facts = {}
     with cache_umask(), contextlib.ExitStack() as stack:
         for left in (scratch, gone):
-            _remove(left)  # of a killed run
-            stack.callback(_remove, left)
+            remove(Path(left))  # of a killed run
+            stack.callback(remove, Path(left))
         for inside, _, compiled, _ in made:
             target = f"{scratch}/{inside}"
             os.makedirs(os.path.dirname(target), exist_ok=True)
@@ -151,8 +150,3 @@ def _read(kept: str) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _remove(folder: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(folder)

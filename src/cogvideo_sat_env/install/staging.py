@@ -24,6 +24,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from cogvideo_sat_env.base.errors import PrefixError
+from cogvideo_sat_env.base.files import remove
 from cogvideo_sat_env.base.progress import Progress
 from cogvideo_sat_env.install.own_files import PENDING
 
@@ -215,13 +216,8 @@ def _fill(prefix: Path, staging: Path) -> None:
 
 
 def _empty(prefix: Path, names: Iterable[str]) -> None:
-    for path in [prefix / name for name in names]:
-        if not os.path.lexists(path):
-            continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+    for name in names:
+        remove(prefix / name)
 
 
 def settle(prefix: Path, old: Path | None, keep: bool, progress: Progress) -> None:

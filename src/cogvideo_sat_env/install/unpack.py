@@ -22,6 +22,7 @@ from rattler.package_streaming import extract
 from zstandard import ZstdCompressor, ZstdDecompressor, ZstdError
 
 from cogvideo_sat_env.base.errors import VerificationError
+from cogvideo_sat_env.base.files import remove, set_folder_modes
 from cogvideo_sat_env.base.hashing import sha256_file
 from cogvideo_sat_env.base.permissions import shared_mode, umask
 from cogvideo_sat_env.install import archive_size, package_info, package_manifest
@@ -41,7 +42,7 @@ def unpack(archive: str, packages: str, key: str, sha256: str, named: Sequence[s
     with FileLock(place / f"{key}.lock", mode=0o666 & ~umask()):
         scratch, gone = place / f".{key}.partial", place / f".{key}.gone"
         for left in (scratch, gone):  # of a killed run: whoever holds the lock is alone
-            _remove(left)
+            remove(left)
         known = None if compare else package_manifest.read(recorded)
         if known == manifest and package_manifest.changed(recorded, folder) is None:
             return
@@ -66,28 +67,8 @@ def unpack(archive: str, packages: str, key: str, sha256: str, named: Sequence[s
                 scratch.rename(folder)
             package_manifest.write(recorded, manifest, found, paths)
         finally:
-            _remove(scratch)
-            _remove(gone)
-
-
-def _remove(folder: Path) -> None:
-    """Delete a folder, also one whose archive took the owner's own permissions away."""
-    try:
-        shutil.rmtree(folder)
-    except FileNotFoundError:
-        return
-    except PermissionError:
-        _open_folders(folder, 0o700)
-        shutil.rmtree(folder)
-
-
-def _open_folders(folder: Path, mode: int) -> None:
-    folders = [str(folder)]
-    while folders:
-        inside = folders.pop()
-        os.chmod(inside, mode)  # before it is looked into
-        with os.scandir(inside) as entries:
-            folders += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+            remove(scratch)
+            remove(gone)
 
 
 def _normalize_modes(folder: Path) -> None:
@@ -95,7 +76,7 @@ def _normalize_modes(folder: Path) -> None:
 
     Bits like setuid go: they would be another user's in the prefix.
     """
-    _open_folders(folder, 0o777 & ~umask())
+    set_folder_modes(folder, 0o777 & ~umask())
     for name, found in package_manifest.walk(str(folder)):
         if stat.S_ISREG(found.st_mode) and stat.S_IMODE(found.st_mode) != shared_mode(found.st_mode):
             os.chmod(folder / name, shared_mode(found.st_mode))
@@ -133,10 +114,10 @@ def _extract(archive: Path, expected: str, scratch: Path, spare: Path) -> None:
                 raise
             # a folder member whose mode keeps out its owner, unless that is root: rattler obeys it at once
             sha256 = sha256_file(archive)
-            _remove(scratch)
+            remove(scratch)
             spare.mkdir()
             extract(_with_open_folders(archive, spare), scratch)
-            _remove(spare)
+            remove(spare)
     except (ZstdError, BadZipFile, EOFError, ValueError, RuntimeError, OSError) as error:
         is_full = "space left" in str(error) or "quota" in str(error)
         if isinstance(error, OSError) and (error.errno is not None or is_full):
