@@ -19,7 +19,7 @@ from cogvideo_sat_env.base.address import Address
 from cogvideo_sat_env.base.artefacts import channel_url, split_archive, split_url
 from cogvideo_sat_env.base.child import child_environment
 from cogvideo_sat_env.base.command_name import satenv
-from cogvideo_sat_env.base.errors import InputError, MissingToolError, SatenvError, SolveError, SourceError
+from cogvideo_sat_env.base.errors import InputError, SatenvError, SolveError, SourceError
 from cogvideo_sat_env.base.progress import Progress
 from cogvideo_sat_env.base.scratch import scratch_folder
 from cogvideo_sat_env.fetch import pip_config
@@ -69,7 +69,7 @@ def lock_variant(
     """Lock one variant, whose own environment this is, with conda-lock.
 
     With `update`, everything of `previous` that needn't move stays.
-    Raises SolveError with the solver's reason, SourceError, MissingToolError, InputError.
+    Raises SolveError with the solver's reason, SourceError, InputError.
     """
     with (
         scratch_folder("satenv-lock-") as work,
@@ -150,12 +150,7 @@ class _CondaLockRun:
             "POETRY_CACHE_DIR": str(self.work / "poetry"),  # its key is the proxy's port, which another run had
         }
         lockfile = self.work / "conda-lock.yml"
-        try:
-            child = subprocess.run(self._command(lockfile), capture_output=True, text=True, check=False, env=variables)
-        except OSError as error:
-            raise MissingToolError(
-                f"conda-lock can't be run: {error}", "run scripts/satenv, which brings it"
-            ) from error
+        child = subprocess.run(self._command(lockfile), capture_output=True, text=True, check=False, env=variables)
         if child.returncode != 0:
             raise self._failure(child, sorted(set(index.refusals)) if index else [])
         return load_lock(lockfile)[0]

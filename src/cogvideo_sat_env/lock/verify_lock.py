@@ -90,37 +90,34 @@ def verify_solution(environment: Environment, variant: Variant, lock: Lock) -> l
     """Check that the lock satisfies the spec, and every dependency of every package within itself."""
     from rattler import MatchSpec  # conda's version logic is not ours
 
-    name = variant.lock
     conda = {artefact.name: artefact for artefact in lock.conda}
     records = {name: record_of(name, a.version, a.build, a.subdir) for name, a in conda.items()}
+    for name, value in variant.virtual_packages.items():
+        version, _, build = value.partition(" ")
+        records[name] = record_of(name, version, build or "0", "noarch")
+    versions = {name: artefact.version for name, artefact in conda.items()} | variant.virtual_packages
     findings: list[Mismatch] = []
 
-    def satisfied(text: str, artefact: CondaArtefact) -> bool:
-        return MatchSpec(text).matches(records[artefact.name])
+    def satisfied(spec: str) -> bool:
+        record = records.get(spec.split()[0])
+        return record is not None and MatchSpec(spec).matches(record)
 
     for spec in environment.conda:
-        artefact = conda.get(spec.name)
-        if artefact is None or not satisfied(str(spec), artefact):
+        if not satisfied(str(spec)):
+            artefact = conda.get(spec.name)
             found = f"{artefact.version} {artefact.build}" if artefact else "nothing"
             message = f"{variant.platform}: the spec asks for '{spec}', the lock has {found}"
-            findings.append(Mismatch(name, message, RELOCK))
+            findings.append(Mismatch(variant.lock, message, RELOCK))
     for artefact in lock.conda:
         for dependency in artefact.depends:
-            needed = dependency.split()[0]
-            if needed.startswith("__"):
-                ok = needed in variant.virtual_packages and _virtual_ok(dependency, variant)
-                found = variant.virtual_packages.get(needed, "nothing")
-            else:
-                provider = conda.get(needed)
-                ok = provider is not None and satisfied(dependency, provider)
-                found = provider.version if provider else "nothing"
-            if not ok:
+            if not satisfied(dependency):
+                found = versions.get(dependency.split()[0], "nothing")
                 message = f"{variant.platform}: {artefact.name} needs '{dependency}', the lock has {found}"
-                findings.append(Mismatch(name, message, RELOCK))
-    return findings + _verify_pip(environment, variant, lock, name)
+                findings.append(Mismatch(variant.lock, message, RELOCK))
+    return findings + _verify_pip(environment, variant, lock)
 
 
-def _verify_pip(environment: Environment, variant: Variant, lock: Lock, name: str) -> list[Mismatch]:
+def _verify_pip(environment: Environment, variant: Variant, lock: Lock) -> list[Mismatch]:
     # Python packages last: conda's xxhash is a C library, PyPI's xxhash is conda's python-xxhash
     artefacts = sorted(lock.conda, key=_is_python)
     versions = {conda_to_pypi(artefact.name): artefact.version for artefact in artefacts}
@@ -129,7 +126,7 @@ def _verify_pip(environment: Environment, variant: Variant, lock: Lock, name: st
         key = canonicalize_name(pin.name)
         if any(conda_to_pypi(a.name) == key and _is_python(a) for a in lock.conda):
             message = f"{variant.platform}: {pin.name} comes from conda and from pip; one overwrites the other"
-            findings.append(Mismatch(name, message, RELOCK))
+            findings.append(Mismatch(variant.lock, message, RELOCK))
         versions[key] = pin.version
     wanted = [(f"the spec asks for '{spec}'", spec.name, spec.specifier) for spec in environment.pip]
     wanted += [
@@ -138,7 +135,8 @@ def _verify_pip(environment: Environment, variant: Variant, lock: Lock, name: st
     for what, needed, specifier in wanted:
         version = versions.get(canonicalize_name(needed))
         if version is None or not _pip_satisfied(version, specifier):
-            findings.append(Mismatch(name, f"{variant.platform}: {what}, the lock has {version or 'nothing'}", RELOCK))
+            message = f"{variant.platform}: {what}, the lock has {version or 'nothing'}"
+            findings.append(Mismatch(variant.lock, message, RELOCK))
     return findings
 
 
@@ -171,11 +169,3 @@ def record_of(name: str, version: str, build: str, subdir: str) -> PackageRecord
     return PackageRecord(
         PackageName(name), VersionWithSource(version), BuildString(build), int(number[1]) if number else 0, subdir
     )
-
-
-def _virtual_ok(dependency: str, variant: Variant) -> bool:
-    from rattler import MatchSpec
-
-    needed = dependency.split()[0]
-    version, _, build = variant.virtual_packages[needed].partition(" ")
-    return MatchSpec(dependency).matches(record_of(needed, version, build or "0", "noarch"))

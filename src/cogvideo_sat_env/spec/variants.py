@@ -176,7 +176,11 @@ def derive(environment: Environment, variant: Variant, path: Path) -> Environmen
     left = {piece.name: piece for piece in pieces}
 
     def origin_of(piece: Piece) -> str:
-        return placed[piece.name].origin if piece.name in placed else _stands(piece, environment, variant)
+        if piece.name in placed:
+            return placed[piece.name].origin
+        # no lock has placed it: as the files that people write say it
+        is_changed = any(canonicalize_name(name) == canonicalize_name(piece.name) for name in variant.pip)
+        return "pip" if is_changed or environment.pip_spec(piece.name) else "conda"
 
     def place(piece: Piece) -> None:
         del left[piece.name]
@@ -212,12 +216,6 @@ def derive(environment: Environment, variant: Variant, path: Path) -> Environmen
     variables = {key: value for key, value in environment.variables.items() if key not in variant.drop_variables}
     name = environment.name + ("" if variant.is_primary else "-data" if variant.data_only else "")
     return replace(environment, path=path, name=name, conda=tuple(conda), pip=tuple(pip), variables=variables)
-
-
-def _stands(piece: Piece, environment: Environment, variant: Variant) -> str:
-    """Return whence a piece comes that no lock has placed: as the files that people write say it."""
-    is_changed = any(canonicalize_name(name) == canonicalize_name(piece.name) for name in variant.pip)
-    return "pip" if is_changed or environment.pip_spec(piece.name) else "conda"
 
 
 def _set(spec: CondaSpec, change: Mapping[str, str] | None) -> CondaSpec:

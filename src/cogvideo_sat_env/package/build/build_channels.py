@@ -21,7 +21,6 @@ from cogvideo_sat_env.source.wheels.convert import convert, to_fetch
 from cogvideo_sat_env.source.wheels.fetch import fetch
 from cogvideo_sat_env.source.wheels.lockfile import choose_python, read_wheel_lock
 from cogvideo_sat_env.spec.environment import read_environment
-from cogvideo_sat_env.spec.pypi_names import load_names
 
 # what recipe.yaml asks for to build with, the program of python-ninja, and what tests without PyTorch need
 NEEDED = ("pip", "setuptools", "ninja", "numpy", "braceexpand", "pyyaml")
@@ -62,9 +61,7 @@ def whole_environment_to_fetch(root: Path) -> str:
     """Return how much `whole_environment` would download, in words; nothing when all is in the cache."""
     interpreter, lock = choose_python(root / "locks", None)
     wheels = read_wheel_lock(lock)
-    return _amount(
-        to_fetch(wheels, interpreter=interpreter, names=load_names(), cache=cache_dir(), recipe=root / "recipe")
-    )
+    return _amount(to_fetch(wheels, interpreter=interpreter, cache=cache_dir(), recipe=root / "recipe"))
 
 
 def _amount(pins: Sequence[PipPin]) -> str:
@@ -102,11 +99,11 @@ def _from_wheels(root: Path, progress: Progress) -> str:
     lock = replace(whole, pins=tuple(pin for pin in whole.pins if pin.name in NEEDED))
     cache = cache_dir()
     cache.mkdir(parents=True, exist_ok=True)
-    amount = _amount(to_fetch(lock, interpreter=interpreter, names=load_names(), cache=cache))
+    amount = _amount(to_fetch(lock, interpreter=interpreter, cache=cache))
     if amount:
         progress.say(f"Fetching to build with: {amount}")
     with hold_wheels(cache, progress):
-        done = convert(lock, [], interpreter=interpreter, names=load_names(), cache=cache, progress=progress)
+        done = convert(lock, [], interpreter=interpreter, cache=cache, progress=progress)
 
         pin = next(pin for pin in lock.pins if pin.name == "ninja")
 

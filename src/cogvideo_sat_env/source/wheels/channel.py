@@ -93,9 +93,7 @@ def build_channel(
         hold_wheels(cache, progress),
     ):
         sweep(cache / "tmp")  # what killed runs left; an image's environment, which another run makes there, is locked
-        conversion = convert(
-            wheels, programs, interpreter=interpreter, names=names, cache=cache, progress=progress, recipe=recipe
-        )
+        conversion = convert(wheels, programs, interpreter=interpreter, cache=cache, progress=progress, recipe=recipe)
         progress.say(f"Conda packages from wheels: {conversion.converted} converted, {conversion.reused} reused")
         path = make_channel(conversion.packages, interpreter, cache)
         patched = {package.name: list(package.patches) for package in conversion.packages if package.patches}

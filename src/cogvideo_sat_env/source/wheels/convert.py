@@ -39,7 +39,7 @@ from cogvideo_sat_env.source.wheels.interpreter import BUILD, Interpreter, lay_o
 from cogvideo_sat_env.source.wheels.lockfile import WheelLock, is_sdist
 from cogvideo_sat_env.source.wheels.metadata import build_string, depends, oldest_minor, read_metadata, shared_depends
 from cogvideo_sat_env.source.wheels.wheel_files import lay_out
-from cogvideo_sat_env.spec.pypi_names import Names, Program
+from cogvideo_sat_env.spec.pypi_names import Program, load_names
 
 _SHARED = "shared"  # in the keys of what can be the same for every Python
 CONVERTER = "1"  # raise it when converted packages would come out differently: it is part of every cache key
@@ -73,7 +73,6 @@ class _Task:
 
     key: str
     interpreter: Interpreter
-    names: Names
     work: Path
     wheel: Path | None = None
     pin: PipPin | None = None
@@ -96,7 +95,6 @@ def convert(
     programs: Sequence[Program],
     *,
     interpreter: Interpreter,
-    names: Names,
     cache: Path,
     progress: Progress,
     recipe: Path | None = None,
@@ -106,8 +104,8 @@ def convert(
     The patches of the folder `recipe` are in them. The caller holds the cache's lock. What is there already is reused;
     nothing is downloaded for it. Raises SourceError, VerificationError, PrefixError.
     """
-    tasks = _tasks(lock, programs, interpreter, names, cache, recipe)
-    have = {task.key: found for task in tasks if (found := _cached(cache, task, interpreter))}
+    tasks = _tasks(lock, programs, interpreter, cache, recipe)
+    have = {task.key: found for task in tasks if (found := _cached(cache, task))}
     todo = [task for task in tasks if task.key not in have]
     if todo:
         needed = sorted({task.pin for task in todo if task.pin}, key=lambda pin: pin.name)
@@ -120,24 +118,21 @@ def convert(
     return Conversion(tuple(have[task.key] for task in tasks), len(todo), len(tasks) - len(todo))
 
 
-def to_fetch(
-    lock: WheelLock, *, interpreter: Interpreter, names: Names, cache: Path, recipe: Path | None = None
-) -> list[PipPin]:
+def to_fetch(lock: WheelLock, *, interpreter: Interpreter, cache: Path, recipe: Path | None = None) -> list[PipPin]:
     """Return the files of the lock that `convert` would have to download: no package of them is in the cache."""
-    tasks = _tasks(lock, (), interpreter, names, cache, recipe)
-    missing = [task.pin for task in tasks if task.pin and not _cached(cache, task, interpreter)]
+    tasks = _tasks(lock, (), interpreter, cache, recipe)
+    missing = [task.pin for task in tasks if task.pin and not _cached(cache, task)]
     return [pin for pin in missing if not file_path(cache, pin).is_file()]
 
 
 def _tasks(
-    lock: WheelLock, programs: Sequence[Program], interpreter: Interpreter, names: Names, cache: Path,
-    recipe: Path | None,
-) -> list[_Task]:  # fmt: skip
+    lock: WheelLock, programs: Sequence[Program], interpreter: Interpreter, cache: Path, recipe: Path | None
+) -> list[_Task]:
     """Return what the packages of a lock are made from, each with its key in the cache."""
-    by_name = {pin.name: pin for pin in lock.pins}
+    by_name, names = {pin.name: pin for pin in lock.pins}, load_names()
     work = cache / "tmp"
     key = _key("python", str(interpreter.base), interpreter.version, interpreter.platform)
-    tasks = [_Task(key, interpreter, names, work)]
+    tasks = [_Task(key, interpreter, work)]
     for pin in lock.pins:
         patches = tuple(patches_of(recipe, names.to_conda(pin.name))) if recipe else ()
         parts = [json.dumps(names.conda_by_pypi, sort_keys=True), *(p.sha256 for p in lock.build if is_sdist(pin))]
@@ -147,11 +142,11 @@ def _tasks(
             parts.append(_SHARED)
             shared = _key("wheel", pin.sha256, interpreter.platform, *parts)
         key = _key("wheel", pin.sha256, interpreter.minor, interpreter.platform, *parts)
-        tasks.append(_Task(key, interpreter, names, work, pin=pin, shared_key=shared, patches=patches))
+        tasks.append(_Task(key, interpreter, work, pin=pin, shared_key=shared, patches=patches))
     for program in programs:
         pin = by_name[program.pypi]
         key = _key("program", json.dumps(asdict(program)), pin.sha256, interpreter.minor, interpreter.platform)
-        tasks.append(_Task(key, interpreter, names, work, pin=pin, program=program))
+        tasks.append(_Task(key, interpreter, work, pin=pin, program=program))
     return tasks
 
 
@@ -181,7 +176,7 @@ def _take_from_layer(folder: Path) -> None:
                 return
 
 
-def _cached(cache: Path, task: _Task, interpreter: Interpreter) -> ConvertedPackage | None:
+def _cached(cache: Path, task: _Task) -> ConvertedPackage | None:
     """Return the finished package: the one for every Python, or the one for this."""
     for key in filter(None, (task.shared_key, task.key)):
         folder = cache / "packages" / key
@@ -195,11 +190,8 @@ def _cached(cache: Path, task: _Task, interpreter: Interpreter) -> ConvertedPack
             good = (folder / package.file_name).stat().st_size == package.size
         except (OSError, ValueError, KeyError, TypeError):  # missing or damaged: it is made again
             continue
-        if (
-            good
-            and package.key == key
-            and package.python_version in (None, interpreter.environment["python_full_version"])
-        ):
+        this = task.interpreter.environment["python_full_version"]
+        if good and package.key == key and package.python_version in (None, this):
             cache_use.mark_used(folder)
             return package
     return None
@@ -274,7 +266,7 @@ def _make(task: _Task) -> ConvertedPackage:
 
 
 def _make_wheel(task: _Task, wheel: Path, pin: PipPin, stage: Path) -> ConvertedPackage:
-    python = task.interpreter
+    python, names = task.interpreter, load_names()
     if not is_sdist(pin) and (found := sha256_file(wheel)) != pin.sha256:
         raise VerificationError(
             f"{wheel}: expected sha256 {pin.sha256}, found {found}",
@@ -288,7 +280,7 @@ def _make_wheel(task: _Task, wheel: Path, pin: PipPin, stage: Path) -> Converted
             f"{wheel.name}: says it is {metadata.name} {metadata.version}; expected {pin.name} {pin.version}",
             "lock again",
         )
-    needs = shared_depends(wheel, metadata, task.names, python.environment)
+    needs = shared_depends(wheel, metadata, names, python.environment)
     lay_out(wheel, python, metadata.name, stage, compiled=needs is None)
     site = stage / python.site_packages
     if needs is not None:  # noarch: whoever links it puts this into the site-packages of the prefix's Python
@@ -302,8 +294,8 @@ def _make_wheel(task: _Task, wheel: Path, pin: PipPin, stage: Path) -> Converted
     if task.patches:
         tag += "_p" + _key(*(sha256_file(patch) for patch in task.patches))[:7]
     return _pack(
-        task, stage, task.names.to_conda(metadata.name), metadata.version, build_string(metadata, tag),
-        depends(metadata, task.names, python.environment, python.minor) if needs is None else needs,
+        task, stage, names.to_conda(metadata.name), metadata.version, build_string(metadata, tag),
+        depends(metadata, names, python.environment, python.minor) if needs is None else needs,
         python.environment["python_full_version"] if needs is None and metadata.exact_python else None,
         summary=metadata.summary or None, license=metadata.license or None, homepage=metadata.homepage or None,
         license_files=licenses, noarch=None if needs is None else "python",
@@ -333,7 +325,7 @@ def _make_program(task: _Task, program: Program, wheel: Path, pin: PipPin, stage
     (stage / "bin" / program.command).symlink_to(f"../{python.site_packages}/{inside}")
     return _pack(
         task, stage, program.conda, version[1], f"{python.tag}_0",
-        sorted([f"python {python.minor}.*", f"{task.names.to_conda(program.pypi)} =={pin.version}"]),
+        sorted([f"python {python.minor}.*", f"{load_names().to_conda(program.pypi)} =={pin.version}"]),
         summary=f"The {program.command} program that {program.pypi} {pin.version} ships, by name in bin/",
     )  # fmt: skip
 
