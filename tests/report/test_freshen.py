@@ -103,7 +103,7 @@ def test_files_are_taken_over_together_or_not_at_all(project, monkeypatch):
         for name in ("environment.yml", "locks/sizes.json"):
             (copy / name).write_text("newer")
         (copy / "locks/pip-linux-64.txt").unlink()
-        changed, gone = trial_project.changed_files(project, copy), trial_project.gone_files(project, copy)
+        changed, gone = trial_project.changes(project, copy)
         assert (changed, gone) == (["environment.yml", "locks/sizes.json"], ["locks/pip-linux-64.txt"])
         real, count = os.replace, []
 

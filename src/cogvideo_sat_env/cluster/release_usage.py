@@ -22,6 +22,9 @@ from cogvideo_sat_env.cluster.root import MODULE, Root
 
 COMMENT = "cogvideo-sat-env release "  # in a job's comment, before the name of the release that it uses
 _WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT")
+_OVER = (
+    "COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "BOOT_FAIL", "DEADLINE", "OUT_OF_MEMORY", "REVOKED",
+)  # fmt: skip
 _LIMIT = 30.0  # seconds for one question to Slurm
 _PATIENCE = 60.0  # seconds for the scripts of all jobs
 _BETWEEN = "\x1f"
@@ -90,19 +93,6 @@ def _jobs(usage: Usage) -> list[_Job] | None:
             continue
         jobs.append(_Job(parts[0], parts[1], parts[2], _seconds(parts[3]), "\n".join(parts[4:])))
     return jobs
-
-
-_OVER = (
-    "COMPLETED",
-    "CANCELLED",
-    "FAILED",
-    "TIMEOUT",
-    "NODE_FAIL",
-    "BOOT_FAIL",
-    "DEADLINE",
-    "OUT_OF_MEMORY",
-    "REVOKED",
-)
 
 
 def _seconds(text: str) -> float:

@@ -104,7 +104,7 @@ def freshen(root: Path, request: FreshenRequest, progress: Progress) -> Freshene
             lock_wheels(copy, pythons=request.wheels, until=iso(until), progress=progress)
         if (copy / METADATA / MANIFEST).is_file() and _is_new(root, copy):
             freeze.freeze(copy, copy / METADATA, frozen=request.frozen, until=until, progress=progress)
-        changed, gone = trial.changed_files(root, copy), trial.gone_files(root, copy)
+        changed, gone = trial.changes(root, copy)
         found = Freshened(until, sorted([*changed, *gone]), locked.pieces_text(), locked.undated)
         if not changed:
             return found
@@ -120,7 +120,7 @@ def freshen(root: Path, request: FreshenRequest, progress: Progress) -> Freshene
 
 def _is_new(root: Path, copy: Path) -> bool:
     """Return whether a lock changed: metadata that gave the present ones stays as it is."""
-    return any(name != METADATA and not name.startswith(f"{METADATA}/") for name in trial.changed_files(root, copy))
+    return any(name != METADATA and not name.startswith(f"{METADATA}/") for name in trial.changes(root, copy)[0])
 
 
 def _difference(root: Path, copy: Path, changed: Sequence[str]) -> str:

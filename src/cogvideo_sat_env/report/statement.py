@@ -23,14 +23,8 @@ from cogvideo_sat_env.base.printable import some
 
 TYPE, PREDICATE = "https://in-toto.io/Statement/v1", "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "urn:cogvideo-sat-env:lock-and-pack:1"  # docs/audit.md says what its parameters are
-_TOOLS = (
-    "conda-lock",
-    "py-rattler",
-    "py-rattler-build",
-    "packaging",
-    "pip",
-    "zstandard",
-)  # they decide what is written
+# they decide what is written
+_TOOLS = ("conda-lock", "py-rattler", "py-rattler-build", "packaging", "pip", "zstandard")
 _MOST = 64_000_000  # bytes of a statement
 # what locks and rendered files are made from, and what is rendered
 _SOURCES = ("environment.yml", "src/cogvideo_sat_env/data/*.yml", "metadata/**/*", "recipe/recipe.yaml",

@@ -68,21 +68,13 @@ def ask(project: Path, *arguments: str) -> CommandEnd:
     )
 
 
-def changed_files(root: Path, copy: Path) -> list[str]:
-    """Return the files of the copy, below its root, that differ from the project's or are not there; sorted."""
-    return sorted(
-        path.relative_to(copy).as_posix()
-        for path in _written(copy)
-        if not (root / path.relative_to(copy)).is_file()
-        or (root / path.relative_to(copy)).read_bytes() != path.read_bytes()
-    )
-
-
-def gone_files(root: Path, copy: Path) -> list[str]:
-    """Return the files of the project that the copy has no more; sorted."""
-    return sorted(
-        path.relative_to(root).as_posix() for path in _written(root) if not (copy / path.relative_to(root)).is_file()
-    )
+def changes(root: Path, copy: Path) -> tuple[list[str], list[str]]:
+    """Return the files of the copy that differ from the project's or are new, and those that it has no more; sorted."""
+    there, here = ({path.relative_to(place).as_posix() for path in _written(place)} for place in (copy, root))
+    same = {
+        name for name in there if (root / name).is_file() and (root / name).read_bytes() == (copy / name).read_bytes()
+    }
+    return sorted(there - same), sorted(name for name in here if not (copy / name).is_file())
 
 
 def _written(root: Path) -> Iterator[Path]:
