@@ -10,7 +10,6 @@ from packaging.specifiers import Specifier, SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from cogvideo_sat_env.base.artefacts import PipPin
 from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError, VerificationError
 from cogvideo_sat_env.check.recipe import LEDGER, check_recipe, of_entry
@@ -159,9 +158,7 @@ def _check_locks(
 ) -> tuple[list[Mismatch], list[Lock]]:
     """Return the disagreements, and the locks that could be read."""
     findings: list[Mismatch] = []
-    pins: list[PipPin] = []
     sizes = render.read_sizes(root)
-    used: set[str] = set()
     broken: set[str] = set()
     read: list[tuple[Variant, Lock]] = []
     documents: dict[str, Document] = {}  # read once, for all platforms: YAML is most of this command's time
@@ -193,13 +190,13 @@ def _check_locks(
         if unknown:
             del texts[variant.package_list]  # it has the sizes, whose lack is a finding below
         findings += _compare(root, texts)
-        pins += lock.pip
-        used |= {item.sha256 for item in lock.files}
         if unknown:
             message = f"no size for {', '.join(unknown[:5])} ({len(unknown)} in all)"
             findings.append(Mismatch(render.SIZES, message, remedy))
     if broken:
         return findings, [lock for _, lock in read]
+    pins = [pin for _, lock in read for pin in lock.pip]
+    unused = set(sizes) - {item.sha256 for _, lock in read for item in lock.files}
     try:
         findings += _compare(root, recipe_files(root, environment, variants, ledger, pins))
         findings += _compare(root, render.pieces_page(root, environment, read))
@@ -207,8 +204,8 @@ def _check_locks(
         findings.append(Mismatch(RECIPE, error.message, error.remedy or RENDER))
     if not environment.placements:
         findings.append(Mismatch(placement.FILE, "is missing", RELOCK))
-    if set(sizes) - used:
-        findings.append(Mismatch(render.SIZES, f"{len(set(sizes) - used)} sizes of artefacts in no lock", RENDER))
+    if unused:
+        findings.append(Mismatch(render.SIZES, f"{len(unused)} sizes of artefacts in no lock", RENDER))
     return findings, [lock for _, lock in read]
 
 

@@ -47,8 +47,6 @@ def frozen_channels(folder: Path, channels: Sequence[str]) -> Iterator[list[str]
     Raises InputError when a channel isn't there or its metadata is not repodata, VerificationError when it isn't what
     the folder's manifest says.
     """
-    import zstandard  # only locking needs it
-
     _verify(folder)
     with scratch_folder("satenv-frozen-") as unpacked:
         local = []
@@ -67,12 +65,12 @@ def frozen_channels(folder: Path, channels: Sequence[str]) -> Iterator[list[str]
                 packed, plain = subdir / "repodata.json.zst", subdir / "repodata.json"
                 found = packed if packed.is_file() else plain
                 try:
-                    content = _unpacked(found.read_bytes(), found.name)
+                    content = pip_index.unpacked(found.read_bytes(), found.name)
                     data = json.loads(content)
                     if not isinstance(data, dict) or not isinstance(data.get("packages"), dict):
                         raise ValueError("expected a mapping with 'packages'")
                     out.write_bytes(content)
-                except (OSError, ValueError, zstandard.ZstdError) as error:
+                except (OSError, ValueError) as error:
                     raise InputError(f"{found}: not repodata: {error}", "fetch the frozen metadata again") from error
             for name in SUBDIRS:  # mamba and conda take a missing subdir of a file:// channel for an error
                 empty = target / name / "repodata.json"
@@ -86,12 +84,10 @@ def frozen_channels(folder: Path, channels: Sequence[str]) -> Iterator[list[str]
 
 def records(content: bytes, name: str) -> Iterator[dict]:
     """Yield the records of one repodata.json, packed by zstd or not. Raises InputError, calling it `name`."""
-    import zstandard  # only locking and reports need it
-
     try:
-        data = json.loads(_unpacked(content, name))
+        data = json.loads(pip_index.unpacked(content, name))
         found = [record for key in ("packages", "packages.conda") for record in (data.get(key) or {}).values()]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, zstandard.ZstdError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{name}: not repodata: {error}", _REMEDY) from error
     yield from found
 
@@ -111,14 +107,12 @@ def frozen_hashes(folder: Path) -> set[str]:
 
     Raises InputError, VerificationError.
     """
-    import zstandard
-
     _verify(folder)
     found: set[str] = set()
     for name in read_manifest(folder)["files"]:
         try:
-            plain = _unpacked((folder / name).read_bytes(), name)
-        except zstandard.ZstdError as error:
+            plain = pip_index.unpacked((folder / name).read_bytes(), name)
+        except ValueError as error:
             raise InputError(f"{folder / name}: not packed with zstd: {error}", _REMEDY) from error
         found |= {digest.decode() for digest in re.findall(rb'"sha256":\s*"([0-9a-f]{64})"', plain)}
     return found
@@ -150,9 +144,3 @@ def _verify(folder: Path) -> None:
         expected = files.get(name, "none: the manifest doesn't name it")
         if found != expected:
             raise VerificationError(f"{folder / name}: expected SHA-256 {expected}, found {found}", _REMEDY)
-
-
-def _unpacked(content: bytes, name: str) -> bytes:
-    import zstandard  # only locking and reports need it
-
-    return zstandard.ZstdDecompressor().stream_reader(content).read() if name.endswith(".zst") else content

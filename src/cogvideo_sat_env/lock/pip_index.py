@@ -67,10 +67,8 @@ def dump(projects: Mapping[str, Project]) -> bytes:
 
 def parse(packed: bytes, name: str) -> dict[str, Project]:
     """Return the projects in a file of frozen metadata, called `name`. Raises InputError."""
-    import zstandard  # only locking and reports need it
-
     try:
-        content = json.load(zstandard.ZstdDecompressor().stream_reader(packed))
+        content = json.loads(unpacked(packed, name))
         return {
             project_name: Project(
                 tuple(_file(item) for item in project["files"]),
@@ -81,8 +79,18 @@ def parse(packed: bytes, name: str) -> dict[str, Project]:
             )
             for project_name, project in content.items()
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, zstandard.ZstdError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{name}: not the frozen part of a package index: {error}", "freeze again") from error
+
+
+def unpacked(content: bytes, name: str) -> bytes:
+    """Return the content of the file `name` of frozen metadata, packed by zstd or not. Raises ValueError."""
+    import zstandard  # only locking and reports need it
+
+    try:
+        return zstandard.ZstdDecompressor().stream_reader(content).read() if name.endswith(".zst") else content
+    except zstandard.ZstdError as error:
+        raise ValueError(str(error)) from error
 
 
 def _file(item: Mapping) -> IndexFile:

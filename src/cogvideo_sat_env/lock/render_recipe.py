@@ -51,10 +51,8 @@ def recipe_files(
         variant.id: wanted_specs(derive(environment, variant, root / variant.environment), variant)
         for variant in variants
     }
-    known: dict[str, str] = {}
-    for pin in pins:
-        known.setdefault(canonicalize_name(pin.name), pin.requirement())
-    known = {**_pinned(root / PINS), **known}
+    # the first pin of a name is the last to be set
+    known = _pinned(root / PINS) | {canonicalize_name(p.name): p.requirement() for p in reversed(list(pins))}
     used: dict[str, str] = {}
 
     def version(match: re.Match[str]) -> str:
