@@ -15,7 +15,7 @@ import pytest
 
 from cogvideo_sat_env.base.errors import SatenvError, SourceError, VerificationError
 from cogvideo_sat_env.base.progress import Silent
-from cogvideo_sat_env.fetch import connection
+from cogvideo_sat_env.fetch import connection, reachable
 from cogvideo_sat_env.fetch.index import Index
 from cogvideo_sat_env.fetch.pool import fetch_files
 from cogvideo_sat_env.fetch.reachable import why_unreachable
@@ -24,6 +24,11 @@ from cogvideo_sat_env.fetch.wanted import Policy, Wanted
 QUICK = Policy(attempts=2, backoff=0.01, stall=0.4, window=0.4, max_size=1_000_000)
 BODY = b"x" * 1000
 OK = b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reachable, "PROBE_SECONDS", 0.4)
 
 
 class HostileServer:
@@ -194,7 +199,7 @@ def test_a_fetch_from_a_server_without_end_ends(tmp_path: Path, answer, size: in
         assert server.requests <= 2 * (connection._REDIRECTS + 2)
         left = [path for path in (tmp_path / "target").iterdir() if path.stat().st_size > len(BODY)]
         assert left == [], "what broke off for its size isn't kept"
-        assert why_unreachable(f"{server.url}/a", seconds=0.4) is not None or answer not in ENDLESS[:11]
+        assert why_unreachable(f"{server.url}/a") is not None or answer not in ENDLESS[:11]
 
 
 def test_a_file_of_unknown_size_may_be_as_large_as_the_ceiling(tmp_path: Path) -> None:
@@ -236,7 +241,7 @@ def test_a_malformed_answer_is_an_error_of_the_server_in_words(tmp_path: Path, n
     with serving(lambda _: iter([MALFORMED[number]])) as server:
         with pytest.raises(SatenvError) as caught:
             _fetch(server, tmp_path / "target", size)
-        why = why_unreachable(f"{server.url}/a", seconds=0.4)
+        why = why_unreachable(f"{server.url}/a")
         with pytest.raises(SourceError) as index:
             Index([server.url]).files("x")
     texts = [caught.value.message, caught.value.remedy, index.value.message, why or ""]

@@ -13,21 +13,20 @@ if TYPE_CHECKING:
 PROBE_SECONDS = 10  # a channel that takes longer to say that a file is there doesn't answer
 
 
-def why_unreachable(url: str | Address, seconds: float | None = None) -> str | None:
+def why_unreachable(url: str | Address) -> str | None:
     """Ask for the first byte of `url`; return None when it is there, else the reason in words.
 
-    It waits for `seconds` (PROBE_SECONDS by default). Asked as every file is: with the user's proxies, certificates and
-    credentials, at a mirror that rattler's configuration names for it.
+    It waits for PROBE_SECONDS. Asked as every file is: with the user's proxies, certificates and credentials, at a
+    mirror that rattler's configuration names for it.
     """
     from cogvideo_sat_env.fetch.session import Sessions  # the HTTP client loads slowly
 
     sessions = Sessions()
-    seconds = PROBE_SECONDS if seconds is None else seconds
-    reasons = [_ask(sessions, place, seconds) for place in sessions.places(Address(url))]
+    reasons = [_ask(sessions, place) for place in sessions.places(Address(url))]
     return None if None in reasons else reasons[0]
 
 
-def _ask(sessions: Sessions, url: Address, seconds: float) -> str | None:
+def _ask(sessions: Sessions, url: Address) -> str | None:
     import requests
 
     from cogvideo_sat_env.fetch.transfer import phrase, reason
@@ -35,10 +34,10 @@ def _ask(sessions: Sessions, url: Address, seconds: float) -> str | None:
     if url.startswith("file:"):
         return None if local_path(url).is_file() else "no such file"
     try:
-        with sessions.get(url, {"Range": "bytes=0-0"}, seconds, seconds) as answer:
+        with sessions.get(url, {"Range": "bytes=0-0"}, PROBE_SECONDS, PROBE_SECONDS) as answer:
             return None if answer.ok else f"answers {phrase(answer)}"
     except requests.Timeout:
-        return f"no answer in {seconds:g} s"
+        return f"no answer in {PROBE_SECONDS:g} s"
     except (requests.RequestException, ValueError) as error:
         if isinstance(error, InputError):
             raise
