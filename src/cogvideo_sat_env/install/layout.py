@@ -48,14 +48,12 @@ class Placed:
         return [point.path for point in self.package.entry_points]
 
     def files(self) -> Iterator[tuple[Mapping[str, Any], str]]:
-        """Yield each entry of its `paths`, and where it goes."""
-        yield from zip(self.package.paths, self.targets, strict=True)
+        """Return each entry of its `paths`, and where it goes."""
+        return zip(self.package.paths, self.targets, strict=True)
 
     def entries(self) -> list[Mapping[str, Any]]:
         """Return the entries that are to be linked."""
         left_out = self.lost.union(self.scripts)
-        if left_out.isdisjoint(self.targets):
-            return list(self.package.paths)
         return [entry for entry, target in self.files() if target not in left_out]
 
     @cached_property

@@ -95,7 +95,7 @@ def inspect(job: Job, manifests: Mapping[str, PackageManifest]) -> Layout:
     found = layout.of(packages)
     for each in found.placed:
         artefact = each.package.artefact
-        claims = [*((path, entry) for entry, path in each.files()), *((path, _SCRIPT) for path in each.scripts)]
+        claims = [*zip(each.targets, each.package.paths, strict=True), *((path, _SCRIPT) for path in each.scripts)]
         own_files.refuse_claims(artefact.file_name, claims, scripts)
         if artefact.name != "python":
             own_files.refuse_pythons(artefact.file_name, each.claimed)
