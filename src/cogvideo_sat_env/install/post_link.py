@@ -14,7 +14,6 @@ from pathlib import Path
 
 from cogvideo_sat_env.base.errors import SatenvError
 from cogvideo_sat_env.base.progress import Progress
-from cogvideo_sat_env.install import own_files
 from cogvideo_sat_env.install.archive import ExtractedPackage
 from cogvideo_sat_env.install.own_files import PENDING
 from cogvideo_sat_env.install.prefix_python import prefix_environment
@@ -24,16 +23,8 @@ from cogvideo_sat_env.install.prefix_python import prefix_environment
 class LinkScript:
     """One link script; `path` is relative to the prefix."""
 
-    package: str
-    version: str
-    build_number: int
+    package: ExtractedPackage
     path: str
-
-    @classmethod
-    def of(cls, package: ExtractedPackage, path: str) -> LinkScript:
-        """Return the script at `path` of `package`."""
-        artefact = package.artefact
-        return cls(artefact.name, artefact.version, int(package.index.get("build_number") or 0), path)
 
     @property
     def runs_after_linking(self) -> bool:
@@ -41,29 +32,25 @@ class LinkScript:
         return self.path.endswith("post-link.sh") and not self.path.startswith("bin/.post")
 
     def __str__(self) -> str:
-        return f"{self.package}: {self.path}"
-
-
-def mark_pending(root: Path) -> None:
-    """Mark the staged prefix at `root`: its link scripts are still to be run."""
-    own_files.write(root, PENDING, b"")
+        return f"{self.package.artefact.name}: {self.path}"
 
 
 def run(prefix: Path, scripts: Sequence[LinkScript], progress: Progress) -> None:
     """Run `scripts` in `prefix` as conda does, and take the mark away. Raises SatenvError."""
     for script in scripts:
-        progress.say(f"Running the link script of {script.package}, as allowed")
+        artefact, build_number = script.package.artefact, int(script.package.index.get("build_number") or 0)
+        progress.say(f"Running the link script of {artefact.name}, as allowed")
         child = subprocess.run(
             ["/bin/sh", str(prefix / script.path)], cwd=prefix, capture_output=True, text=True, check=False,
             errors="replace", stdin=subprocess.DEVNULL,
             env=prefix_environment(prefix) | {
-                "PREFIX": str(prefix), "PKG_NAME": script.package, "PKG_VERSION": script.version,
-                "PKG_BUILDNUM": str(script.build_number), "ROOT_PREFIX": os.environ.get("CONDA_ROOT", str(prefix)),
+                "PREFIX": str(prefix), "PKG_NAME": artefact.name, "PKG_VERSION": artefact.version,
+                "PKG_BUILDNUM": str(build_number), "ROOT_PREFIX": os.environ.get("CONDA_ROOT", str(prefix)),
             },
         )  # fmt: skip
         messages = prefix / ".messages.txt"
         if messages.is_file():
-            progress.say(f"{script.package} says: {messages.read_text(encoding='utf-8', errors='replace').strip()}")
+            progress.say(f"{artefact.name} says: {messages.read_text(encoding='utf-8', errors='replace').strip()}")
             messages.unlink()
         if child.returncode != 0:
             raise SatenvError(

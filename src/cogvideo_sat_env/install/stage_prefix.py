@@ -32,7 +32,7 @@ from cogvideo_sat_env.install.layout import Layout
 from cogvideo_sat_env.install.outcome import InstallOutcome
 from cogvideo_sat_env.install.package_cache import PackageCache
 from cogvideo_sat_env.install.package_manifest import PackageManifest
-from cogvideo_sat_env.install.post_link import LinkScript, mark_pending
+from cogvideo_sat_env.install.post_link import LinkScript
 from cogvideo_sat_env.install.workers import WorkerPool
 
 _JOBS = 16  # small packages come as fast as a server answers: more at once hide its latency
@@ -150,15 +150,15 @@ def stage(
     with clock.stage("activation"):
         generated = activation.install(root, prefix, activation.load(), plan.variables)
         manifest |= {name: describe(root / name) for name in generated}
-        scripts = [LinkScript.of(p, name) for p in packages for name in p.link_scripts]
-        allowed = [s for s in scripts if job.options.may_run(s.package) and s.runs_after_linking]
+        scripts = [LinkScript(p, name) for p in packages for name in p.link_scripts]
+        allowed = [s for s in scripts if job.options.may_run(s.package.artefact.name) and s.runs_after_linking]
         refused = [str(script) for script in scripts if script not in allowed]
         facts = {
             "link_scripts_not_run": refused, "link_scripts_run": list(map(str, allowed)), "collisions": collisions
         }  # fmt: skip
         receipt.write(root, receipt.build(job, manifest, facts))
         if allowed:
-            mark_pending(root)
+            own_files.write(root, own_files.PENDING, b"")
     return replace(
         outcome.of(job, "created", clock),
         files=sum(len(package.paths) for package in packages) + len(manifest) + 1,
