@@ -48,8 +48,9 @@ class Address(str):
             return self._real
         missing = [name for name in self.variables() if not os.environ.get(name)]
         if missing:
+            verb = "isn't" if len(missing) == 1 else "aren't"
             raise InputError(
-                f"{self}: needs {', '.join(missing)} from the environment, which {_is_not(missing)} set",
+                f"{self}: needs {', '.join(missing)} from the environment, which {verb} set",
                 f"export {' '.join(f'{name}=…' for name in missing)}; or take the files from a mirror of your own",
             )
         login, at, host = parts["authority"].rpartition("@")
@@ -144,7 +145,3 @@ def _fill(text: str, quoted: bool = False) -> str:
         return quote(known, safe=_PASSWORD) if quoted else known
 
     return re.sub(_VARIABLE, value, text)
-
-
-def _is_not(names: list[str]) -> str:
-    return "isn't" if len(names) == 1 else "aren't"

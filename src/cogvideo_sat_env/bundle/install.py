@@ -81,7 +81,8 @@ def install_bundle(
         plan = replace(plan, facts={**plan.facts, "bundle": _history(bundle, target, found, older)})
         require_usable(target, plan, options)  # before minutes of proving
         if wheels:
-            _extract_alone(archive, made, cache, progress)
+            with Extractor(package_cache.PackageCache(cache, (), progress).packages) as extractor:
+                extractor.run(made, archive)
         _prove_and_extract(bundle, part, cache, progress)
         outcome = creation.install_plan(target, plan, options, progress)
     proving = time.perf_counter() - start - sum(outcome.seconds.values())
@@ -258,8 +259,3 @@ def _require_space(
         "links to them"
     )
     diskspace.require(cache, needed, "the extracted packages")
-
-
-def _extract_alone(archive: Path, artefact: CondaArtefact, cache: Path, progress: Progress) -> None:
-    with Extractor(package_cache.PackageCache(cache, (), progress).packages) as extractor:
-        extractor.run(artefact, archive)

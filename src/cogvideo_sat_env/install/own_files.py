@@ -46,7 +46,7 @@ def refuse_claims(what: str, claims: Iterable[tuple[str, Mapping[str, object]]],
             _refuse(what, path, "must be a folder in the environment")
         if path in _FILES or first.startswith(".satenv-") or (first == "conda-meta" and rest.endswith(".json")):
             _refuse(what, path, "is made by this program in every environment")
-        if path in scripts and (kind != "hardlink" or entry.get("sha256") != _sha256(scripts[path])):
+        if path in scripts and (kind != "hardlink" or entry.get("sha256") != hashlib.sha256(scripts[path]).hexdigest()):
             _refuse(
                 what, path, "is this program's activation script, and the package has other content for it",
                 "bring this program and the cogvideo-sat-env package to the same version",
@@ -65,10 +65,6 @@ def _refuse(what: str, path: str, why: str, remedy: str = "") -> None:
         f"{what}: has a file or a link at {path}, which {why}",
         remedy or "don't use this package, or another version of it; tell its channel",
     )
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 def write(root: Path, name: str, content: bytes, mode: int = 0o666) -> None:
