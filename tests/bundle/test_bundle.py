@@ -516,12 +516,15 @@ def test_a_foreign_folder_is_refused_before_anything_is_extracted(site: Site, sa
 
 
 def test_a_manifest_that_leads_out_is_refused(sat: Path) -> None:
-    from cogvideo_sat_env.bundle.container import _parse
+    from cogvideo_sat_env.bundle.container import _read_tail, make_tail
 
-    manifest = dict(open_bundle(sat).manifest)
+    content, members, size = _read_tail(sat)
+    manifest = json.loads(content)
     manifest["members"] = [{**manifest["members"][0], "path": "project/../../etc/passwd"}]
+    forged = make_tail({**members, "manifest.json": json.dumps(manifest).encode()})
+    sat.write_bytes(sat.read_bytes()[:-size] + forged)
     with pytest.raises(VerificationError, match="leads out of"):
-        _parse(sat, json.dumps(manifest).encode())
+        open_bundle(sat)
 
 
 def test_what_a_killed_pack_has_left_is_removed_by_the_next(site: Site, tmp_path: Path) -> None:
