@@ -26,11 +26,11 @@ def _click_option(option: Option) -> click.Option:
     )  # fmt: skip
 
 
-def _run(prefix: Path | None, name: str | None, **options) -> None:
+def _run(**options) -> None:
     from cogvideo_sat_env.doctor.command import answer
-    from cogvideo_sat_env.doctor.find_prefix import find_prefix, named_prefix
+    from cogvideo_sat_env.doctor.find_prefix import named_prefix
 
-    text, code = answer(DoctorOptions(**options), lambda: find_prefix(prefix, name, named_prefix, options["python"]))
+    text, code = answer(DoctorOptions(**options), named_prefix)
     print(text, end="")
     sys.exit(code)
 

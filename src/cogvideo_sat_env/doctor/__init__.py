@@ -6,12 +6,8 @@ Needs only the standard library and PyYAML, so that it runs in the tool's own en
 from __future__ import annotations
 
 from cogvideo_sat_env.doctor.catalogue import list_checks
-from cogvideo_sat_env.doctor.check_result import LEVELS, CheckResult, CheckSpec
+from cogvideo_sat_env.doctor.check_result import LEVELS, CheckResult
 from cogvideo_sat_env.doctor.doctor_report import DoctorReport
-from cogvideo_sat_env.doctor.gpus import Gpu, GpuFacts, Hardware, NvidiaSmi
 from cogvideo_sat_env.doctor.runner import Conditions, run
 
-__all__ = [
-    "LEVELS", "CheckResult", "CheckSpec", "Conditions", "DoctorReport", "Gpu", "GpuFacts", "Hardware", "NvidiaSmi",
-    "list_checks", "run",
-]  # fmt: skip
+__all__ = ["LEVELS", "CheckResult", "Conditions", "DoctorReport", "list_checks", "run"]

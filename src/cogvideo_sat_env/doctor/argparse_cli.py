@@ -16,7 +16,6 @@ from cogvideo_sat_env.base.errors import EXIT_CODES
 from cogvideo_sat_env.base.run import run
 from cogvideo_sat_env.doctor.command import answer
 from cogvideo_sat_env.doctor.command_options import DoctorOptions, add_to
-from cogvideo_sat_env.doctor.find_prefix import find_prefix
 from cogvideo_sat_env.spec import reasons
 
 PROGRAM = "cogvideo-sat-env"
@@ -33,11 +32,8 @@ class Command:
 
 def run_doctor(parsed: argparse.Namespace) -> int:
     """Run the doctor; print its report; return the exit code."""
-    values = {name: value for name, value in vars(parsed).items() if name not in ("command", "prefix", "name")}
-    text, code = answer(
-        DoctorOptions(**values),
-        lambda: find_prefix(parsed.prefix, parsed.name, lambda: Path(sys.prefix), parsed.python),
-    )
+    values = {name: value for name, value in vars(parsed).items() if name != "command"}
+    text, code = answer(DoctorOptions(**values), lambda: Path(sys.prefix))
     print(text, end="")
     return code
 

@@ -16,7 +16,7 @@ from cogvideo_sat_env.doctor.catalogue import ALL_CHECKS, CHECKS, SAT_CHECKS, li
 from cogvideo_sat_env.doctor.check_result import CheckResult
 from cogvideo_sat_env.doctor.command_options import DoctorOptions, read_options
 from cogvideo_sat_env.doctor.doctor_report import DoctorReport
-from cogvideo_sat_env.doctor.find_prefix import find_python
+from cogvideo_sat_env.doctor.find_prefix import find_prefix, find_python
 from cogvideo_sat_env.doctor.fleet import nodes
 from cogvideo_sat_env.doctor.junit import check_target, write_junit
 from cogvideo_sat_env.doctor.runner import Conditions, run
@@ -26,11 +26,11 @@ from cogvideo_sat_env.doctor.symptoms import read_symptoms
 from cogvideo_sat_env.spec.breakage import read_ledger
 
 
-def answer(request: DoctorOptions, find_prefix: Callable[[], Path]) -> tuple[str, int]:
+def answer(request: DoctorOptions, default: Callable[[], Path]) -> tuple[str, int]:
     """Do what `request` asks for; return what to print and the exit code.
 
-    `find_prefix` is asked only when there is something to examine. Raises InputError for a bad option or file,
-    PrefixError when the prefix has no Python.
+    `default` is the prefix when none is named or active. Raises InputError for a bad option or file, PrefixError when
+    the prefix has no Python.
     """
     if request.explain is not None:
         return _explained(request)
@@ -48,12 +48,12 @@ def answer(request: DoctorOptions, find_prefix: Callable[[], Path]) -> tuple[str
     if request.nodes is not None or request.ntasks is not None:
         if request.python is not None:
             raise InputError("--python examines one node", "leave --nodes and --ntasks out, or name a prefix with -p")
-        several = nodes.examine(find_prefix(), request)
+        several = nodes.examine(find_prefix(request.prefix, request.name, default), request)
         if several is None:  # rank 0 tells it all
             return "", 0
         report = several
     else:
-        prefix = find_prefix()
+        prefix = find_prefix(request.prefix, request.name, default, request.python)
         python = find_python(request.python) if request.python else None
         report = run(
             prefix, Conditions(python, options, request.patience, _sat(request)), level=request.level,

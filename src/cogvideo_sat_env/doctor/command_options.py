@@ -65,8 +65,10 @@ OPTIONS: tuple[Option, ...] = (
 
 @dataclass(frozen=True)
 class DoctorOptions:
-    """The options of `doctor` (see docs/doctor.md), all but those that name the prefix."""
+    """The options of `doctor` (see docs/doctor.md)."""
 
+    prefix: Path | None = None
+    name: str | None = None
     python: Path | None = None
     level: str = "full"
     only: Sequence[str] = ()

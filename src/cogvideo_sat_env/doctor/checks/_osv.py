@@ -34,8 +34,8 @@ class AdvisoryHit:
     aliases: tuple[str, ...]
     name: str
     version: str
-    fixed: tuple[str, ...]
     summary: str
+    fixed: tuple[str, ...]
     judged: bool = True
 
 
@@ -120,7 +120,7 @@ def hits(advisory: dict[str, Any], installed: Mapping[str, str]) -> Iterator[Adv
             if verdict is not False:
                 yield AdvisoryHit(
                     str(advisory["id"]), tuple(map(str, advisory.get("aliases") or [])), name, version,
-                    tuple(fixed_in(affected)), " ".join(str(advisory.get("summary") or "").split()),
+                    " ".join(str(advisory.get("summary") or "").split()), tuple(fixed_in(affected)),
                     verdict is not None,
                 )  # fmt: skip
     except (AttributeError, TypeError) as error:

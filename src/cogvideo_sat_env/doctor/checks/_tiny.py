@@ -113,13 +113,16 @@ def model_class(positions: str = POSITIONS[0], lora: bool = False) -> Any:
     def frequencies(width: int) -> Any:
         return 10000.0 ** (-torch.arange(0, width, 2).float() / width)
 
+    def angles(width: int) -> list[Any]:
+        """Return the angles of each patch's frame, row and column: of `width` values a quarter for the frame."""
+        place = torch.cartesian_prod(*(torch.arange(count).float() for count in (FRAMES, GRID, GRID)))
+        time, side = width // 4, width // 8 * 3
+        return [place[:, [axis]] * frequencies(share) for axis, share in enumerate((time, side, side))]
+
     class SinusoidalPositions(BaseMixin):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
-            time, side = HIDDEN // 4, HIDDEN // 8 * 3  # of the hidden values: for the frame; for row and column each
-            place = torch.cartesian_prod(*(torch.arange(count).float() for count in (FRAMES, GRID, GRID)))
-            angles = [place[:, [axis]] * frequencies(width) for axis, width in enumerate((time, side, side))]
-            waves = torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1)
+            waves = torch.cat([wave for angle in angles(HIDDEN) for wave in (angle.sin(), angle.cos())], dim=1)
             table = torch.cat([torch.zeros(TEXT, HIDDEN), waves])
             self.pos_embedding = torch.nn.Parameter(table[None], requires_grad=False)
 
@@ -132,11 +135,7 @@ def model_class(positions: str = POSITIONS[0], lora: bool = False) -> Any:
     class RotaryPositions(BaseMixin):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
-            head = HIDDEN // HEADS
-            time, side = head // 4, head // 8 * 3
-            place = torch.cartesian_prod(*(torch.arange(count).float() for count in (FRAMES, GRID, GRID)))
-            angles = [place[:, [axis]] * frequencies(width) for axis, width in enumerate((time, side, side))]
-            turned = repeat(torch.cat(angles, dim=1), "n d -> n (d r)", r=2)
+            turned = repeat(torch.cat(angles(HIDDEN // HEADS), dim=1), "n d -> n (d r)", r=2)
             self.sin, self.cos = turned.sin(), turned.cos()  # plain attributes, as upstream's: never cast or saved
 
         def position_embedding_forward(self, position_ids: Any, **kwargs: Any) -> Any:

@@ -30,10 +30,10 @@ class RecordedFile:
 
 @dataclass
 class FileFindings:
-    """What verification found. `changed` and `missing`: paths by package; the counts say what was hashed."""
+    """What verification found: paths by package of what is missing or was changed; the counts say what was hashed."""
 
-    changed: dict[str, list[str]] = field(default_factory=dict)
     missing: dict[str, list[str]] = field(default_factory=dict)
+    changed: dict[str, list[str]] = field(default_factory=dict)
     hashed: int = 0
     hashed_bytes: int = 0
     not_hashed: int = 0

@@ -111,11 +111,8 @@ def _decodes(path: str, facts: dict[str, Any]) -> tuple[str | None, str]:
                     f"{length} frames at {rate:g} per second are too few for {most} frames at {fps}, after {skip} that"
                     " are left out (IndexError in SFTDataset)", codec,
                 )  # fmt: skip
-        elif length > most:
-            end = int(length - skip)
-            read = np.arange(skip, end)
         else:
-            read = np.arange(skip, int(length - skip))
+            read = np.arange(skip, length - skip)
         if not len(read):
             return f"{length} frames: none is left after {skip} at each end", codec
         reader.get_batch(read[[0, len(read) // 2, -1]])
@@ -157,28 +154,26 @@ def run(request: ProbeRequest) -> ProbeOutcome:
     if not facts.get("run"):
         return not_run(facts.get("no_run") or "no --base: name the YAMLs of the run")
     folder = request.workdir
-    device = "gpu" if request.inputs["gpu"]["gpus"] else "cpu"
-    plan = facts["run"][device]
+    plan = facts["run"]
     file, config = _written(request, "run.yaml", plan["config"])
     problem = _prepare(request, config)
     if problem is not None:
         return problem
-    code, output = _upstream(request, device, "train_video.py", file, _TRAIN_SECONDS)
+    code, output = _upstream(request, "train_video.py", file, _TRAIN_SECONDS)
     losses = [float(loss) for loss in _LOSS.findall(output)]
     saved = sorted(folder.glob("saved/*/*/mp_rank_00_model_states.pt"))
     if code != 0:
         return failed(_named(output, code))
     if not saved:
         return failed(f"train_video.py ended with code 0 and saved nothing: {last_error(output)}")
-    shown = ", ".join(f"{loss:.4f}" for loss in losses[:4])
-    finding = (
-        f"{plan['steps']} steps of your train_video.py on the {device.upper()}, shrunk: loss {shown or 'not shown'}"
-    )
+    shown = ", ".join(f"{loss:.4f}" for loss in losses[:4]) or "not shown"
+    where = f"your train_video.py on the {plan['device'].upper()}"
+    finding = f"{plan['steps']} steps of {where}, shrunk: loss {shown}"
     if plan["sample"] is None:
         return passed(f"{finding}; evaluated and saved")
     shutil.copytree(saved[-1].parents[1], folder / "saved-for-sampling")
     file, _ = _written(request, "sample.yaml", plan["sample"])
-    code, output = _upstream(request, device, "sample_video.py", file, _SAMPLE_SECONDS)
+    code, output = _upstream(request, "sample_video.py", file, _SAMPLE_SECONDS)
     videos = list(folder.glob("samples/**/*.mp4")) + list(folder.glob("samples/**/latent.pt"))
     if code != 0 or not videos:
         return failed(f"{finding}; sample_video.py: {_named(output, code)}")
@@ -219,10 +214,11 @@ def _prepare(request: ProbeRequest, config: dict[str, Any]) -> ProbeOutcome | No
     return None
 
 
-def _upstream(request: ProbeRequest, device: str, entry: str, file: Path, seconds: float) -> tuple[int, str]:
+def _upstream(request: ProbeRequest, entry: str, file: Path, seconds: float) -> tuple[int, str]:
     """Run an entry point; return its exit code (124 after `seconds`) and what it printed."""
+    facts = request.inputs["sat"]
     command = [
-        sys.executable, str(_HERE / "_sat_driver.py"), device, str(Path(request.inputs["sat"]["folder"], entry)),
+        sys.executable, str(_HERE / "_sat_driver.py"), facts["run"]["device"], str(Path(facts["folder"], entry)),
         "--base", str(file), "--seed", "42",
     ]  # fmt: skip
     env = dict(os.environ) | {

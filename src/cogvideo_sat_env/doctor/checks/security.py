@@ -10,6 +10,8 @@ from . import _osv
 from ._prefix import installed
 from ._probe import ProbeOutcome, ProbeRequest, failed, not_run, passed, some, warning
 
+_SHOWN = ("id", "aliases", "name", "version", "fixed", "summary")  # of an advisory, in the report
+
 
 def advisories(request: ProbeRequest) -> ProbeOutcome:
     """No Python package has a version that the user's advisories name."""
@@ -22,7 +24,7 @@ def advisories(request: ProbeRequest) -> ProbeOutcome:
     except (OSError, ValueError) as error:
         return failed(f"the advisories can't be read: {error}", "name a file or folder of OSV JSON with --advisories")
     count, hits, unjudged, left_out = found.count, found.hits, found.unjudged, found.accepted
-    shown = [{name: value for name, value in vars(hit).items() if name != "judged"} for hit in hits]
+    shown = [{name: getattr(hit, name) for name in _SHOWN} for hit in hits]
     details = {"advisories": count, "accepted": sorted(left_out), "not_judged": unjudged, "hits": shown}
     if hits:
         fixed = [f" (fixed in {', '.join(hit.fixed)})" if hit.fixed else "" for hit in hits]

@@ -62,7 +62,7 @@ def _ranks(here: Mapping[int, Hello], attendance: Attendance) -> CheckResult:
     words, nodes, patience = attendance.words, attendance.nodes, attendance.patience
     absent, silent, lost = (group - set(words) for group in (attendance.absent, attendance.silent, attendance.lost))
     problems = list(words.values())
-    never, broken = sorted(absent - lost), sorted((absent & lost) | (silent & lost))
+    never, broken = sorted(absent - lost), sorted((absent | silent) & lost)
     if never:
         problems.append(f"{_numbered('rank', never)} never came within {patience:.0f} s")
     if broken:

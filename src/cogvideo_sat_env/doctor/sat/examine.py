@@ -101,10 +101,7 @@ def inputs(asked: SatOptions, prefix: Path, gpus: Sequence[Mapping[str, Any]]) -
     result |= _data(run)
     sections = any(item.id == "sat.sections" for item in by_subject["configs"])
     if run.training and not sections:
-        result["run"] = {
-            "placeholder": PLACEHOLDER,
-            **{device: _plan(run, device == "cpu") for device in ("cpu", "gpu")},
-        }
+        result["run"] = _plan(run, on_cpu=not gpus)
     else:
         result["no_run"] = "name a training run's YAMLs (a model's and sft.yaml) to have three steps of it taken"
     return result
@@ -188,10 +185,14 @@ def _data(run: Run) -> dict[str, Any]:
 
 
 def _plan(run: Run, on_cpu: bool) -> dict[str, Any]:
+    """Return how three steps of a run are taken, shrunk, and a sample after them."""
     config = shrink.shrunk(run, on_cpu, PLACEHOLDER)
     if on_cpu:
         config["args"] |= {"device": "cpu", "local_rank": "cpu"}  # upstream wants them equal
-    plan: dict[str, Any] = {"config": config, "steps": shrink.STEPS, "sample": None}
+    plan: dict[str, Any] = {
+        "placeholder": PLACEHOLDER, "device": "cpu" if on_cpu else "gpu", "steps": shrink.STEPS, "config": config,
+        "sample": None,
+    }  # fmt: skip
     inference = run.checkout.folder / "configs" / "inference.yaml"
     if inference.is_file() and not run.config.get("model.noised_image_input"):  # image-to-video asks for an image
         first = run.config.files[0]
