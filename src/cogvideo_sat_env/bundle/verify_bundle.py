@@ -66,14 +66,12 @@ def verify(
 def _framing(bundle: Bundle) -> int:
     """Prove what lies between the members: headers of the tar archive, and padding."""
     digest, position, read = hashlib.sha256(), 0, 0
-    for member in sorted((m for m in bundle.members.values() if m.offset is not None), key=lambda m: m.offset):
-        for piece in bundle.data.pieces(position, member.offset - position):
+    members = sorted((m.offset, m.size) for m in bundle.members.values() if m.offset is not None)
+    for offset, size in [*members, (bundle.manifest["data_size"], 0)]:
+        for piece in bundle.data.pieces(position, offset - position):
             digest.update(piece)
             read += len(piece)
-        position = member.offset + member.size
-    for piece in bundle.data.pieces(position, bundle.manifest["data_size"] - position):
-        digest.update(piece)
-        read += len(piece)
+        position = offset + size
     if digest.hexdigest() != bundle.manifest["framing_sha256"] or bundle.data.size != bundle.manifest["data_size"]:
         raise VerificationError(
             f"{bundle.name}: the bytes between its members are damaged",

@@ -174,7 +174,7 @@ def read_paths(folder: Path) -> list[dict[str, Any]]:
         from rattler.package import PathsJson
 
         old = PathsJson.from_package_directory_with_deprecated_fallback(folder)
-        kinds = {"hardlink": "hardlink", "softlink": "softlink", "directory": "directory"}
+        kinds = ("hardlink", "softlink", "directory")
         return [
             {"_path": entry.relative_path, "path_type": next(kind for kind in kinds if getattr(entry.path_type, kind))}
             for entry in old.paths
