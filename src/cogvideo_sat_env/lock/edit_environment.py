@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 from packaging.utils import canonicalize_name
 
@@ -25,26 +25,29 @@ def moved(text: str, environment: Environment, pieces: Sequence[Piece], placed: 
     can't be edited by lines.
     """
     edit = _Edit(text.splitlines(), environment)
-    for piece in pieces:
+    for piece in reversed(pieces):
         edit.take(piece, placed[piece.name])
     result = "\n".join(edit.result()) + "\n"
     _require_same(result, environment, pieces, placed)
     return result
 
 
-@dataclass
 class _Edit:
     """The lines of the file, and what becomes of them."""
 
-    lines: list[str]
-    environment: Environment
-    removed: set[int] = field(default_factory=set)
-    to_conda: list[list[str]] = field(default_factory=list)
-    to_pip: list[tuple[int, list[str]]] = field(default_factory=list)
-    order: list[int] = field(default_factory=list)  # line of each piece that stays in the pip part, in their order
+    def __init__(self, lines: list[str], environment: Environment) -> None:
+        self.lines, self.environment = lines, environment
+        items = [spec.line - 1 for spec in environment.conda] + [spec.line - 1 for spec in environment.pip]
+        self.end = max(items) + 1
+        self.outer = self._indent(min(items))
+        self.inner = self._indent(environment.pip[0].line - 1) if environment.pip else f"{self.outer}  "
+        self.removed: set[int] = set()
+        self.above: dict[int, list[str]] = defaultdict(list)  # what comes before a line
+        self.to_conda: list[str] = []
+        self.following = self.end  # line of the piece in the pip part that comes after the one that is taken
 
     def take(self, piece: Piece, placement: Placement) -> None:
-        """Note what is to be done for one piece."""
+        """Note what is to be done for one piece; the last one is taken first."""
         stands = self.environment.pip_spec(piece.name) or self.environment.conda_spec(piece.conda.name)  # type: ignore[union-attr]
         assert stands is not None
         index, is_pip = stands.line - 1, isinstance(stands, PipSpec)
@@ -60,49 +63,36 @@ class _Edit:
             if comment != stands.comment:
                 self.lines[index] = _commented(self.lines[index], comment)
             if is_pip:
-                self.order.append(index)
+                self.following = index
             return
         first = self._with_comments(index)
         notes = [line.strip() for line in self.lines[first:index]]
         self.removed |= set(range(first, index + 1))
         block = [*notes, f"- {target}" + (f"  # {comment}" if comment else "")]
         if placement.origin == "conda":
-            self.to_conda.append(block)
+            self.to_conda[:0] = [f"{self.outer}{line}" for line in block]
         else:
-            self.to_pip.append((len(self.order), block))
+            self.above[self.following][:0] = [f"{self.inner}{line}" for line in block]
 
     def result(self) -> list[str]:
         """Return the lines of the edited file."""
         at = next((i for i, line in enumerate(self.lines) if _PIP.match(line)), None)
-        items = [spec.line - 1 for spec in self.environment.conda] + [spec.line - 1 for spec in self.environment.pip]
-        outer = self._indent(min(items))
-        inner = self._indent(self.environment.pip[0].line - 1) if self.environment.pip else f"{outer}  "
-        before: dict[int, list[str]] = {}
-        end = max(items) + 1
-        pip_lines = [f"{inner}{line}" for _, block in self.to_pip for line in block]
-        if at is None:
-            if pip_lines:
-                below = end  # the comment that stood above the list when it had something
-                while below < len(self.lines) and re.match(rf"^{outer}#", self.lines[below]):
-                    below += 1
-                before[below] = [f"{outer}- pip:", *pip_lines]
-            at = head = end
-        else:
-            head = self._with_comments(at)
-            for position, block in self.to_pip:
-                index = self.order[position] if position < len(self.order) else end
-                before.setdefault(index, []).extend(f"{inner}{line}" for line in block)
-            if not self.to_pip and not [s for s in self.environment.pip if s.line - 1 not in self.removed]:
-                self.removed.add(at)  # an empty list is no environment file
+        head = self.end if at is None else self._with_comments(at)
+        if at is None and self.above:
+            below = self.end  # the comment that stood above the list when it had something
+            while below < len(self.lines) and re.match(rf"^{self.outer}#", self.lines[below]):
+                below += 1
+            self.above[below] = [f"{self.outer}- pip:", *self.above.pop(self.end, [])]
+        elif at is not None and not self.above and self.removed >= {spec.line - 1 for spec in self.environment.pip}:
+            self.removed.add(at)  # an empty list is no environment file
         if self.to_conda:
-            lines = [f"{outer}{line}" for block in self.to_conda for line in block]
             has_heading = any(self._is_heading(i) for i in range(len(self.lines)))
-            before[head] = [*([] if has_heading else [f"{outer}{HEADING}"]), *lines, *before.get(head, [])]
+            self.above[head][:0] = [*([] if has_heading else [f"{self.outer}{HEADING}"]), *self.to_conda]
         else:
             self._drop_heading()
         found: list[str] = []
         for index, line in enumerate([*self.lines, ""]):
-            found += before.get(index, [])
+            found += self.above[index]
             if index < len(self.lines) and index not in self.removed:
                 found.append(line)
         return found
