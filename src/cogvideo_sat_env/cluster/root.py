@@ -17,7 +17,6 @@ import contextlib
 import json
 import os
 import re
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from typing import Any
 
 from cogvideo_sat_env.base.command_name import satenv
 from cogvideo_sat_env.base.errors import InputError, PrefixError
-from cogvideo_sat_env.base.files import write_atomically
+from cogvideo_sat_env.base.files import replacing, write_atomically
 from cogvideo_sat_env.base.progress import Progress
 from cogvideo_sat_env.cluster.image_facts import ENDING
 from cogvideo_sat_env.install import own_files
@@ -181,13 +180,8 @@ def point(root: Root, name: str, by: str, how: str) -> None:
     before = root.current_name()
     if before == name:
         return
-    link = root.path / f".current.{secrets.token_hex(4)}"
-    os.symlink(f"releases/{name}", link)
-    try:
-        os.replace(link, root.current)
-    except BaseException:
-        link.unlink(missing_ok=True)
-        raise
+    with replacing(root.current) as link:
+        os.symlink(f"releases/{name}", link)
     entries = history(root)
     now = float(round(datetime.now(timezone.utc).timestamp(), 3))
     if before and (not entries or entries[-1]["release"] != before):
