@@ -27,7 +27,8 @@ def shrunk(run: Run, on_cpu: bool, folder: str) -> dict[str, Any]:
     network = _at(data, NETWORK)
     if network:
         _network(network, run)
-    for model in _list(data, "model.conditioner_config.params.emb_models"):
+    encoders = _at(data, "model.conditioner_config.params").get("emb_models")
+    for model in encoders if isinstance(encoders, list) else []:
         params = model.get("params", {}) if isinstance(model, dict) else {}
         if "model_dir" in params:
             params["model_dir"] = f"{folder}/t5"
@@ -136,9 +137,3 @@ def _at(data: dict[str, Any], dotted: str) -> dict[str, Any]:
     for key in dotted.split("."):
         value = value.get(key) if isinstance(value, dict) else None
     return value if isinstance(value, dict) else {}
-
-
-def _list(data: dict[str, Any], dotted: str) -> list[Any]:
-    head, _, last = dotted.rpartition(".")
-    value = _at(data, head).get(last)
-    return value if isinstance(value, list) else []
