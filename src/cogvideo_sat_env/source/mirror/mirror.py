@@ -28,7 +28,7 @@ from cogvideo_sat_env.fetch.pool import fetch_files
 from cogvideo_sat_env.fetch.wanted import Policy, Wanted
 from cogvideo_sat_env.source.mirror.repodata import write_channels
 from cogvideo_sat_env.source.mirror.selection import WHEELHOUSE, Part, part_from_json
-from cogvideo_sat_env.source.source import parse_source, parse_sources
+from cogvideo_sat_env.source.source import Source, parse_sources
 
 SCHEMA = 1
 RECORD = "mirror.json"
@@ -90,7 +90,8 @@ def make_mirror(
     with diskspace.watch(folder, "the mirror"), locked(folder / _STATE / "lock", folder):
         known = read_record(folder)
         state = _Verified(folder)
-        conda, pip = conda_files(parts, folder, mirrors), pip_files(parts, folder / WHEELHOUSE, mirrors)
+        source = parse_sources([m if m == "channel" else f"mirror={m}" for m in mirrors or ["channel"]])
+        conda, pip = _conda_files(parts, folder, source), _pip_files(parts, folder / WHEELHOUSE, source)
         wanted = [*conda, *pip]
         fetched = fetch_files(
             wanted,
@@ -121,9 +122,8 @@ def make_mirror(
     )
 
 
-def conda_files(parts: Sequence[Part], folder: Path, mirrors: Sequence[str]) -> list[Wanted]:
+def _conda_files(parts: Sequence[Part], folder: Path, source: Source) -> list[Wanted]:
     """Return the conda packages as files wanted below `folder`, each once."""
-    source = parse_sources([m if m == "channel" else f"mirror={m}" for m in mirrors or ["channel"]])
     found: dict[str, Wanted] = {}
     for part in parts:
         for item in part.conda:
@@ -135,8 +135,8 @@ def conda_files(parts: Sequence[Part], folder: Path, mirrors: Sequence[str]) -> 
     return list(found.values())
 
 
-def pip_files(parts: Sequence[Part], folder: Path, mirrors: Sequence[str]) -> list[Wanted]:
-    """Return the pip files as wanted in `folder`: from the wheelhouses of `mirrors`, or from the index ("channel").
+def _pip_files(parts: Sequence[Part], folder: Path, source: Source) -> list[Wanted]:
+    """Return the pip files as wanted in `folder`: from the wheelhouses of mirrors, or from the index ("channel").
 
     The index isn't asked for what `folder` has already. Raises SourceError when it is the only one and lacks a file.
     """
@@ -145,20 +145,20 @@ def pip_files(parts: Sequence[Part], folder: Path, mirrors: Sequence[str]) -> li
     for pin in {(pin.file_name, pin.sha256): pin for part in parts for pin in part.pip}.values():
         path = folder / pin.file_name
         there = path.is_file() and sha256_file(path) == pin.sha256
-        urls = () if there else _pip_urls(pin, mirrors or ["channel"], index)
+        urls = () if there else _pip_urls(pin, (source, *source.then), index)
         _add(found, pin.file_name, Wanted(pin.file_name, path, pin.sha256, urls, pin.size))
     return list(found.values())
 
 
-def _pip_urls(pin: PipPin, mirrors: Sequence[str], index: Callable[[], Index]) -> tuple[str, ...]:
+def _pip_urls(pin: PipPin, sources: Sequence[Source], index: Callable[[], Index]) -> tuple[str, ...]:
     urls: tuple[str, ...] = ()
     failure: SourceError | None = None
-    for mirror in mirrors:
+    for source in sources:
         try:
-            if mirror == "channel":
+            if source.kind == "channel":
                 urls += index().locate(pin)
             else:
-                urls += (parse_source(f"mirror={mirror}").where / f"{WHEELHOUSE}/{quote(pin.file_name)}",)
+                urls += (source.where / f"{WHEELHOUSE}/{quote(pin.file_name)}",)
         except SourceError as error:  # of no account where another one has it
             failure = error
     if failure and not urls:
