@@ -14,6 +14,7 @@ import sys
 if sys.path and __file__.startswith(sys.path[0] + "/"):  # not there with PYTHONSAFEPATH
     sys.path.pop(0)  # the folder of this file: its `data` or `video` must not be found by anybody's import
 
+import gc
 import importlib.util
 import json
 import os
@@ -59,6 +60,7 @@ def _end_with_torchrun() -> None:
 def main() -> int:
     """Run the request's checks, one after the other. Returns the exit code."""
     signal.signal(signal.SIGTERM, _stop)
+    gc.set_threshold(100_000)  # nearly all objects are of imported modules and stay: to look at them takes seconds
     folder = Path(sys.argv[1]).parent
     request = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     (folder / STARTED).touch()
