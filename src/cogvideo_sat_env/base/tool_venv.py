@@ -89,6 +89,7 @@ def _fill(place: Path, venv: Path, requirements: Sequence[Path]) -> None:
     python = str(place / "bin" / "python")
     environment |= _pip_settings(python, environment)
     command = [python, "-I", "-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check"]
+    command += ["--no-compile"]  # Python compiles what is imported, a fifth of it
     command += ["--require-hashes", "--no-deps", "--only-binary", ":all:"]
     installed = _run([*command, *(part for path in requirements for part in ("-r", str(path)))], environment)
     if installed.returncode != 0:
