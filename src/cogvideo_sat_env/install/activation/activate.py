@@ -24,14 +24,14 @@ _SHELLS_OWN = {"_", "SHLVL", "PWD", "OLDPWD", "_COGVIDEO_SAT_HERE"}
 
 def environment(commands: str) -> dict[str, str]:
     """Return the environment after `commands` in sh; what they print goes to standard error. Exits where they fail."""
-    report = 'exec "$2" -I -c "import json, os; print(json.dumps(dict(os.environ)))"'
+    told = 'exec "$2" -I -c "import json, os; print(json.dumps(dict(os.environ)))"'
     run = subprocess.run(
-        ["sh", "-c", f"exec 3>&1 >&2; {commands}; {report} >&3 3>&-", "sh", str(_SCRIPT), str(_PYTHON)],
+        ["sh", "-c", f"exec 3>&1 >&2; {commands}; {told} >&3 3>&-", "sh", str(_SCRIPT), str(_PYTHON)],
         stdout=subprocess.PIPE,
         check=False,
     )
     if run.returncode != 0:
-        sys.exit(1)  # it has printed why
+        sys.exit(1)  # it has said why
     return json.loads(run.stdout)
 
 
