@@ -78,7 +78,7 @@ def test_two_accounts_are_the_users_choice(login: Login, tmp_path: Path) -> None
 def test_folders_and_proxies_come_from_the_users_variables(
     login: Login, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ask, "kind_of", lambda path: Mount(path, "lustre" if "lus" in str(path) else "xfs", "x", False))
+    monkeypatch.setattr(ask, "kind_of", lambda path: Mount(path, "lustre" if "lus" in str(path) else "xfs"))
     for name in ("lus", "own"):
         (tmp_path / name).mkdir()
     monkeypatch.setenv("SCRATCH", str(tmp_path / "lus"))

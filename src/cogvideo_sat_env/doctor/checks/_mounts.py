@@ -17,12 +17,10 @@ _IMAGES = re.compile(r"(squashfs|erofs|iso9660|fuse\.squashfuse\S*)")
 
 @dataclass(frozen=True)
 class Mount:
-    """One mounted file system: where, its type ("ext4"), what is mounted there, whether it is read-only."""
+    """One mounted file system: where, and its type ("ext4")."""
 
     point: Path
     kind: str
-    source: str
-    read_only: bool
 
     @property
     def is_shared(self) -> bool:
@@ -62,12 +60,12 @@ def existing(path: Path) -> Path:
 
 
 def _mount(line: str) -> Mount | None:
-    """Read one line of mountinfo (proc(5)): fields, optional fields up to "-", type, source, options."""
-    before, dash, after = line.partition(" - ")
-    fields, rest = before.split(" "), after.split(" ")
-    if not dash or len(fields) < 6 or len(rest) < 2:
+    """Read one line of mountinfo (proc(5)): fields, optional fields up to "-", type and more."""
+    before, _, after = line.partition(" - ")
+    fields, kind = before.split(" "), after.partition(" ")[0]
+    if len(fields) < 6 or not kind:
         return None
-    return Mount(Path(_plain(fields[4])), rest[0], _plain(rest[1]), "ro" in fields[5].split(","))
+    return Mount(Path(_plain(fields[4])), kind)
 
 
 def _plain(text: str) -> str:
